@@ -1,0 +1,65 @@
+// What every back end checks before it reads memory. The Python functions give the same errors at more length; these
+// guard direct calls through torch.ops.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <string>
+
+namespace desc_ext {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_of(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i ? ", " : "") + std::to_string(tensor.size(i));
+  return text + "]";
+}
+
+// `sizes` gives the wanted size of each dimension, −1 for any.
+inline void check_shape(const char* op, const char* name, const Tensor& tensor, std::initializer_list<int64_t> sizes) {
+  bool right = tensor.dim() == int64_t(sizes.size());
+  std::string wanted;
+  int64_t i = 0;
+  for (const int64_t size : sizes) {
+    wanted += (i ? ", " : "") + (size < 0 ? std::string("any") : std::to_string(size));
+    right = right && (size < 0 || tensor.size(i) == size);
+    ++i;
+  }
+  STD_TORCH_CHECK(right, op, ": ", name, " has shape ", shape_of(tensor), "; wanted [", wanted, "]");
+}
+
+inline bool is_floating(ScalarType type) {
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+         type == ScalarType::BFloat16;
+}
+
+// Float64 stands alone; float32, float16 and bfloat16 may meet, and are computed in float32.
+inline ScalarType compute_type(const char* op, const char* name, const Tensor& tensor) {
+  STD_TORCH_CHECK(is_floating(tensor.scalar_type()), op, ": ", name, " is not float32, float64, float16 or bfloat16");
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_same_type(const char* op, const char* name, const Tensor& tensor, ScalarType compute) {
+  STD_TORCH_CHECK(compute_type(op, name, tensor) == compute, op, ": ", name,
+                  " must not mix float64 with other types; convert one of them");
+}
+
+inline void check_type(const char* op, const char* name, const Tensor& tensor, ScalarType wanted) {
+  STD_TORCH_CHECK(tensor.scalar_type() == wanted, op, ": ", name, " has the wrong dtype; wanted the dtype of the result");
+}
+
+inline void check_bases(const char* op, const Tensor& z, const Tensor& bases) {
+  check_shape(op, "z", z, {-1, -1});
+  check_shape(op, "bases", bases, {-1, z.size(1), -1});
+  STD_TORCH_CHECK(bases.size(0) > 0, op, ": bases holds no subspace (K = 0)");
+  STD_TORCH_CHECK(bases.size(2) > 0 && bases.size(2) <= bases.size(1), op, ": bases [K, p, d] must have 1 <= d <= p, got d = ",
+                  bases.size(2), ", p = ", bases.size(1));
+  check_same_type(op, "bases", bases, compute_type(op, "z", z));
+}
+
+}  // namespace desc_ext

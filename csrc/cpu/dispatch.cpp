@@ -1,0 +1,94 @@
+// Which instruction set the kernels run on: the best of those compiled in that this machine has, or the one that
+// DESC_EXT_CPU names.
+#include <torch/csrc/stable/library.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace desc_ext::cpu {
+
+#define DESC_EXT_DECLARE(isa)                 \
+  namespace isa {                             \
+  extern const Table<float> float_kernels;   \
+  extern const Table<double> double_kernels; \
+  }
+DESC_EXT_DECLARE(baseline)
+#ifdef DESC_EXT_HAVE_AVX2
+DESC_EXT_DECLARE(avx2)
+#endif
+#ifdef DESC_EXT_HAVE_AVX512
+DESC_EXT_DECLARE(avx512)
+#endif
+
+struct InstructionSet {
+  const char* name;
+  bool present;
+  const Table<float>* float_kernels;
+  const Table<double>* double_kernels;
+};
+
+// From the plainest to the widest.
+static std::vector<InstructionSet> instruction_sets() {
+  std::vector<InstructionSet> sets{{"baseline", true, &baseline::float_kernels, &baseline::double_kernels}};
+#ifdef DESC_EXT_HAVE_AVX2
+  sets.push_back({"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::float_kernels,
+                  &avx2::double_kernels});
+#endif
+#ifdef DESC_EXT_HAVE_AVX512
+  sets.push_back({"avx512",
+                  __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
+                  &avx512::float_kernels, &avx512::double_kernels});
+#endif
+  return sets;
+}
+
+static InstructionSet choose() {
+  const auto sets = instruction_sets();
+  const char* wanted = std::getenv("DESC_EXT_CPU");
+  std::string usable;
+  InstructionSet best = sets.front();
+  for (const auto& set : sets) {
+    if (!set.present) continue;
+    best = set;
+    usable += (usable.empty() ? "" : ", ") + std::string(set.name);
+    if (wanted && std::string(wanted) == set.name) return set;
+  }
+  STD_TORCH_CHECK(!wanted || !*wanted, "DESC_EXT_CPU=", wanted, " is not an instruction set that can run here; it may be one of: ", usable,
+                  ". Unset it to take the best.");
+  return best;
+}
+
+static const InstructionSet& in_use() {
+  static const InstructionSet chosen = choose();
+  return chosen;
+}
+
+const Table<float>& float_table() { return *in_use().float_kernels; }
+const Table<double>& double_table() { return *in_use().double_kernels; }
+
+#ifndef DESC_EXT_CUDA_ARCHITECTURES
+#define DESC_EXT_CUDA_ARCHITECTURES ""
+#endif
+
+// JSON: what the library was built with and what it uses here.
+static std::string build_info() {
+  std::string compiled;
+  for (const auto& set : instruction_sets()) compiled += (compiled.empty() ? "\"" : ", \"") + std::string(set.name) + "\"";
+#if defined(__clang__)
+  const std::string compiler = "clang " __clang_version__;
+#else
+  const std::string compiler = "g++ " __VERSION__;
+#endif
+  return "{\"compiler\": \"" + compiler + "\", \"instruction_sets\": [" + compiled + "], \"in_use\": \"" +
+         in_use().name + "\", \"cuda_architectures\": [" DESC_EXT_CUDA_ARCHITECTURES "]}";
+}
+
+}  // namespace desc_ext::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(desc_ext, CompositeExplicitAutograd, m) {
+  m.impl("build_info", TORCH_BOX(&desc_ext::cpu::build_info));
+}

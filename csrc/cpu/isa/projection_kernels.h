@@ -1,0 +1,327 @@
+// Projection family: energies ‖S_kᵀz‖² and residuals ‖z − S_kS_kᵀz‖², what is made of them in one pass over z, and
+// their gradients. Nothing of size n×K·d or n×K×p is stored: coefficients live for one block of rows and one chunk
+// of bases. Operations: 2·n·p·K·d forward, 6·n·p·K·d backward (coefficients again, rows, bases).
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "block.h"
+
+namespace desc_ext::cpu::DESC_EXT_ISA {
+
+// Below this share of ‖z‖² a residual is computed as ‖z − S a‖², since ‖z‖² − value cancels.
+template <class T>
+inline constexpr T kDirectShare = T(0.25);
+
+template <class T>
+static inline T dot(const T* a, const T* b, int64_t stride) {
+  Vector<T> sum{};
+  for (int64_t j = 0; j < stride; j += kLanes<T>) sum += load(a + j) * load(b + j);
+  return lane_sum<T>(sum);
+}
+
+template <class T>
+static T direct_residual(const T* z, const Bases<T>& bases, int64_t k, T* coefficient) {
+  const T* basis = bases.original + k * bases.d * bases.stride;
+  for (int64_t c = 0; c < bases.d; ++c) coefficient[c] = dot(z, basis + c * bases.stride, bases.stride);
+  Vector<T> sum{};
+  for (int64_t j = 0; j < bases.stride; j += kLanes<T>) {
+    Vector<T> rest = load(z + j);
+    for (int64_t c = 0; c < bases.d; ++c) rest -= load(basis + c * bases.stride + j) * coefficient[c];
+    sum += rest * rest;
+  }
+  return lane_sum<T>(sum);
+}
+
+// From values Σ scale a² of basis k to residuals, in place, for one strip.
+template <class T>
+static inline void values_to_residuals(const Block<T>& block, int64_t s, const T* norms, const Bases<T>& bases,
+                                       int64_t k, T* values, T* coefficient) {
+  constexpr int L = kLanes<T>, R = kStrip<T>;
+  norms += s * R;
+  int small = 0;
+  for (int half = 0; half < 2; ++half) {
+    const Vector<T> norm = load(norms + half * L), rest = norm - load(values + half * L);
+    store(values + half * L, rest);
+    const auto mask = rest < norm * kDirectShare<T>;
+    for (int i = 0; i < L; ++i) small |= int(mask[i]);
+  }
+  if (!small) return;
+  for (int64_t r = 0; r < block.rows_in(s); ++r)
+    if (values[r] < norms[r] * kDirectShare<T>)
+      values[r] = direct_residual(block.rows + (s * R + r) * block.stride, bases, k, coefficient);
+  for (int64_t r = block.rows_in(s); r < R; ++r) values[r] = 0;
+}
+
+// Adds Σ_c scale_c a_c² of columns [column, column + width) to values [basis − first][R].
+template <class T>
+static inline void add_squares(const T* coefficients, const T* scale, int64_t column, int64_t width, int64_t d,
+                               int64_t first, T* values) {
+  constexpr int L = kLanes<T>, R = kStrip<T>;
+  Vector<T> low{}, high{};
+  int64_t k = column / d, c = column % d;
+  if (c > 0) {
+    low = load(values + (k - first) * R);
+    high = load(values + (k - first) * R + L);
+  }
+  for (int64_t x = 0; x < width; ++x) {
+    const Vector<T> a = load(coefficients + x * R), b = load(coefficients + x * R + L);
+    low += a * a * scale[column + x];
+    high += b * b * scale[column + x];
+    if (++c == d || x + 1 == width) {
+      store(values + (k - first) * R, low);
+      store(values + (k - first) * R + L, high);
+      low = high = Vector<T>{};
+      if (c == d) c = 0, ++k;
+    }
+  }
+}
+
+// What one block of rows becomes, chunk of bases by chunk of bases.
+template <class T>
+class ForwardBlock {
+ public:
+  static constexpr int L = kLanes<T>, R = kStrip<T>;
+
+  ForwardBlock(const ProjectionForward<T>& job)
+      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(chunk_bases(bases_.d)),
+        values_(block_.capacity * chunk_), columns_(chunk_ * R), scratch_(R * (chunk_ + L)),
+        coefficients_(std::max<int64_t>(kTileColumns * R, bases_.d)), norms_(block_.capacity),
+        best_(block_.capacity), label_(block_.capacity), total_(block_.capacity) {}
+
+  void run(int64_t begin, int64_t end, double* sum) {
+    block_.load(job_.z, begin, end);
+    if (job_.metric == Metric::residual) block_.squared_norms(norms_);
+    std::fill(total_ + 0, total_ + block_.capacity, T(0));
+    for (int64_t k = 0; k < bases_.K; k += chunk_) {
+      const int64_t width = std::min(chunk_, bases_.K - k);
+      compute(k, width);
+      for (int64_t s = 0; s < block_.strips; ++s) consume(s, k, width, values_ + s * chunk_ * R);
+    }
+    finish(sum);
+  }
+
+  int64_t rows() const { return block_.count; }
+
+ private:
+  // Bases of one chunk: whole panels, and about 32 so that rows of an [n, K] output are written by cache lines.
+  static int64_t chunk_bases(int64_t d) {
+    const int64_t in_panel = std::max<int64_t>(1, kTileColumns / d);
+    return (32 + in_panel - 1) / in_panel * in_panel;
+  }
+
+  void compute(int64_t first, int64_t width) {
+    const PanelCut cut{bases_.K * bases_.d, bases_.d};
+    const int64_t end = (first + width) * bases_.d;
+    for (int64_t c = first * bases_.d; c < end;) {
+      const int64_t columns = cut.width(c);
+      for (int64_t s = 0; s < block_.strips; ++s) {
+        panel_product<T>(block_.strip(s), bases_.panels + c * bases_.p, columns, bases_.p, coefficients_, false);
+        add_squares<T>(coefficients_, bases_.scale, c, columns, bases_.d, first, values_ + s * chunk_ * R);
+      }
+      c += columns;
+    }
+    if (job_.metric == Metric::residual)
+      for (int64_t s = 0; s < block_.strips; ++s)
+        for (int64_t x = 0; x < width; ++x)
+          values_to_residuals<T>(block_, s, norms_, bases_, first + x, values_ + (s * chunk_ + x) * R, coefficients_);
+  }
+
+  void consume(int64_t s, int64_t k, int64_t width, T* values) {
+    if (job_.labels) keep_best(s, k, width, values);
+    if (job_.weight) add_weighted(s, k, width, values);
+    if (job_.assignment) score(s, width, values);
+    if (job_.values) block_.store_columns(values, bases_.K, s, k, width, job_.values);
+    if (job_.assignment) block_.store_columns(values, bases_.K, s, k, width, job_.assignment);
+  }
+
+  // Strict comparisons keep the lowest index of equal values, and NaN where the first value is NaN.
+  void keep_best(int64_t s, int64_t k, int64_t width, const T* values) {
+    T* best = best_ + s * R;
+    int64_t* label = label_ + s * R;
+    for (int64_t x = 0; x < width; ++x)
+      for (int r = 0; r < R; ++r) {
+        const T value = values[x * R + r];
+        const bool better = job_.metric == Metric::residual ? value < best[r] : value > best[r];
+        const bool take = better || (k + x == 0);
+        best[r] = take ? value : best[r];
+        label[r] = take ? k + x : label[r];
+      }
+  }
+
+  void add_weighted(int64_t s, int64_t k, int64_t width, const T* values) {
+    block_.load_columns(job_.weight, bases_.K, s, k, width, scratch_, columns_);
+    for (int64_t x = 0; x < width; ++x)
+      for (int r = 0; r < R; ++r) total_[s * R + r] += values[x * R + r] * columns_[x * R + r];
+  }
+
+  void score(int64_t s, int64_t width, T* values) {
+    T weight[R];
+    for (int r = 0; r < R; ++r) {
+      const int64_t i = s * R + r;
+      weight[r] = job_.sample_weight && i < block_.count ? job_.sample_weight[block_.begin + i] : T(1);
+    }
+    for (int64_t x = 0; x < width; ++x)
+      for (int r = 0; r < R; ++r) {
+        values[x * R + r] = values[x * R + r] * weight[r] + job_.smoothing;
+        total_[s * R + r] += values[x * R + r];
+      }
+  }
+
+  void finish(double* sum) {
+    for (int64_t i = 0; i < block_.count; ++i) {
+      const int64_t row = block_.begin + i;
+      if (job_.labels) {
+        job_.labels[row] = label_[i];
+        job_.best[row] = best_[i];
+      }
+      if (job_.weight) *sum += double(total_[i]);
+      if (job_.assignment) {
+        job_.total[row] = total_[i];
+        for (int64_t k = 0; k < bases_.K; ++k) job_.assignment[row * bases_.K + k] /= total_[i];
+      }
+    }
+  }
+
+  const ProjectionForward<T>& job_;
+  const Bases<T>& bases_;
+  Block<T> block_;
+  const int64_t chunk_;
+  Buffer<T> values_, columns_, scratch_, coefficients_, norms_, best_;
+  Buffer<int64_t> label_;
+  Buffer<T> total_;
+};
+
+template <class T>
+static void projection_forward(const ProjectionForward<T>& job, int64_t begin, int64_t end, double* sum) {
+  ForwardBlock<T> block(job);
+  while (begin < end) {
+    block.run(begin, end, sum);
+    begin += block.rows();
+  }
+}
+
+// With a = S̃ᵀz and upstream g: dz = 2 Σ_k g_k S̃_k(scale∘a_k) for the energy, 2 (Σ_k g_k) z minus that for the
+// residual; B̃_k = Σ_i g_ik z_i a_ikᵀ is summed for the bases.
+template <class T>
+class BackwardBlock {
+ public:
+  static constexpr int L = kLanes<T>, R = kStrip<T>;
+
+  BackwardBlock(const ProjectionBackward<T>& job)
+      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(std::max<int64_t>(1, 256 / bases_.d)),
+        coefficients_(block_.capacity * chunk_ * bases_.d), grads_(chunk_ * R), values_(chunk_ * R),
+        scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_.d), dz_(block_.capacity * bases_.p),
+        norms_(block_.capacity), grad_sum_(block_.capacity), shift_(block_.capacity), factor_(block_.capacity) {}
+
+  void run(int64_t begin, int64_t end, T* basis_sum) {
+    block_.load(job_.z, begin, end);
+    if (job_.values) block_.squared_norms(norms_);
+    prepare_rows();
+    for (int64_t k = 0; k < bases_.K; k += chunk_) {
+      const int64_t width = std::min(chunk_, bases_.K - k), columns = width * bases_.d, c = k * bases_.d;
+      for (int64_t s = 0; s < block_.strips; ++s) weigh(s, k, width, compute(s, c, columns));
+      if (job_.dz.data) add_rows(c, columns);
+      if (basis_sum)
+        outer_product<T>(coefficients_, chunk_ * bases_.d * R, columns, block_.rows, bases_.stride, block_.strips,
+                         basis_sum + c * bases_.stride, [](int64_t) { return int64_t(0); });
+    }
+    if (job_.dz.data) finish();
+  }
+
+  int64_t rows() const { return block_.count; }
+
+ private:
+  void prepare_rows() {
+    std::fill(dz_ + 0, dz_ + block_.strips * R * bases_.p, T(0));
+    std::fill(grad_sum_ + 0, grad_sum_ + block_.capacity, T(0));
+    std::fill(shift_ + 0, shift_ + block_.capacity, T(0));
+    std::fill(factor_ + 0, factor_ + block_.capacity, job_.grad_factor);
+    if (!job_.assignment) return;
+    for (int64_t i = 0; i < block_.count; ++i) {
+      const int64_t row = block_.begin + i;
+      T shift = 0;
+      for (int64_t k = 0; k < bases_.K; ++k)
+        shift += job_.grad[row * bases_.K + k] * job_.assignment[row * bases_.K + k];
+      shift_[i] = shift;
+      factor_[i] = (job_.sample_weight ? job_.sample_weight[row] : T(1)) / job_.total[row];
+    }
+  }
+
+  T* compute(int64_t s, int64_t first, int64_t columns) {
+    const PanelCut cut{bases_.K * bases_.d, bases_.d};
+    T* out = coefficients_ + s * chunk_ * bases_.d * R;
+    for (int64_t c = first; c < first + columns;) {
+      const int64_t width = cut.width(c);
+      panel_product<T>(block_.strip(s), bases_.panels + c * bases_.p, width, bases_.p, out + (c - first) * R, false);
+      c += width;
+    }
+    return out;
+  }
+
+  void weigh(int64_t s, int64_t k, int64_t width, T* coefficients) {
+    block_.load_columns(job_.grad, bases_.K, s, k, width, scratch_, grads_);
+    T *shift = shift_ + s * R, *factor = factor_ + s * R, *grad_sum = grad_sum_ + s * R;
+    for (int64_t x = 0; x < width; ++x) {
+      T* a = coefficients + x * bases_.d * R;
+      T* grad = grads_ + x * R;
+      if (job_.values) {
+        add_squares<T>(a, bases_.scale, (k + x) * bases_.d, bases_.d, bases_.d, k, values_);
+        if (job_.metric == Metric::residual)
+          values_to_residuals<T>(block_, s, norms_, bases_, k + x, values_ + x * R, direct_);
+        for (int r = 0; r < R; ++r) values_[x * R + r] *= job_.grad_factor;
+      }
+      for (int r = 0; r < R; ++r) {
+        grad[r] = (grad[r] - shift[r]) * factor[r];
+        grad_sum[r] += grad[r];
+      }
+      for (int64_t c = 0; c < bases_.d; ++c)
+        for (int r = 0; r < R; ++r) a[c * R + r] *= grad[r];
+    }
+    if (job_.values) block_.store_columns(values_, bases_.K, s, k, width, job_.values);
+  }
+
+  void add_rows(int64_t first, int64_t columns) {
+    const PanelCut cut{bases_.p, bases_.p};
+    const int64_t length = bases_.K * bases_.d;
+    for (int64_t j = 0; j < bases_.p;) {
+      const int64_t width = cut.width(j);
+      const T* panel = bases_.back_panels + j * length + first * width;
+      for (int64_t s = 0; s < block_.strips; ++s)
+        panel_product<T>(coefficients_ + s * chunk_ * bases_.d * R, panel, width, columns,
+                         dz_ + (s * bases_.p + j) * R, true);
+      j += width;
+    }
+  }
+
+  void finish() {
+    for (int64_t s = 0; s < block_.strips; ++s) {
+      T* dz = dz_ + s * bases_.p * R;
+      const T *z = block_.strip(s), *grad_sum = grad_sum_ + s * R;
+      for (int64_t j = 0; j < bases_.p; ++j)
+        for (int r = 0; r < R; ++r) {
+          T& x = dz[j * R + r];
+          x = job_.metric == Metric::residual ? 2 * (grad_sum[r] * z[j * R + r] - x) : 2 * x;
+        }
+      block_.store_strip(dz, s, scratch_, job_.dz);
+    }
+  }
+
+  const ProjectionBackward<T>& job_;
+  const Bases<T>& bases_;
+  Block<T> block_;
+  const int64_t chunk_;
+  Buffer<T> coefficients_, grads_, values_, scratch_, direct_, dz_, norms_, grad_sum_, shift_, factor_;
+};
+
+template <class T>
+static void projection_backward(const ProjectionBackward<T>& job, int64_t begin, int64_t end, T* basis_sum) {
+  BackwardBlock<T> block(job);
+  while (begin < end) {
+    block.run(begin, end, basis_sum);
+    begin += block.rows();
+  }
+}
+
+}  // namespace desc_ext::cpu::DESC_EXT_ISA

@@ -1,0 +1,129 @@
+// Vectors of the instruction set that this translation unit is compiled for (compiler vector extensions, so that
+// one text serves SSE2, AVX2, AVX-512 and NEON), and conversions between stored and computed elements.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace desc_ext::cpu::DESC_EXT_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+inline constexpr int kTileColumns = 12;  // 2 × 12 accumulators of 32 registers
+#elif defined(__AVX__)
+inline constexpr int kVectorBytes = 32;
+inline constexpr int kTileColumns = 6;  // 2 × 6 accumulators of 16 registers
+#elif defined(__aarch64__)
+inline constexpr int kVectorBytes = 16;
+inline constexpr int kTileColumns = 12;
+#else
+inline constexpr int kVectorBytes = 16;
+inline constexpr int kTileColumns = 6;
+#endif
+
+#if defined(__clang__)
+#define DESC_EXT_UNROLL _Pragma("unroll")
+#else
+#define DESC_EXT_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+template <class T>
+inline constexpr int kLanes = kVectorBytes / int(sizeof(T));
+// A strip of rows: two vectors, one row a lane.
+template <class T>
+inline constexpr int kStrip = 2 * kLanes<T>;
+
+template <class T>
+static inline Vector<T> load(const T* from) {
+  Vector<T> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class T>
+static inline void store(T* to, Vector<T> v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+template <class T>
+static inline T lane_sum(Vector<T> v) {
+  T sum = 0;
+  for (int i = 0; i < kLanes<T>; ++i) sum += v[i];
+  return sum;
+}
+
+// Row r of the square a becomes column r, by log2(lanes) perfect shuffles of all rows.
+template <class T>
+static inline void transpose_square(Vector<T>* a) {
+  constexpr int L = kLanes<T>;
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  Vector<Index> low, high;
+  for (int i = 0; i < L; ++i) {
+    low[i] = i / 2 + (i % 2) * L;
+    high[i] = i / 2 + L / 2 + (i % 2) * L;
+  }
+  Vector<T> b[L];
+  DESC_EXT_UNROLL
+  for (int step = 1; step < L; step *= 2) {
+    DESC_EXT_UNROLL
+    for (int i = 0; i < L / 2; ++i) {
+#if defined(__clang__)
+      for (int j = 0; j < L; ++j) {
+        b[2 * i][j] = low[j] < L ? a[i][low[j]] : a[i + L / 2][low[j] - L];
+        b[2 * i + 1][j] = high[j] < L ? a[i][high[j]] : a[i + L / 2][high[j] - L];
+      }
+#else
+      b[2 * i] = __builtin_shuffle(a[i], a[i + L / 2], low);
+      b[2 * i + 1] = __builtin_shuffle(a[i], a[i + L / 2], high);
+#endif
+    }
+    DESC_EXT_UNROLL
+    for (int i = 0; i < L; ++i) a[i] = b[i];
+  }
+}
+
+static inline float from_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+static inline uint32_t to_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+static inline float bfloat16_to_float(uint16_t half) { return from_bits(uint32_t(half) << 16); }
+
+static inline uint16_t float_to_bfloat16(float value) {
+  const uint32_t bits = to_bits(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t((bits >> 16) | 0x40u);
+  return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+static inline float float16_to_float(uint16_t half) {
+  const uint32_t sign = uint32_t(half & 0x8000u) << 16, magnitude = half & 0x7fffu;
+  if (magnitude >= 0x7c00u) return from_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  // Scaling by 2^112 sets the exponent bias right for normal and subnormal numbers alike.
+  return from_bits(sign | to_bits(from_bits(magnitude << 13) * 0x1p112f));
+}
+
+static inline uint16_t float_to_float16(float value) {
+  const uint32_t bits = to_bits(value), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u);
+  if (magnitude >= 0x47800000u) return uint16_t(sign | 0x7c00u);
+  if (magnitude < 0x38800000u) {
+    // Subnormal halves: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits.
+    return uint16_t(sign | (to_bits(from_bits(magnitude) + 0.5f) - 0x3f000000u));
+  }
+  return uint16_t(sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13));
+}
+
+}  // namespace desc_ext::cpu::DESC_EXT_ISA

@@ -1,0 +1,217 @@
+// From tensors to the kernels' plain arrays, and how work is cut for threads.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "../checks.h"
+#include "kernels.h"
+
+namespace desc_ext::cpu {
+
+using torch::stable::contiguous;
+using torch::stable::parallel_for;
+
+// Uninitialised memory that ends with its scope.
+template <class T>
+class Array {
+ public:
+  Array() = default;
+  explicit Array(int64_t size) : data_(allocate(size)) {}
+  T* get() const { return data_.get(); }
+  operator T*() const { return data_.get(); }
+
+ private:
+  static T* allocate(int64_t size) {
+    const size_t bytes = (size_t(std::max<int64_t>(size, 1)) * sizeof(T) + 63) / 64 * 64;
+    void* pointer = std::aligned_alloc(64, bytes);
+    if (!pointer) throw std::bad_alloc();
+    return static_cast<T*>(pointer);
+  }
+  struct Free {
+    void operator()(T* pointer) const { std::free(pointer); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
+
+inline Storage storage_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return Storage::f64;
+    case ScalarType::Half: return Storage::f16;
+    case ScalarType::BFloat16: return Storage::bf16;
+    default: return Storage::f32;
+  }
+}
+
+// The tensor must be contiguous; its last dimension is the row.
+inline Rows rows_of(const Tensor& tensor, const int64_t* index = nullptr) {
+  return {tensor.const_data_ptr(), storage_of(tensor), tensor.size(tensor.dim() - 1), index};
+}
+
+inline MutableRows mutable_rows_of(Tensor& tensor, const int64_t* index = nullptr) {
+  return {tensor.mutable_data_ptr(), storage_of(tensor), tensor.size(tensor.dim() - 1), index};
+}
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T* mutable_data(Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+template <class T>
+inline constexpr ScalarType kScalarType = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
+
+inline Tensor empty_of(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
+  return torch::stable::new_empty(like, sizes, type);
+}
+
+// Calls f.operator()<float>() or <double>() by the type the arithmetic is in.
+template <class F>
+auto dispatch(ScalarType compute, const F& f) {
+  return compute == ScalarType::Double ? f.template operator()<double>() : f.template operator()<float>();
+}
+
+template <class T>
+int64_t padded(int64_t columns) {
+  const int64_t lanes = table<T>().lanes;
+  return (columns + lanes - 1) / lanes * lanes;
+}
+
+// f(begin, end) over rows, each row's result independent of where the cuts are; `operations` is the work of one row.
+template <class F>
+void for_rows(int64_t n, double operations, const F& f) {
+  constexpr int64_t kRows = 256;
+  const int64_t grain = int64_t(1 + 2e5 / std::max(1.0, operations * kRows));
+  parallel_for(0, (n + kRows - 1) / kRows, grain,
+               [&](int64_t begin, int64_t end) { f(begin * kRows, std::min(n, end * kRows)); });
+}
+
+template <class F>
+void for_each_task(int64_t tasks, const F& f) {
+  parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) f(task);
+  });
+}
+
+// How rows are cut where sums over rows are kept apart until the end: by shape alone, never by the number of threads,
+// so the result does not depend on it. `elements` is the size of one partial sum.
+struct Chunks {
+  int64_t n, count;
+  Chunks(int64_t rows, int64_t elements, size_t element_size) : n(rows) {
+    const int64_t budget = (int64_t(4) << 20) / std::max<int64_t>(1, elements * int64_t(element_size));
+    count = std::clamp<int64_t>((n + 127) / 128, 1, std::clamp<int64_t>(budget, 8, 64));
+  }
+  int64_t begin(int64_t chunk) const { return n * chunk / count; }
+  int64_t end(int64_t chunk) const { return n * (chunk + 1) / count; }
+};
+
+// Adds up `count` partial sums of `elements` each, in order, into the first.
+template <class T>
+void add_partial_sums(T* sums, int64_t count, int64_t elements) {
+  parallel_for(0, elements, 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t part = 1; part < count; ++part)
+      for (int64_t i = begin; i < end; ++i) sums[i] += sums[part * elements + i];
+  });
+}
+
+// Bases in the layouts of the kernels. Four copies of them at most, none that grows with n.
+template <class T>
+class PreparedBases {
+ public:
+  PreparedBases(const Tensor& bases, Metric metric, bool backward) {
+    const auto& kernels = table<T>();
+    view.K = bases.size(0), view.p = bases.size(1), view.d = bases.size(2);
+    view.stride = padded<T>(view.p);
+    const int64_t columns = view.K * view.d;
+    original_ = Array<T>(columns * view.stride);
+    scale_ = Array<T>(columns);
+    panels_ = Array<T>(columns * view.p);
+    if (metric == Metric::residual) {
+      rotated_ = Array<T>(columns * view.stride);
+      rotation_ = Array<double>(columns * view.d);
+    }
+    const Tensor dense = contiguous(bases);
+    const Rows source = rows_of(dense);
+    for_each_task(view.K, [&](int64_t k) { prepare(source, k, metric); });
+    view.original = original_;
+    view.rotated = metric == Metric::residual ? rotated_ : original_;
+    view.scale = scale_;
+    view.rotation = rotation_;
+    kernels.pack_panels(view.rotated, view.stride, columns, view.p, view.d, panels_);
+    view.panels = panels_;
+    if (backward) {
+      back_panels_ = Array<T>(columns * view.p);
+      kernels.pack_transposed(view.rotated, view.stride, scale_, view.p, columns, back_panels_);
+    }
+    view.back_panels = back_panels_;
+  }
+
+  Bases<T> view;
+
+ private:
+  void prepare(const Rows& source, int64_t k, Metric metric) {
+    const int64_t d = view.d, p = view.p, stride = view.stride, wide = padded<T>(d);
+    Array<T> rows(p * wide);
+    table<T>().load_rows(source, k * p, p, wide, rows);
+    T* columns = original_ + k * d * stride;
+    for (int64_t c = 0; c < d; ++c) {
+      for (int64_t j = 0; j < p; ++j) columns[c * stride + j] = rows[j * wide + c];
+      std::fill(columns + c * stride + p, columns + (c + 1) * stride, T(0));
+    }
+    if (metric == Metric::residual)
+      table<T>().rotate_basis(columns, p, d, stride, rotated_ + k * d * stride, scale_ + k * d,
+                              rotation_ + k * d * d);
+    else
+      std::fill(scale_ + k * d, scale_ + (k + 1) * d, T(1));
+  }
+
+  Array<T> original_, rotated_, panels_, back_panels_, scale_;
+  Array<double> rotation_;
+};
+
+inline Metric metric_of(const char* op, const std::string& name) {
+  STD_TORCH_CHECK(name == "residual" || name == "energy", op, ": metric must be 'residual' or 'energy', got '", name, "'");
+  return name == "residual" ? Metric::residual : Metric::energy;
+}
+
+// Runs the job over all rows and fills the gradients asked for; grad_bases may be null.
+template <class T>
+void run_projection_backward(ProjectionBackward<T> job, int64_t n, Tensor* grad_bases) {
+  const auto& kernels = table<T>();
+  const auto& bases = job.bases;
+  if (!grad_bases) {
+    for_rows(n, 4.0 * bases.K * bases.d * bases.p,
+             [&](int64_t begin, int64_t end) { kernels.projection_backward(job, begin, end, nullptr); });
+    return;
+  }
+  const int64_t elements = bases.K * bases.d * bases.stride;
+  const Chunks chunks(n, elements, sizeof(T));
+  Array<T> sums(chunks.count * elements);
+  for_each_task(chunks.count, [&](int64_t chunk) {
+    T* sum = sums + chunk * elements;
+    std::fill(sum, sum + elements, T(0));
+    kernels.projection_backward(job, chunks.begin(chunk), chunks.end(chunk), sum);
+  });
+  add_partial_sums<T>(sums, chunks.count, elements);
+  const MutableRows out = mutable_rows_of(*grad_bases);
+  for_each_task(bases.K, [&](int64_t k) {
+    kernels.basis_gradient(bases, job.metric, k, sums + k * bases.d * bases.stride, out);
+  });
+}
+
+// An array like `tensor` to be filled, or an empty tensor where it is not needed.
+inline Tensor gradient_like(const Tensor& tensor, bool needed) {
+  if (!needed) return empty_of(tensor, {0}, tensor.scalar_type());
+  return torch::stable::empty_like(tensor);
+}
+
+}  // namespace desc_ext::cpu
