@@ -14,7 +14,17 @@ def rows(n: int, p: int, dtype=torch.float64) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "sizes",
-    [[1], [5000], [0, 5000, 0], [4000, 1, 999], [1] * 50, [700] * 7, [0, 0, 3], [129, 127, 1, 2000]],
+    [
+        [1],
+        [5000],
+        [0, 5000, 0],
+        [126, 4874],
+        [4000, 1, 999],
+        [1] * 50,
+        [700] * 7,
+        [0, 0, 3],
+        [129, 127, 1, 2000],
+    ],
     ids=lambda sizes: f"{len(sizes)}-segments-{sum(sizes)}-rows",
 )
 def test_every_way_segments_lie_over_chunks(sizes):

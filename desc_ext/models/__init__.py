@@ -1,0 +1,34 @@
+"""Estimators: scikit-learn's contract, trained by torch.
+
+=================== ============ ======================================================================
+class               name in CLI  method
+=================== ============ ======================================================================
+DESC                desc         deep embedded subspace clustering with hard-sample mining
+EDESC               edesc        the same without hard samples, with EDESC's KL objective
+AutoencoderKMeans   ae-kmeans    plain autoencoder, then k-means on the codes (baseline)
+=================== ============ ======================================================================
+"""
+
+from __future__ import annotations
+
+import os
+
+from desc_ext.models.autoencoder_kmeans import AutoencoderKMeans
+from desc_ext.models.base import DeepClusterer
+from desc_ext.models.desc import DESC
+from desc_ext.models.edesc import EDESC
+from desc_ext.training import read_state_folder
+
+__all__ = ["DESC", "EDESC", "MODELS", "AutoencoderKMeans", "load_model"]
+
+MODELS: dict[str, type[DeepClusterer]] = {"desc": DESC, "edesc": EDESC, "ae-kmeans": AutoencoderKMeans}
+
+
+def load_model(folder: str | os.PathLike[str]) -> DeepClusterer:
+    """The estimator saved in ``folder``, whichever of :data:`MODELS` it is; errors as for ``load``."""
+    method = read_state_folder(folder, "model")[0].get("method")
+    if method not in MODELS:
+        raise ValueError(
+            f"{folder} holds a model of the unknown method {method!r}; known: {', '.join(MODELS)}"
+        )
+    return MODELS[method].load(folder)

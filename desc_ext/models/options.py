@@ -1,0 +1,121 @@
+"""The named options of the estimators: which values each one takes, and how a preset fills the gaps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+
+__all__ = ["resolve_device", "resolve_options"]
+
+Check = tuple[Callable[[Any], bool], str]
+
+
+def _integer(low: int) -> Check:
+    def check(value: Any) -> bool:
+        return isinstance(value, Integral) and not isinstance(value, bool) and value >= low
+
+    return check, f"an integer >= {low}"
+
+
+def _number(low: float, high: float = math.inf, strict: bool = False) -> Check:
+    def check(value: Any) -> bool:
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+            return False
+        return (low < value if strict else low <= value) and value <= high
+
+    bound = f"{'>' if strict else '>='} {low}" + (f" and <= {high}" if high < math.inf else "")
+    return check, f"a finite number {bound}"
+
+
+def _choice(*values: str) -> Check:
+    return lambda value: isinstance(value, str) and value in values, "one of " + ", ".join(map(repr, values))
+
+
+def _sizes(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(_integer(1)[0](size) for size in value)
+
+
+_FLAG: Check = (lambda value: isinstance(value, bool), "True or False")
+
+CHECKS: dict[str, Check] = {
+    "scaling": _choice("global", "standard", "minmax", "none"),
+    "hidden_sizes": (_sizes, "a tuple of integers >= 1"),
+    "latent_dim": (lambda v: v is None or _integer(1)[0](v), "an integer >= 1"),
+    "subspace_dim": _integer(1),
+    "unit_codes": _FLAG,
+    "corruption": (lambda v: _number(0)[0](v) and v < 1, "a number >= 0 and < 1"),
+    "reconstruction": _choice("mean", "sum"),
+    "start": _choice("kmeans", "k_subspaces", "input_k_subspaces"),
+    "n_init": _integer(1),
+    "objective": _choice("projection", "kl"),
+    "smoothing": _number(0, strict=True),  # 0 would divide 0 by 0 where H_i = 0
+    "smoothing_scale": _choice("absolute", "relative"),
+    "within": _choice("unit", "orthonormal"),
+    "basis_weight": _number(0),
+    "clustering_weight": _number(0),
+    "hard_weight": _choice("off", "norm", "one_plus"),
+    "confidence": _number(0, 1),
+    "head_target": _choice("own", "labels"),
+    "head_weight": _number(0),
+    "head_trains_encoder": _FLAG,
+    "warmup_epochs": _integer(0),
+    "pretrain_epochs": _integer(0),
+    "epochs": _integer(0),
+    "batch_size": _integer(1),
+    "pretrain_learning_rate": _number(0, strict=True),
+    "learning_rate": _number(0, strict=True),
+    "tol": _number(0, 1),
+}
+
+
+def resolve_options(model: Any, presets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The preset of ``model`` with the model's own arguments (those that are not None) put over it.
+
+    Raises:
+        ValueError: an unknown preset, or a value that its option does not take.
+    """
+    name = model.__class__.__name__
+    _require(name, "n_clusters", model.n_clusters, _integer(1))
+    _require(name, "preset", model.preset, _choice(*presets))
+    _require(name, "dtype", model.dtype, _choice("float32", "float64"))
+    _require(name, "verbose", model.verbose, (lambda v: v in (0, 1), "0 or 1"))
+    if model.resume and model.checkpoint is None:
+        raise ValueError(f"{name}: resume=True needs checkpoint, the folder to continue from; got None")
+    options = {"n_clusters": int(model.n_clusters), "preset": model.preset, "dtype": model.dtype}
+    for option, default in presets[model.preset].items():
+        value = getattr(model, option)
+        value = default if value is None else value
+        _require(name, option, value, CHECKS[option])
+        options[option] = _plain(value)
+    return options
+
+
+def _require(name: str, option: str, value: Any, check: Check) -> None:
+    if not check[0](value):
+        raise ValueError(f"{name}: {option} must be {check[1]}, got {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    """The same value in types that JSON writes and reads back unchanged."""
+    if isinstance(value, (tuple, list)):
+        return [int(size) for size in value]
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The torch device of the ``device`` argument; "auto" is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be 'auto' or a torch device, got {device!r}") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}, but this torch sees no CUDA device; use device='cpu'")
+    return resolved

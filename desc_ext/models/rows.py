@@ -1,0 +1,139 @@
+"""The rows of a data set: checked once, scaled, and read batch by batch (a memory map is never copied)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+__all__ = ["CHUNK_ROWS", "Rows", "check_rows", "map_chunks", "scaling_statistics"]
+
+# Whole-data passes use chunks of exactly this many rows, the last one padded: a matrix product of fixed
+# shape gives a row the same bits whatever rows stand beside it, so predict agrees with labels_.
+CHUNK_ROWS = 512
+_READ_ROWS = 8192
+
+
+def check_rows(model: BaseEstimator, X: Any, reset: bool) -> np.ndarray:
+    """``X`` as a two-dimensional numeric NumPy array (a view where possible) without NaN or infinity.
+
+    Raises:
+        ValueError, TypeError: not two-dimensional, empty, sparse, not numeric, a width other than that of
+            the training data, NaN or infinity (naming rows and columns).
+    """
+    if isinstance(X, Tensor):
+        X = X.detach().cpu()
+        X = (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).numpy()
+    X = validate_data(model, X, reset=reset, dtype="numeric", ensure_all_finite=False)
+    if X.dtype.kind != "f":
+        return X
+    bad_rows, first = 0, None
+    for start in range(0, len(X), _READ_ROWS):
+        finite = np.isfinite(X[start : start + _READ_ROWS])
+        if finite.all():
+            continue
+        rows = np.flatnonzero(~finite.all(1))
+        bad_rows += len(rows)
+        if first is None:
+            column = int(np.flatnonzero(~finite[rows[0]])[0])
+            first = (start + int(rows[0]), column, X[start + rows[0], column])
+    if first is not None:
+        raise ValueError(
+            f"Input X contains NaN or infinity in {bad_rows} of {len(X)} rows, the first at row {first[0]}, "
+            f"column {first[1]} ({first[2]}); impute these values or drop the rows"
+        )
+    return X
+
+
+def check_training_rows(X: np.ndarray, n_clusters: int) -> None:
+    """Raises ValueError where no clustering is possible: fewer rows than clusters, or one repeated row."""
+    n_samples, n_features = X.shape
+    if n_samples < max(n_clusters, 2):
+        raise ValueError(
+            f"n_samples={n_samples} should be >= n_clusters={n_clusters} and >= 2; pass more rows or "
+            "ask for fewer clusters"
+        )
+    if all(
+        np.array_equal(X[i : i + _READ_ROWS], np.broadcast_to(X[0], X[i : i + _READ_ROWS].shape))
+        for i in range(0, n_samples, _READ_ROWS)
+    ):
+        raise ValueError(
+            f"X is constant: each of its {n_features} columns has one value in all {n_samples} rows, "
+            "so there is nothing to cluster"
+        )
+
+
+def scaling_statistics(X: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]:
+    """Offset and scale, both float64 [n_features], such that the network sees (x − offset) / scale.
+
+    "global": column means and one overall standard deviation; "standard": column means and column
+    standard deviations (1 for constant columns); "minmax": overall minimum and range; "none": 0 and 1.
+    """
+    n_samples, n_features = X.shape
+    blocks = [slice(i, i + _READ_ROWS) for i in range(0, n_samples, _READ_ROWS)]
+    if scaling == "none":
+        return np.zeros(n_features), np.ones(n_features)
+    if scaling == "minmax":
+        low = float(min(X[block].min() for block in blocks))
+        high = float(max(X[block].max() for block in blocks))
+        return np.full(n_features, low), np.full(n_features, high - low)
+    mean = sum(X[block].sum(0, dtype=np.float64) for block in blocks) / n_samples
+    variance = sum(np.square(X[block] - mean).sum(0) for block in blocks) / n_samples
+    if scaling == "global":
+        return mean, np.full(n_features, np.sqrt(variance.mean()))
+    tiny = variance <= 1e-24 * np.square(mean)
+    return mean, np.where((variance == 0) | tiny, 1.0, np.sqrt(variance))
+
+
+class Rows:
+    """Scaled rows of ``X`` on a device; only the rows asked for are ever converted."""
+
+    def __init__(
+        self, X: np.ndarray, offset: Tensor, scale: Tensor, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.X, self.device, self.dtype = X, device, dtype
+        self.offset = offset.to(device=device, dtype=torch.float64)
+        self.scale = scale.to(device=device, dtype=torch.float64)
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def _tensor(self, block: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(block, dtype=np.float64)).to(self.device)
+
+    def take(self, index: np.ndarray) -> Tensor:
+        """Rows (x − offset) / scale at ``index``."""
+        return ((self._tensor(self.X[index]) - self.offset) / self.scale).to(self.dtype)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """All rows in order, at most CHUNK_ROWS at a time."""
+        for start in range(0, len(self.X), CHUNK_ROWS):
+            yield self.take(slice(start, start + CHUNK_ROWS))
+
+    def directions(self, index: np.ndarray | slice) -> Tensor:
+        """Rows x / scale, not centred, divided by their norm: linear subspaces stay linear subspaces."""
+        return torch.nn.functional.normalize(self._tensor(self.X[index]) / self.scale, dim=1).to(self.dtype)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """``function`` of all rows, chunk by chunk."""
+        return torch.cat([_padded(function, chunk) for chunk in self.chunks()])
+
+
+def map_chunks(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
+    """``function`` of row-aligned tensors, CHUNK_ROWS rows at a time; results are concatenated."""
+    pieces = zip(*(array.split(CHUNK_ROWS) for array in arrays), strict=True)
+    return torch.cat([_padded(function, *piece) for piece in pieces])
+
+
+def _padded(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
+    missing = CHUNK_ROWS - len(arrays[0])
+    if missing:
+        # repeats of the first row rather than zeros: a zero row would divide by zero in some functions
+        arrays = tuple(torch.cat([a, a[:1].expand(missing, *a.shape[1:])]) for a in arrays)
+    result = function(*arrays)
+    return result[: CHUNK_ROWS - missing]

@@ -1,0 +1,140 @@
+"""Callbacks and state folders."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from desc_ext.models import DESC
+from desc_ext.training import Callback, Evaluate, ProgressBar, read_state_folder, write_state_folder
+
+SMALL = {"hidden_sizes": (24,), "pretrain_epochs": 3, "epochs": 3, "warmup_epochs": 1, "n_init": 2} | {
+    "subspace_dim": 3,
+    "hard_weight": "off",
+    "tol": 0.0,
+    "random_state": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    return data.data[:200], data.target[:200]
+
+
+def test_hooks_are_called_in_order(digits):
+    calls = []
+
+    class Recorder(Callback):
+        def on_fit_begin(self, model, stages):
+            calls.append(("begin", dict(stages)))
+
+        def on_epoch_end(self, model, record):
+            calls.append((record["stage"], record["epoch"]))
+            record["note"] = len(calls)
+
+        def on_fit_end(self, model):
+            calls.append(("end",))
+
+    model = DESC(4, callbacks=[Recorder()], **SMALL).fit(digits[0])
+    epochs = [(stage, epoch) for stage in ("pretrain", "refine") for epoch in (1, 2, 3)]
+    assert calls == [("begin", {"pretrain": 3, "refine": 3}), *epochs, ("end",)]
+    assert [record["note"] for record in model.history_] == [2, 3, 4, 5, 6, 7]
+
+
+def test_a_callback_stops_a_stage(digits):
+    class Stop(Callback):
+        def on_epoch_end(self, model, record):
+            return (record["stage"], record["epoch"]) in {("pretrain", 1), ("refine", 2)}
+
+    model = DESC(4, callbacks=[Stop()], **SMALL).fit(digits[0])
+    assert [record["stage"] for record in model.history_] == ["pretrain", "refine", "refine"]
+    assert model.n_iter_ == 2
+
+
+def test_stop_on_label_change(digits):
+    model = DESC(4, **(SMALL | {"tol": 1.0, "epochs": 9, "warmup_epochs": 4})).fit(digits[0])
+    assert model.n_iter_ == 5  # every change is below 1, but the warm-up is never cut short
+    changes = [record["label_change"] for record in model.history_[3:]]
+    assert all(0 <= change < 1 for change in changes)
+
+
+def test_evaluate_scores_every_refinement_epoch(digits):
+    X, y = digits
+    model = DESC(4, callbacks=[Evaluate(y)], **SMALL).fit(X)
+    assert "acc" not in model.history_[0]
+    assert all({"acc", "nmi", "ari"} <= set(record) for record in model.history_[3:])
+    last = model.history_[-1]
+    assert last["nmi"] == pytest.approx(normalized_mutual_info_score(y, model.labels_))
+    assert last["ari"] == pytest.approx(adjusted_rand_score(y, model.labels_))
+    blind = DESC(4, **SMALL).fit(X)
+    np.testing.assert_array_equal(blind.labels_, model.labels_)
+
+
+def test_progress_bar_is_silent_without_a_terminal(digits, capfd):
+    model = DESC(4, verbose=1, **SMALL).fit(digits[0])
+    assert capfd.readouterr() == ("", "")
+    assert model.n_iter_ == 3
+
+
+def test_progress_bar_on_a_terminal(digits, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    bar = ProgressBar()
+    model = DESC(4, callbacks=[bar], **SMALL).fit(digits[0])
+    text = capsys.readouterr().err
+    assert "pretrain" in text
+    assert "refine" in text
+    assert "clusters 4" in text
+    pickle.loads(pickle.dumps(model))
+
+
+def test_state_folder_round_trip(tmp_path):
+    tensors = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.tensor(3), "c": torch.zeros(0, 2)}
+    write_state_folder(tmp_path, "model", {"x": [1, "two"]}, tensors)
+    config, found = read_state_folder(tmp_path, "model")
+    assert config["x"] == [1, "two"]
+    assert set(found) == set(tensors)
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
+@pytest.mark.parametrize("failing", ["config.json", ".safetensors"])
+def test_a_crash_while_writing_leaves_the_old_state(failing, tmp_path, monkeypatch):
+    from desc_ext import training
+
+    write_state_folder(tmp_path, "checkpoint", {"epoch": 1}, {"a": torch.ones(3)})
+    replace = training.os.replace
+
+    def crash(source, target):
+        if str(target).endswith(failing):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(training.os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_state_folder(tmp_path, "checkpoint", {"epoch": 2}, {"a": torch.zeros(3)})
+    monkeypatch.undo()
+    config, tensors = read_state_folder(tmp_path, "checkpoint")
+    assert config["epoch"] == 1
+    assert torch.equal(tensors["a"], torch.ones(3))
+    write_state_folder(tmp_path, "checkpoint", {"epoch": 2}, {"a": torch.zeros(3)})
+    assert read_state_folder(tmp_path, "checkpoint")[0]["epoch"] == 2
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_shape_that_the_config_does_not_promise(tmp_path):
+    write_state_folder(tmp_path, "model", {}, {"a": torch.ones(3)})
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["shapes"]["a"] = [4]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"tensor 'a' has shape \[3\], wanted \[4\]"):
+        read_state_folder(tmp_path, "model")
