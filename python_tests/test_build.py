@@ -1,0 +1,152 @@
+"""The compiled library: what it needs from outside, how it is packaged, what is said when it is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import desc_ext
+
+PACKAGE = Path(desc_ext.ops.__file__).resolve().parents[1]
+
+
+def undefined_symbols(library: Path) -> list[str]:
+    listing = subprocess.run(
+        ["nm", "--dynamic", "--undefined-only", str(library)], check=True, capture_output=True, text=True
+    )
+    return [line.split()[-1].split("@")[0] for line in listing.stdout.splitlines()]
+
+
+def is_forbidden(symbol: str) -> bool:
+    """Python's C API, or anything of torch's C++ namespaces at:: and c10::, also nested in templates."""
+    python = re.match(r"_?Py[A-Z_]", symbol)
+    torch_cxx = re.search(r"(?<![0-9])(2at|3c10)(?=[0-9A-Z])", symbol) if symbol.startswith("_Z") else None
+    return bool(python or torch_cxx)
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm (binutils) is not installed")
+def test_library_uses_neither_python_nor_unstable_torch_symbols():
+    symbols = undefined_symbols(desc_ext.library_path)
+    assert any(symbol.startswith(("aoti_torch", "torch_")) for symbol in symbols)
+    assert [symbol for symbol in symbols if is_forbidden(symbol)] == []
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm (binutils) is not installed")
+def test_the_scan_recognises_what_it_looks_for():
+    import torch
+
+    assert any(
+        map(is_forbidden, undefined_symbols(Path(torch.__file__).parent / "lib" / "libtorch_python.so"))
+    )
+    for symbol in ("PyErr_SetString", "_Py_Dealloc", "_ZN2at4_ops3add4callE", "_ZNK3c1010TensorImpl5sizesEv"):
+        assert is_forbidden(symbol)
+    for symbol in ("aoti_torch_empty_strided", "_ZNSt6vectorIiE", "_ZN4desc5at_3EP", "memcpy"):
+        assert not is_forbidden(symbol)
+
+
+def test_one_wheel_serves_every_python():
+    wheel = importlib.metadata.distribution("desc-ext").read_text("WHEEL")
+    tags = re.findall(r"^Tag: (.*)$", wheel, flags=re.MULTILINE)
+    assert tags
+    assert all(tag.startswith("py3-none-") and not tag.endswith("-any") for tag in tags)
+
+
+# Import errors. Each runs in a child process, on a copy of the package without its editable install.
+
+
+@pytest.fixture
+def package_copy(tmp_path):
+    """A folder with desc_ext copied from the sources and the compiled library beside them."""
+    copy = tmp_path / "site"
+    shutil.copytree(PACKAGE, copy / "desc_ext", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    shutil.copy(desc_ext.library_path, copy / "desc_ext")
+    return copy
+
+
+def import_in_child(*folders: Path) -> subprocess.CompletedProcess:
+    # -S leaves out site-packages with the editable install; its folder is put behind the copy.
+    import torch
+
+    path = os.pathsep.join(map(str, [*folders, Path(torch.__file__).parents[1]]))
+    code = "import desc_ext; print('imported', desc_ext.library_path)"
+    return subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=folders[0],
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+
+
+def test_the_copy_imports(package_copy):
+    child = import_in_child(package_copy)
+    assert child.returncode == 0, child.stderr
+    assert str(package_copy) in child.stdout
+
+
+@pytest.mark.parametrize("version", ["2.12.1+cpu", "1.13.0", "unknown"])
+def test_too_old_torch(package_copy, tmp_path, version):
+    fake = tmp_path / "fake" / "torch"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").write_text(f"__version__ = {version!r}\n")
+    child = import_in_child(package_copy, fake.parent)
+    assert child.returncode == 1
+    last = child.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert f"found torch {version}" in last
+    assert f"desc_ext {desc_ext.__version__} needs torch >= 2.13" in last
+    assert f'"{sys.executable}" -m pip install --upgrade "torch>=2.13"' in last
+
+
+def test_no_torch(package_copy, tmp_path):
+    fake = tmp_path / "fake" / "torch"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+    )
+    child = import_in_child(package_copy, fake.parent)
+    last = child.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert "needs torch >= 2.13, and found no torch" in last
+    assert '-m pip install --upgrade "torch>=2.13"' in last
+
+
+def test_missing_library(package_copy):
+    import torch
+
+    library = package_copy / "desc_ext" / desc_ext.library_path.name
+    library.unlink()
+    child = import_in_child(package_copy)
+    last = child.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    for part in (
+        library.name,
+        str(library.parent),
+        f"found torch {torch.__version__}",
+        "needed torch >= 2.13",
+    ):
+        assert part in last
+    assert f'"{sys.executable}" -m pip install --force-reinstall --no-deps desc-ext' in last
+
+    (package_copy / "CMakeLists.txt").touch()  # now it is a source checkout: building is what helps
+    last = import_in_child(package_copy).stderr.strip().splitlines()[-1]
+    assert f'"{sys.executable}" -m pip install --editable "{package_copy}"' in last
+
+
+def test_damaged_library(package_copy):
+    library = package_copy / "desc_ext" / desc_ext.library_path.name
+    library.write_bytes(b"not a library")
+    last = import_in_child(package_copy).stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    for part in (
+        str(library),
+        "could not be loaded",
+        "file too short",
+        "needed torch >= 2.13",
+        "-m pip install",
+    ):
+        assert part in last

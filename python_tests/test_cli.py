@@ -1,0 +1,383 @@
+"""The command line from end to end, on small runs of the real methods."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from desc_ext import cli
+from desc_ext.metrics import clustering_scores
+from desc_ext.models import DESC
+from desc_ext.runs import parse_setting
+
+SMALL = [
+    "--set",
+    "hidden_sizes=32",
+    "--set",
+    "pretrain_epochs=2",
+    "--set",
+    "n_init=1",
+    "--set",
+    "warmup_epochs=1",
+]
+RESULTS = {
+    "labels.npy", "embedding.npy", "model", "config.json", "history.csv", "metrics.json",
+    "embedding.png", "curves.png", "cluster_sizes.png",
+}  # fmt: skip
+# One thread: tests that run beside each other would otherwise wait for each other's threads.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENVIRONMENT["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENVIRONMENT['PATH']}"
+
+
+def run(*arguments) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of desc-ext in this process."""
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def start(*arguments, **options) -> subprocess.Popen:
+    command = ["desc-ext", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True, **options)
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """A finished small run on the digits, with baselines, as a user would start it."""
+    folder = tmp_path_factory.mktemp("fit") / "out"
+    process = start("fit", "digits", "--clusters", 10, "--epochs", 3, "--baselines", "--out", folder, *SMALL)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder, output, errors
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A .csv of three well separated groups with a column of classes; returns path, rows and classes."""
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1, 2], 40)
+    X = (10 * np.eye(3, 6)[classes] + rng.normal(size=(120, 6))).astype(np.float32)
+    path = tmp_path / "groups.csv"
+    write_table(path, X, classes)
+    return path, X, classes
+
+
+def write_table(path, X, classes) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*(f"x{i}" for i in range(X.shape[1])), "kind"])
+        writer.writerows([*row, f"class {c}"] for row, c in zip(X.tolist(), classes, strict=True))
+
+
+# fit
+
+
+def test_fit_writes_every_result(digits_run):
+    folder, output, _ = digits_run
+    assert {path.name for path in folder.iterdir()} == RESULTS | {"examples.png"}
+    digits = load_digits()
+    labels, embedding = np.load(folder / "labels.npy"), np.load(folder / "embedding.npy")
+    assert labels.shape == (1797,)
+    assert set(labels.tolist()) <= set(range(10))
+    assert len(embedding) == 1797
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"desc", "k-means", "ae-kmeans"}
+    scores = clustering_scores(digits.target, labels)
+    assert {key: metrics["desc"][key] for key in scores} == pytest.approx(scores)
+    assert 0.6 < metrics["k-means"]["acc"] < 0.85  # k-means on the digits, one start
+    for method, values in metrics.items():
+        assert f"{values['acc']:.3f}" in next(line for line in output.splitlines() if f" {method} " in line)
+
+    config = json.loads((folder / "config.json").read_text())
+    assert config["options"]["epochs"] == 3
+    assert config["parameters"]["hidden_sizes"] == [32]
+    assert config["parameters"]["subspace_dim"] == DESC._presets["robust"]["subspace_dim"]
+    assert config["data"] == {"name": "digits", "source": "scikit-learn", "shape": [1797, 64]}
+
+    with open(folder / "history.csv", newline="") as file:
+        history = list(csv.DictReader(file))
+    assert [(row["stage"], row["epoch"]) for row in history] == [
+        ("pretrain", "1"), ("pretrain", "2"), ("refine", "1"), ("refine", "2"), ("refine", "3"),
+    ]  # fmt: skip
+    assert [int(size) for size in history[-1]["cluster_sizes"].split()] == np.bincount(
+        labels, minlength=10
+    ).tolist()
+    assert float(history[-1]["acc"]) == pytest.approx(scores["acc"])
+
+
+def test_saved_model_and_pictures_can_be_read(digits_run):
+    folder, _, _ = digits_run
+    X = load_digits().data.astype(np.float32) / 16
+    model = DESC.load(folder / "model")
+    np.testing.assert_array_equal(model.predict(X), np.load(folder / "labels.npy"))
+    np.testing.assert_array_equal(model.transform(X), np.load(folder / "embedding.npy"))
+    for name in ("embedding.png", "curves.png", "cluster_sizes.png", "examples.png"):
+        picture = imread(folder / name)
+        assert min(picture.shape[:2]) > 300
+        assert picture[..., :3].std() > 0.02  # something is drawn
+
+
+def test_no_progress_bar_without_a_terminal(digits_run):
+    _, output, errors = digits_run
+    assert all(line.startswith("warning: ") for line in errors.splitlines())
+    assert "\x1b" not in output
+    assert "\r" not in output
+
+
+def test_known_classes_reach_the_metrics_and_nothing_else(tmp_path, table):
+    path, X, classes = table
+    write_table(tmp_path / "shuffled.csv", X, np.random.default_rng(1).permutation(classes))
+    arguments = ["--clusters", 3, "--epochs", 2, "--labels", "kind", *SMALL]
+    for data, out in ((path, "a"), (tmp_path / "shuffled.csv", "b")):
+        code, _, errors = run("fit", data, "--out", tmp_path / out, *arguments)
+        assert code == 0, errors
+    a, b = tmp_path / "a", tmp_path / "b"
+    np.testing.assert_array_equal(np.load(a / "labels.npy"), np.load(b / "labels.npy"))
+    np.testing.assert_array_equal(np.load(a / "embedding.npy"), np.load(b / "embedding.npy"))
+    acc = [json.loads((folder / "metrics.json").read_text())["desc"]["acc"] for folder in (a, b)]
+    assert acc[0] > acc[1]
+    assert not (a / "examples.png").exists()
+
+
+def test_without_known_classes_there_are_only_seconds(tmp_path):
+    X = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", X)
+    code, output, _ = run(
+        "fit", tmp_path / "x.npy", "--clusters", 2, "--epochs", 1, "--out", tmp_path / "o", *SMALL
+    )
+    assert code == 0
+    assert set(json.loads((tmp_path / "o" / "metrics.json").read_text())["desc"]) == {"seconds"}
+    assert "ACC" not in output
+
+
+# predict and evaluate
+
+
+def test_predict_and_evaluate_agree_with_fit(digits_run, tmp_path):
+    folder, _, _ = digits_run
+    code, _, errors = run("predict", folder, "digits", "--out", tmp_path / "labels.npy")
+    assert code == 0, errors
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), np.load(folder / "labels.npy"))
+    code, output, errors = run("evaluate", folder, "digits")
+    assert code == 0, errors
+    acc = json.loads((folder / "metrics.json").read_text())["desc"]["acc"]
+    assert f"{acc:.3f}" in output
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_data_of_another_width_is_refused(digits_run, table, tmp_path, command):
+    folder, _, _ = digits_run
+    extra = ["--out", tmp_path / "l.npy"] if command == "predict" else []
+    code, _, errors = run(command, folder, table[0], "--labels", "kind", *extra)
+    assert code == 2
+    assert "6 features" in errors
+    assert "64 features" in errors
+    assert not (tmp_path / "l.npy").exists()
+
+
+def test_folders_that_hold_no_model(tmp_path, digits_run):
+    code, _, errors = run("evaluate", tmp_path, "digits")
+    assert (code, "it has no config.json" in errors) == (2, True)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(digits_run[0], damaged)
+    weights = next((damaged / "model").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, _, errors = run("evaluate", damaged, "digits")
+    assert (code, weights.name in errors) == (2, True)
+    (damaged / "config.json").write_text("{")
+    code, _, errors = run("evaluate", damaged, "digits")
+    assert (code, "config.json is damaged" in errors) == (2, True)
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["imagenet", "--clusters", "3"], "neither a known data set"),
+        (["digits", "--clusters", "3", "--model", "dec"], "there is no model 'dec'; models are desc, edesc"),
+        (["digits", "--clusters", "0"], "n_clusters must be an integer >= 1, got 0"),
+        (["digits", "--clusters", "3", "--preset", "best"], "preset must be one of"),
+        (["digits", "--clusters", "3", "--labels", "kind"], "leave out --labels"),
+        (["digits", "--clusters", "3", "--set", "hiden_sizes=3"], "did you mean hidden_sizes?"),
+        (["digits", "--clusters", "3", "--set", "epochs"], "wants NAME=VALUE; got 'epochs'"),
+        (["digits", "--clusters", "3", "--set", "learning_rate=fast"], "learning_rate=fast: wanted a number"),
+        (["digits", "--clusters", "3", "--set", "hidden_sizes=5,x"], "wanted numbers such as 500,500,1000"),
+        (["digits", "--clusters", "3", "--set", "n_clusters=4"], "set by --clusters"),
+        (["digits", "--clusters", "3", "--epochs", "2", "--set", "epochs=4"], "epochs is set twice"),
+        (["digits", "--clusters", "3", "--model", "ae-kmeans", "--epochs", "2"], "leave out --epochs"),
+        (["digits", "--clusters", "3", "--resume"], "there is nothing to resume"),
+        (["digits", "--clusters", "5000"], "n_samples=1797 should be >= n_clusters=5000"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence(tmp_path, arguments, message):
+    code, _, errors = run("fit", *arguments, "--out", tmp_path / "out")
+    assert code == 2
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_rows_are_named(tmp_path):
+    X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    X[7, 2] = np.nan
+    np.save(tmp_path / "x.npy", X)
+    code, _, errors = run("fit", tmp_path / "x.npy", "--clusters", 2, "--out", tmp_path / "out")
+    assert code == 2
+    assert "row 7, column 2" in errors
+
+
+def test_folders_in_use_are_not_written_to(tmp_path, table):
+    arguments = ["fit", table[0], "--labels", "kind", "--clusters", 3, "--epochs", 1, *SMALL, "--out"]
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    code, _, errors = run(*arguments, foreign)
+    assert (code, "is not empty" in errors) == (2, True)
+    code, _, _ = run(*arguments, foreign, "--overwrite")
+    assert code == 0
+    assert (foreign / "thesis.txt").read_text() == "mine"
+    assert {path.name for path in foreign.iterdir()} == RESULTS | {"thesis.txt"}
+    code, _, errors = run(*arguments, foreign)
+    assert (code, "holds results already" in errors) == (2, True)
+    code, _, errors = run(*arguments, foreign / "thesis.txt")
+    assert (code, "is a file" in errors) == (2, True)
+    code, _, errors = run(*arguments, foreign, "--resume")
+    assert (code, "its run has finished" in errors) == (2, True)
+
+
+# Ctrl-C and --resume
+
+
+def wait_for_epoch(checkpoint: Path, epoch: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            state = json.loads(checkpoint.read_text())
+            if state["stage"] == "refine" and state["epoch"] >= epoch:
+                return
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.005)
+    raise AssertionError(f"no epoch {epoch} was reached: {process.communicate()}")
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path):
+    np.save(tmp_path / "rows.npy", load_digits().data[:200].astype(np.float32))
+    fit_rows = ["fit", tmp_path / "rows.npy", "--clusters", 10]
+    arguments = [*fit_rows, "--epochs", 200, "--set", "tol=0", *SMALL]  # long enough to be met at work
+    whole = start(*arguments, "--out", tmp_path / "whole")
+    assert whole.wait(timeout=300) == 0
+
+    folder = tmp_path / "in two parts"
+    first = start(*arguments, "--out", folder, cwd=tmp_path)
+    wait_for_epoch(folder / "checkpoint" / "state" / "config.json", 3, first)
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130, errors
+    assert "Traceback" not in errors
+    done = json.loads((folder / "checkpoint" / "state" / "config.json").read_text())["epoch"]
+    assert 3 <= done < 200
+    assert {path.name for path in folder.iterdir()} == {"checkpoint"}
+
+    code, _, other = run(*fit_rows, "--out", folder)
+    assert (code, "holds an interrupted run: go on with --resume" in other) == (2, True)
+    code, _, other = run(*arguments, "--seed", 1, "--out", folder, "--resume")
+    assert (code, "options.random_state = 0, and --resume was given with 1" in other) == (2, True)
+
+    command = errors.strip().splitlines()[-1].strip()
+    assert command.startswith("desc-ext fit ")
+    second = subprocess.run(
+        command, shell=True, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert second.returncode == 0, second.stderr
+    for name in ("labels.npy", "embedding.npy"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    weights = [
+        next((run / "model").glob("*.safetensors")).read_bytes() for run in (folder, tmp_path / "whole")
+    ]
+    assert weights[0] == weights[1]
+    assert {path.name for path in folder.iterdir()} == RESULTS
+
+
+def test_an_interrupted_baseline_leaves_the_results(tmp_path, monkeypatch, table):
+    from desc_ext import runs
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.Run, "add_baselines", interrupt)
+    arguments = ["--labels", "kind", "--clusters", 3, "--epochs", 1, *SMALL, "--baselines"]
+    code, _, _ = run("fit", table[0], "--out", tmp_path / "o", *arguments)
+    assert code == 130
+    assert {path.name for path in (tmp_path / "o").iterdir()} == RESULTS
+
+
+# settings, datasets, info
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("5", int | None, 5),
+        ("none", int | None, None),
+        ("1e-3", float | None, 1e-3),
+        ("3", float, 3.0),
+        ("yes", bool | None, True),
+        ("False", bool, False),
+        ("500,500,1000", tuple[int, ...] | None, (500, 500, 1000)),
+        ("(64, 32)", tuple[int, ...], (64, 32)),
+        ("64", tuple[int, ...] | None, (64,)),
+        ("kl", str | None, "kl"),
+        ("none", str | None, None),
+        ("2", int | float, 2),
+    ],
+)
+def test_settings_are_read_as_their_type(text, hint, value):
+    read = parse_setting("option", text, hint)
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"), [("5.5", int), ("maybe", bool), ("1,b", tuple[int, ...]), ("x", float)]
+)
+def test_settings_of_another_type_are_refused(text, hint):
+    with pytest.raises(ValueError, match=r"^option=.*: wanted "):
+        parse_setting("option", text, hint)
+
+
+def test_datasets_and_info(tmp_path):
+    code, output, _ = run("datasets", "--data-dir", tmp_path)
+    assert code == 0
+    for name in ("digits", "mnist", "mnist-test", "fashion-mnist", "fashion-mnist-test"):
+        assert any(f" {name} " in line for line in output.splitlines())
+    assert "70,000" in output
+    code, output, _ = run("info", "--data-dir", tmp_path)
+    assert code == 0
+    assert str(tmp_path) in output
+    assert "instruction sets" in output
+
+
+def test_usage_errors_have_exit_code_2(tmp_path):
+    assert run("fit", "digits", "--out", tmp_path / "o")[0] == 2
+    assert run("fit", "digits", "--clusters", "many", "--out", tmp_path / "o")[0] == 2
+    assert run("predict", tmp_path, "digits", "--out", "labels.txt")[0] == 2

@@ -1,0 +1,158 @@
+"""Pictures: what is drawn is read back from the figures and from the files' pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from desc_ext import plots
+
+
+@pytest.fixture
+def blobs():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 60)
+    return 12 * np.eye(3, 8)[labels] + rng.normal(size=(180, 8)), labels
+
+
+def history():
+    pretrain = [{"stage": "pretrain", "epoch": i, "loss": 2.0 / i, "seconds": 1.0} for i in range(1, 5)]
+    refine = [
+        {
+            "stage": "refine", "epoch": i, "loss": 1.0 / i, "basis": 0.5 / i, "cluster_sizes": [1, 2],
+            "acc": 0.1 * i, "nmi": 0.2, "ari": 0.3,
+        }
+        for i in range(1, 4)
+    ]  # fmt: skip
+    return pretrain + refine
+
+
+def lines_of(axes) -> dict:
+    return {line.get_label().split(" (")[0]: line.get_ydata() for line in axes.get_lines()}
+
+
+def test_projection_keeps_clusters_apart_and_names_its_rows(blobs):
+    X, labels = blobs
+    points, rows = plots.project_to_plane(X, max_points=100)
+    assert points.shape == (100, 2)
+    assert len(np.unique(rows)) == 100
+    assert (np.diff(rows) > 0).all()
+    distances = ((points[:, None] - points[None]) ** 2).sum(-1)
+    np.fill_diagonal(distances, np.inf)
+    same = labels[rows][distances.argmin(1)] == labels[rows]
+    assert same.mean() == 1  # 12 standard deviations apart: a neighbour of another cluster would be a fault
+    again, _ = plots.project_to_plane(X, max_points=100)
+    np.testing.assert_array_equal(points, again)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 3), (30, 1), (30, 2), (6, 3)])
+def test_projection_of_little_data(shape):
+    X = np.random.default_rng(0).normal(size=shape)
+    points, rows = plots.project_to_plane(X)
+    assert points.shape == (shape[0], 2)
+    assert np.isfinite(points).all()
+    assert rows.tolist() == list(range(shape[0]))
+
+
+def test_projection_leaves_out_rows_that_are_not_finite(blobs):
+    X = blobs[0].copy()
+    X[3, 2] = np.nan
+    assert 3 not in plots.project_to_plane(X)[1]
+
+
+def test_embedding_draws_every_point_and_every_number(blobs):
+    _, labels = blobs
+    points = np.random.default_rng(0).normal(size=(180, 2)) + 10 * labels[:, None]
+    axes = plots.embedding_figure(points, labels * 7, "title", "subtitle").axes[0]
+    drawn = np.concatenate([collection.get_offsets() for collection in axes.collections])
+    assert sorted(map(tuple, drawn.tolist())) == sorted(map(tuple, points.tolist()))
+    assert {text.get_text() for text in axes.texts} == {"0", "7", "14", "subtitle"}
+    assert axes.get_title(loc="left") == "title"
+
+
+def test_curves_show_losses_by_stage_and_metrics():
+    figure = plots.curves_figure(history(), "title")
+    pretrain, refine, metrics = figure.axes
+    np.testing.assert_allclose(lines_of(pretrain)["total"], [2, 1, 2 / 3, 0.5])
+    np.testing.assert_allclose(lines_of(refine)["basis"], [0.5, 0.25, 0.5 / 3])
+    np.testing.assert_allclose(lines_of(metrics)["ACC"], [0.1, 0.2, 0.3])
+    for axes in figure.axes:
+        assert axes.get_xlabel() == "epoch"
+        assert axes.get_ylabel()
+    assert set(lines_of(pretrain)) == {"total"}
+
+
+def test_curves_without_labels_or_epochs_and_with_nan():
+    rows = [{k: v for k, v in record.items() if k not in ("acc", "nmi", "ari")} for record in history()]
+    assert len(plots.curves_figure(rows, "title").axes) == 2
+    rows[0]["loss"] = float("nan")
+    np.testing.assert_allclose(lines_of(plots.curves_figure(rows, "t").axes[0])["total"], [1, 2 / 3, 0.5])
+    assert plots.curves_figure([], "title").axes
+
+
+def test_sizes_count_empty_clusters_too():
+    axes = plots.sizes_figure([0, 0, 3, 3, 3, 1], 5, "title").axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [2, 1, 0, 3, 0]
+    assert axes.get_lines()[0].get_ydata()[0] == pytest.approx(6 / 5)
+
+
+def test_examples_go_from_most_to_least_certain():
+    X = np.arange(40, dtype=np.float32).repeat(4).reshape(40, 4)  # row i is the image of constant i
+    X[:, 0] = 100
+    labels = np.arange(40) % 2
+    confidence = np.linspace(1, 0, 40)
+    figure = plots.examples_figure(X, labels, confidence, (2, 2), "title", columns=5)
+    shown = [
+        [float(axes.images[0].get_array()[1, 1]) for axes in figure.axes[start : start + 5]]
+        for start in (0, 5)
+    ]
+    for k, values in enumerate(shown):
+        assert values[0] == 0  # scaled: the constant is the image's minimum
+        assert len(values) == 5
+        assert figure.axes[5 * k].texts[0].get_text().strip() == str(k)
+    gradient = np.linspace(0, 1, 40)[:, None] * np.array([[0, 1]]) + np.array([[0, 0]])
+    figure = plots.examples_figure(
+        np.column_stack([gradient[:, 1], np.zeros(40), np.full(40, 2.0), np.zeros(40)]),
+        labels, confidence, (2, 2), "title", columns=4,
+    )  # fmt: skip
+    first = [float(axes.images[0].get_array()[0, 0]) * 2 for axes in figure.axes[:4]]
+    members = np.arange(0, 40, 2)[[0, 6, 13, 19]]
+    np.testing.assert_allclose(first, gradient[members, 1], atol=1e-6)
+
+
+def test_colours_are_told_apart_and_beyond_ten_markers_differ():
+    assert len(set(plots.cluster_colors(10))) == 10
+    points = np.random.default_rng(0).normal(size=(24, 2))
+    axes = plots.embedding_figure(points, np.arange(24) % 12, "title").axes[0]
+    looks = {(tuple(c.get_facecolor()[0]), c.get_paths()[0].vertices.tobytes()) for c in axes.collections}
+    assert len(looks) == 12
+
+
+def test_all_pictures_are_written_and_repeat_bit_for_bit(tmp_path, blobs):
+    X, labels = blobs
+    contents = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        paths = plots.save_pictures(folder, history(), X, labels, X[:, 0], X, 3, (2, 4), "desc on blobs")
+        assert sorted(p.name for p in paths) == [
+            "cluster_sizes.png", "curves.png", "embedding.png", "examples.png",
+        ]  # fmt: skip
+        contents.append([path.read_bytes() for path in sorted(paths)])
+    assert contents[0] == contents[1]
+    paths = plots.save_pictures(tmp_path, history(), X, labels, X[:, 0], X, 3, None, "desc on blobs")
+    assert "examples.png" not in {path.name for path in paths}
+
+
+def test_no_global_state_of_matplotlib_is_touched(tmp_path, blobs):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, matplotlib; before = matplotlib.rcParams.copy()\n"
+        "from desc_ext import plots\n"
+        f"plots.save_figure(plots.sizes_figure([0, 1], 2, 't'), {str(tmp_path / 'p.png')!r})\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "assert str(matplotlib.rcParams.copy()) == str(before)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
