@@ -175,8 +175,9 @@ static constexpr auto outer_tiles(std::integer_sequence<int, C...>) {
 template <class T, bool difference = false>
 static inline void panel_product(const T* in, const T* panel, int64_t width, int64_t length, T* out, bool add) {
   static constexpr auto tiles = panel_tiles<T, difference>(std::make_integer_sequence<int, kTileColumns>());
-  // Long reductions are cut so that a piece of the panel stays in the first-level cache and roundings do not pile up.
-  constexpr int64_t kPiece = 512;
+  // Long reductions are cut so that a piece of the panel stays in the first-level cache and roundings do not pile up:
+  // the sum of sums of n/m terms is off by √(n/m) roundings rather than √n. Squares, all positive, pile up faster.
+  constexpr int64_t kPiece = difference ? 32 : 128;
   for (int64_t j = 0; j < length; j += kPiece)
     tiles.at[width - 1](in + j * kStrip<T>, panel + j * width, std::min(kPiece, length - j), out, add || j > 0);
 }
