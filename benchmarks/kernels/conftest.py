@@ -9,9 +9,7 @@ import torch
 @pytest.fixture(scope="session")
 def report():
     torch.set_num_threads(harness.THREADS)
-    collected = harness.Report(_peak.fma_peak(harness.THREADS), _peak.copy_bandwidth(harness.THREADS))
-    yield collected
-    collected.write()
+    return harness.Report(_peak.fma_peak(harness.THREADS), _peak.copy_bandwidth(harness.THREADS))
 
 
 @pytest.fixture

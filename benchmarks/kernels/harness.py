@@ -65,11 +65,9 @@ def seconds(call: Callable) -> float:
 def compare(candidates: dict[str, Callable], rounds: int = ROUNDS) -> dict[str, list[float]]:
     """Seconds of each candidate, measured in turn (A B C A B C …) so that the machine's drift meets all alike.
 
-    After one call to warm up, a candidate more than three times as slow as the fastest peer is called once only: it
-    cannot be the best peer. The first candidate is ours.
+    A candidate more than three times as slow as the fastest peer is timed once only: it cannot be the best peer. All
+    have been called before; the first candidate is ours.
     """
-    for call in candidates.values():
-        call()
     first = {name: seconds(call) for name, call in candidates.items()}
     ours, *peers = candidates
     bound = 3 * min(first[name] for name in peers)
@@ -88,8 +86,12 @@ class Report:
         self.peak, self.bandwidth = peak, bandwidth
         self.measurements: list[Measurement] = []
 
-    def measure(self, family, operator, part, shape, operations, candidates, extra=None) -> dict[str, float]:
+    def measure(self, family, operator, part, shape, operations, candidates) -> dict[str, float]:
         """Times the candidates; returns the median milliseconds of each."""
+        for name, call in candidates.items():
+            if name.startswith("compiled"):
+                call()
+        extra = {name: peak_extra(call) for name, call in candidates.items()}  # warms up, too
         times = compare(candidates)
         for name, values in times.items():
             median = statistics.median(values)
@@ -106,9 +108,10 @@ class Report:
                     len(values),
                     rate,
                     rate / self.peak,
-                    peak_extra(candidates[name]),
+                    extra[name],
                 )
             )
+        self.write()  # after every measurement: an interrupted session keeps what it has
         return {name: statistics.median(values) * 1e3 for name, values in times.items()}
 
     def write(self) -> None:
@@ -204,7 +207,10 @@ def plot(family: str, rows: list[Measurement]) -> None:
                 color=colours[candidate],
             )
         axis.set_yscale("log")
-        axis.set_xticks(range(len(shapes)), [shape.strip("()") for shape in shapes], fontsize=7)
+        halves = [shape.strip("()").split(", ", 2) for shape in shapes]
+        axis.set_xticks(
+            range(len(shapes)), [f"{n}, {p}\n{', '.join(rest)}" for n, p, *rest in halves], fontsize=7
+        )
         axis.set_title(f"{operator}, {part}", fontsize=9)
         axis.set_ylabel("milliseconds", fontsize=8)
         axis.grid(axis="y", alpha=0.3)
