@@ -80,7 +80,8 @@ def main() -> None:
         f"{dataset.name}, {len(dataset.X):,} rows: mean ± std over {len(seeds)} seeds, last epoch; "
         f"threads: {torch.get_num_threads()}"
     )
-    command = f"`python benchmarks/papers/desc.py --data {dataset.name} --seeds {len(seeds)}`"
+    chosen = "" if arguments.methods == list(METHODS) else " --methods " + " ".join(arguments.methods)
+    command = f"`python benchmarks/papers/desc.py --data {dataset.name} --seeds {len(seeds)}{chosen}`"
     text = "\n".join([title, "", *lines, "", f"Made by {command}.", ""])
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"desc_{dataset.name}.md").write_text(text)
