@@ -24,7 +24,15 @@ from torch import Tensor
 
 from desc_ext.metrics import clustering_scores
 
-__all__ = ["Callback", "Evaluate", "ProgressBar", "check_tensors", "read_state_folder", "write_state_folder"]
+__all__ = [
+    "Callback",
+    "Evaluate",
+    "ProgressBar",
+    "check_tensors",
+    "read_state_config",
+    "read_state_folder",
+    "write_state_folder",
+]
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -164,7 +172,7 @@ def read_state_folder(
         ValueError: a file is damaged, of another kind or of a newer format; the message names the file.
     """
     folder = Path(folder)
-    config = _read_config(folder, kind)
+    config = read_state_config(folder, kind)
     path = folder / config["tensor_file"]
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no file {path.name}, which its {CONFIG_FILE} names")
@@ -182,7 +190,9 @@ def read_state_folder(
     return config, {key: tensor.to(device) for key, tensor in tensors.items()}
 
 
-def _read_config(folder: Path, kind: str) -> dict[str, Any]:
+def read_state_config(folder: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """The checked ``config.json`` of a state folder, without its tensors; errors as for :func:`read_state_folder`."""
+    folder = Path(folder)
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no {kind} folder: it has no {CONFIG_FILE}")

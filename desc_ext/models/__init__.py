@@ -17,7 +17,7 @@ from desc_ext.models.autoencoder_kmeans import AutoencoderKMeans
 from desc_ext.models.base import DeepClusterer
 from desc_ext.models.desc import DESC
 from desc_ext.models.edesc import EDESC
-from desc_ext.training import read_state_folder
+from desc_ext.training import read_state_config
 
 __all__ = ["DESC", "EDESC", "MODELS", "AutoencoderKMeans", "load_model"]
 
@@ -26,7 +26,7 @@ MODELS: dict[str, type[DeepClusterer]] = {"desc": DESC, "edesc": EDESC, "ae-kmea
 
 def load_model(folder: str | os.PathLike[str]) -> DeepClusterer:
     """The estimator saved in ``folder``, whichever of :data:`MODELS` it is; errors as for ``load``."""
-    method = read_state_folder(folder, "model")[0].get("method")
+    method = read_state_config(folder, "model").get("method")
     if method not in MODELS:
         raise ValueError(
             f"{folder} holds a model of the unknown method {method!r}; known: {', '.join(MODELS)}"
