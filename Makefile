@@ -1,15 +1,20 @@
-# make demo | test | bench | lint | clean. Each sets up what it needs in .venv, and only what has changed.
+# make demo | test | bench | lint | clean, and for CUDA: test-gpu | cuda | test-host-cuda | sanitize.
+# Each sets up what it needs in .venv, and only what has changed.
 #   PYTHON=python3.12      another Python (3.10 or newer)
 #   CXX=clang++            another C++20 compiler
 #   TORCH_INDEX=URL        the package index to take torch from, e.g. PyTorch's own with CPU-only builds;
 #                          otherwise pip's own configuration decides
 #   ARGS="-k projection"   passed on to pytest
+#   CUDACXX=/path/to/nvcc  another nvcc (otherwise that of CUDA_HOME, the PATH or /usr/local/cuda)
+#
+# The installation in .venv has the CPU kernels only, so that no one waits minutes for nvcc: `make test-gpu` installs those
+# for CUDA too. `pip install .` compiles them wherever there is an nvcc.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test bench lint clean help
+.PHONY: demo test bench lint clean help has-gpu test-gpu cuda test-host-cuda sanitize
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -22,7 +27,11 @@ VENV_PYTHON := .venv/bin/python
 # -qq: only errors of pip are shown. The constraints make every set-up the same.
 PIP_INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 # Python modules may come and go without a new installation; a new package has to be made known by one.
-SOURCES := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.* desc_ext/*/__init__.py)
+SOURCES := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/cpu/*.* csrc/cpu/isa/*.* desc_ext/*/__init__.py)
+CUDA_SOURCES := $(wildcard csrc/cuda/*.*)
+HOST_CUDA_SOURCES := $(wildcard csrc/host_cuda/*.*)
+CMAKE := PATH="$$PWD/.venv/bin:$$PATH" cmake
+CONFIGURE := -S . -G Ninja -DPython_EXECUTABLE="$$PWD/$(VENV_PYTHON)"
 
 help:
 	@echo "make demo    cluster the bundled digits and compare with k-means (under 3 minutes)"
@@ -30,6 +39,13 @@ help:
 	@echo "make bench   measure the kernels"
 	@echo "make lint    check style and formatting"
 	@echo "make clean   remove everything that make made, .venv too"
+	@echo "With a GPU and nvcc:"
+	@echo "make test-gpu        compile the CUDA kernels and run the tests on the GPU"
+	@echo "With nvcc, no GPU:"
+	@echo "make cuda            compile the CUDA kernels for all architectures, check the machine code"
+	@echo "With neither:"
+	@echo "make test-host-cuda  run the CUDA kernels on the CPU, with the tests of every operator"
+	@echo "make sanitize        the same kernels under the thread, address and undefined-behaviour sanitizers"
 
 demo: $(STAMPS)/package
 	@echo "== Clustering the digits; results and pictures go to demo-output/"
@@ -47,6 +63,27 @@ lint: $(STAMPS)/lint
 	@echo "== Checking style and formatting"
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
+
+has-gpu: $(STAMPS)/torch
+	@$(VENV_PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit(f"Missing: a GPU that torch {torch.__version__} can use")'
+
+test-gpu: has-gpu $(STAMPS)/package-cuda
+	@echo "== Testing on the GPU"
+	@$(VENV_PYTHON) -m pytest -k "(cuda or gpu) and not host_cuda" $(ARGS)
+
+cuda: build/cuda/sources.sha256 $(STAMPS)/package $(STAMPS)/cuda-tools
+	@echo "== Writing benchmarks/kernels/cuda_resources.md"
+	@$(VENV_PYTHON) benchmarks/kernels/cuda_resources.py build/cuda/lib_desc_ext.so
+	@echo "== Testing what nvcc made"
+	@DESC_EXT_CUDA_LIBRARY=build/cuda/lib_desc_ext.so $(VENV_PYTHON) -m pytest python_tests/test_cuda_build.py $(ARGS)
+
+test-host-cuda: $(STAMPS)/package $(STAMPS)/host-cuda
+	@echo "== Testing the CUDA kernels on the CPU"
+	@DESC_EXT_HOST_CUDA_LIBRARY=build/host_cuda/libdesc_ext_host.so $(VENV_PYTHON) -m pytest -k host_cuda $(ARGS)
+
+sanitize: $(STAMPS)/package
+	@echo "== Testing the CUDA kernels with sanitizers"
+	@DESC_EXT_SANITIZE=1 $(VENV_PYTHON) -m pytest python_tests/test_sanitize.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist demo-output .pytest_cache .ruff_cache .benchmarks
@@ -86,15 +123,50 @@ $(STAMPS)/tools: pyproject.toml | $(STAMPS)/torch
 
 $(STAMPS)/package: $(SOURCES) $(STAMPS)/torch $(STAMPS)/tools
 	@echo "== Compiling the operators and installing desc_ext with what its tests need"
-	@$(PIP_INSTALL) --no-build-isolation --editable '.[test]'
+	@DESC_EXT_CUDA=0 $(PIP_INSTALL) --no-build-isolation --editable '.[test]'
+	@rm -f $(STAMPS)/package-cuda && touch $@
+
+$(STAMPS)/package-cuda: $(SOURCES) $(CUDA_SOURCES) $(STAMPS)/torch $(STAMPS)/tools
+	@echo "== Compiling the operators, for CUDA too, and installing desc_ext with what its tests need"
+	@DESC_EXT_CUDA=1 $(PIP_INSTALL) --no-build-isolation --editable '.[test]'
+	@touch $(STAMPS)/package $@
+
+$(STAMPS)/pybind11: $(STAMPS)/tools
+	@$(PIP_INSTALL) pybind11
 	@touch $@
 
-$(STAMPS)/bench: $(STAMPS)/package benchmarks/kernels/peak.cpp
+$(STAMPS)/bench: $(STAMPS)/package $(STAMPS)/pybind11 benchmarks/kernels/peak.cpp
 	@echo "== Compiling the measurement of the machine's peak"
-	@$(PIP_INSTALL) pybind11
-	@PATH="$$PWD/.venv/bin:$$PATH" cmake -S . -B build/bench -G Ninja -DDESC_EXT_BENCH=ON \
-	  -DPython_EXECUTABLE="$$PWD/$(VENV_PYTHON)" >build/bench.log || { cat build/bench.log; exit 1; }
-	@PATH="$$PWD/.venv/bin:$$PATH" cmake --build build/bench --target _peak >build/bench.log || { cat build/bench.log; exit 1; }
+	@$(CMAKE) $(CONFIGURE) -B build/bench -DDESC_EXT_CUDA=OFF -DDESC_EXT_BENCH=ON >build/bench.log \
+	  && $(CMAKE) --build build/bench --target _peak >build/bench.log || { cat build/bench.log; exit 1; }
+	@touch $@
+
+$(STAMPS)/host-cuda: $(SOURCES) $(CUDA_SOURCES) $(HOST_CUDA_SOURCES) $(STAMPS)/pybind11
+	@echo "== Compiling the CUDA kernels for the CPU"
+	@mkdir -p build
+	@DESC_EXT_CUDA=0 $(CMAKE) $(CONFIGURE) -B build/host_cuda -DDESC_EXT_HOST_CUDA=ON >build/host_cuda.log \
+	  && $(CMAKE) --build build/host_cuda --target _host_cuda >build/host_cuda.log \
+	  || { cat build/host_cuda.log; exit 1; }
+	@touch $@
+
+# nvcc takes minutes, and a fresh clone makes every file look new: what counts is whether the contents, or the compiler,
+# are other than those of the library that is there (CI keeps the folder).
+build/cuda/sources.sha256: $(SOURCES) $(CUDA_SOURCES) $(STAMPS)/tools
+	@mkdir -p build/cuda
+	@{ sha256sum $(SOURCES) $(CUDA_SOURCES); echo "$(CXX) $(CUDACXX) $(CUDA_HOME)"; $(VENV_PYTHON) -m pip freeze | grep '^torch=='; \
+	  "$${CUDACXX:-$$(PATH="$${CUDA_HOME:+$$CUDA_HOME/bin:}$$PATH:/usr/local/cuda/bin" command -v nvcc || echo true)}" --version; \
+	  } | sha256sum >build/cuda/sources.new
+	@if [ -f build/cuda/lib_desc_ext.so ] && cmp -s build/cuda/sources.new $@; then \
+	  echo "== The CUDA kernels in build/cuda are those of these sources"; \
+	else \
+	  echo "== Compiling the CUDA kernels; this takes minutes"; rm -f $@; \
+	  { DESC_EXT_CUDA=1 $(CMAKE) $(CONFIGURE) -B build/cuda >build/cuda.log \
+	    && $(CMAKE) --build build/cuda --target _desc_ext >build/cuda.log; } || { cat build/cuda.log; exit 1; }; \
+	fi
+	@mv build/cuda/sources.new $@
+
+$(STAMPS)/cuda-tools: pyproject.toml $(STAMPS)/tools
+	@$(PIP_INSTALL) nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	@touch $@
 
 $(STAMPS)/lint: constraints.txt | $(STAMPS)/venv

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from operators import BACKENDS, HOST_CUDA, Backend, host_cuda
+
+from desc_ext.ops import registration
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -13,6 +16,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def repository() -> Path:
     """The source checkout that the tests belong to."""
     return REPOSITORY
+
+
+@pytest.fixture(params=BACKENDS)
+def ops(request):
+    """The public functions on each back end in turn; a test that takes no ``ops`` is for the CPU alone."""
+    if request.param == "host_cuda":
+        host_cuda()
+        with registration.use_namespace(HOST_CUDA):
+            yield Backend(request.param)
+    else:
+        yield Backend(request.param)
 
 
 @pytest.fixture

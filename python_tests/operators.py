@@ -1,13 +1,84 @@
-"""One table of every public operator: how to call it and what can be differentiated, for the tests they all share."""
+"""One table of every public operator: how to call it and what can be differentiated, for the tests they all share, and
+the back ends that they are run on."""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 import torch
 
 from desc_ext import ops, reference
+from desc_ext.ops import registration
+from desc_ext.ops.checks import cuda_architectures
+
+HOST_CUDA = "desc_ext_host"  # the namespace of the CUDA kernels that are executed on the CPU
+HOST_CUDA_LIBRARY = os.environ.get("DESC_EXT_HOST_CUDA_LIBRARY")
+
+
+def why_missing(backend: str) -> str | None:
+    if backend == "host_cuda" and not HOST_CUDA_LIBRARY:
+        return "the CUDA kernels are not built to run on the CPU: make test-host-cuda does both"
+    if backend == "cuda" and not torch.cuda.is_available():
+        return "torch finds no GPU"
+    if backend == "cuda" and not cuda_architectures():
+        return "this build has CPU kernels only: make test-gpu compiles those for the GPU"
+    return None
+
+
+def backend_parameter(name: str):
+    # A mark, because pytest tells equal ones once a file and skips from within a fixture once a test.
+    reason = why_missing(name)
+    return pytest.param(name, marks=[pytest.mark.skip(reason)] if reason else [])
+
+
+BACKENDS = [backend_parameter(name) for name in ("cpu", "host_cuda", "cuda")]
+
+
+class Backend:
+    """The public functions, run on one back end: tensors are moved to its device, and results back to the CPU, so a test
+    is the same for all. As a fixture (``ops``) it has the namespace of the back end in use."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.device = torch.device("cuda" if name == "cuda" else "cpu")
+
+    def __getattr__(self, name: str) -> Callable:
+        function = getattr(ops, name)
+
+        @functools.wraps(function)
+        def call(*arguments, **options):
+            result = function(
+                *(self.put(value) for value in arguments),
+                **{key: self.put(value) for key, value in options.items()},
+            )
+            return tuple(part.cpu() for part in result) if isinstance(result, tuple) else result.cpu()
+
+        return call
+
+    def put(self, value):
+        return value.to(self.device) if isinstance(value, torch.Tensor) else value
+
+    def rows(self, n: int, emulated: int = 300) -> int:
+        """n, or fewer where every thread of a GPU is a function call of the CPU."""
+        return min(n, emulated) if self.name == "host_cuda" else n
+
+
+@functools.cache
+def host_cuda():
+    """Loads the CUDA kernels that run on the CPU and returns the module that controls how."""
+    library = Path(HOST_CUDA_LIBRARY).resolve()
+    torch.ops.load_library(str(library))
+    registration.register_namespace(HOST_CUDA)
+    sys.path.insert(0, str(library.parent))
+    return importlib.import_module("_host_cuda")
+
 
 # (n, p, K, d): ones, odd sizes, K not a power of two, d = 1, d = p, p < K·d and p > K·d, long rows, wide bases.
 SHAPES = [
@@ -126,7 +197,7 @@ def error(value: torch.Tensor, truth: torch.Tensor) -> float:
     return ((value.double() - truth).norm() / truth.norm().clamp_min(1e-300)).item()
 
 
-def assert_as_accurate(case: Case, tensors: dict, what: str = "") -> None:
+def assert_as_accurate(case: Case, tensors: dict, what: str = "", ops=ops) -> None:
     """The rule for every back end: the error against float64, of the result and of every gradient, is at most twice
     that of the plain torch formula in the same arithmetic, plus one rounding (of the gradient's own type)."""
     exact = to(tensors, torch.float64)

@@ -51,6 +51,8 @@ def test_cuda_is_told_as_it_is(monkeypatch):
     text = format_info()
     if not collect_info()["cuda_architectures"]:
         assert "no (this build has no CUDA kernels)" in text
+    else:
+        assert f"yes, compiled for {', '.join(collect_info()['cuda_architectures'])}" in text
     if not torch.cuda.is_available():
         assert "none that torch can use" in text
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from operators import CASES, SHAPES, assert_as_accurate, error, inputs
+from operators import CASES, SHAPES, assert_as_accurate, backend_parameter, error, host_cuda, inputs
 
 from desc_ext import ops, reference
+from desc_ext.ops import registration
 from desc_ext.ops.checks import build_info
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -22,14 +23,14 @@ differentiable_cases = pytest.mark.parametrize("case", DIFFERENTIABLE, ids=lambd
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @every_case
-def test_parity(case, shape, dtype):
-    assert_as_accurate(case, inputs(shape, dtype), str(shape))
+def test_parity(ops, case, shape, dtype):
+    assert_as_accurate(case, inputs(shape, dtype), str(shape), ops)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @every_case
-def test_parity_half(case, dtype):
-    assert_as_accurate(case, inputs((70, 50, 10, 5), dtype), str(dtype))
+def test_parity_half(ops, case, dtype):
+    assert_as_accurate(case, inputs((70, 50, 10, 5), dtype), str(dtype), ops)
 
 
 @pytest.mark.parametrize("isa", build_info()["instruction_sets"])
@@ -39,7 +40,7 @@ def test_parity_on_every_instruction_set(isa):
         pytest.skip(f"{isa} is what this process runs on already")
     here = Path(__file__)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(here), "-k"]
-    command += ["test_parity and not instruction_set"]
+    command += ["test_parity and cpu and not instruction_set"]
     done = subprocess.run(
         command,
         env={**os.environ, "DESC_EXT_CPU": isa},
@@ -66,7 +67,7 @@ def test_unknown_instruction_set_is_named():
 
 @differentiable_cases
 @pytest.mark.parametrize("shape", [(5, 4, 3, 2), (6, 3, 2, 3), (4, 7, 3, 1)], ids=str)
-def test_gradcheck(case, shape):
+def test_gradcheck(ops, case, shape):
     tensors = inputs(shape)
     leaves = [tensors[name].requires_grad_() for name in case.differentiable]
 
@@ -78,7 +79,7 @@ def test_gradcheck(case, shape):
 
 
 @differentiable_cases
-def test_partial_gradients_equal_full_ones(case):
+def test_partial_gradients_equal_full_ones(ops, case):
     """Asking for one gradient only takes other paths in the kernels; each must give the same."""
     tensors = inputs((70, 50, 10, 5))
     grad = torch.randn_like(case.run(ops, tensors))
@@ -90,7 +91,7 @@ def test_partial_gradients_equal_full_ones(case):
 
 
 @differentiable_cases
-def test_second_derivative_is_refused(case):
+def test_second_derivative_is_refused(ops, case):
     tensors = inputs((5, 4, 3, 2))
     leaves = [tensors[name].requires_grad_() for name in case.differentiable]
     first = torch.autograd.grad(case.run(ops, tensors).sum(), leaves, create_graph=True)
@@ -102,7 +103,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().reshape(-1).view(torch.uint8)
 
 
-def outcome(case, tensors):
+def outcome(case, tensors, ops=ops):
     result = case.run(ops, tensors)
     if not case.differentiable:
         return [result]
@@ -110,24 +111,50 @@ def outcome(case, tensors):
     return [result, *case.gradients(ops, tensors, grad).values()]
 
 
-@every_case
-def test_same_bits_for_any_number_of_threads_and_again(case):
-    tensors = inputs((3001, 50, 10, 5), torch.float32)
-    before = torch.get_num_threads()
-    try:
-        runs = []
-        for threads in (1, 1, 2, 3):
-            torch.set_num_threads(threads)
-            runs.append(outcome(case, tensors))
-    finally:
-        torch.set_num_threads(before)
+def assert_same_bits(runs) -> None:
     for other in runs[1:]:
         for first, second in zip(runs[0], other, strict=True):
             assert torch.equal(bits(first), bits(second))
 
 
 @every_case
-def test_no_rows(case):
+def test_same_bits_for_any_number_of_threads(case):
+    tensors = inputs((3001, 50, 10, 5), torch.float32)
+    before = torch.get_num_threads()
+    try:
+        runs = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            runs.append(outcome(case, tensors))
+    finally:
+        torch.set_num_threads(before)
+    assert_same_bits(runs)
+
+
+@every_case
+def test_same_bits_again(ops, case):
+    tensors = inputs((ops.rows(3001), 50, 10, 5), torch.float32)
+    assert_same_bits([outcome(case, tensors, ops) for _ in range(3)])
+
+
+@every_case
+@pytest.mark.parametrize("ops", [backend_parameter("host_cuda")], indirect=True)
+def test_same_bits_in_any_order_of_lanes_and_blocks(ops, case):
+    """On a GPU neither order is known: a result that depends on one has a race."""
+    control = host_cuda()
+    tensors = inputs((ops.rows(3001), 50, 10, 5), torch.float32)
+    runs = []
+    try:
+        for lanes, blocks in [("forward", "forward"), ("reverse", "forward"), ("shuffled", "reverse")]:
+            control.set_order(lanes=lanes, blocks=blocks)
+            runs.append(outcome(case, tensors, ops))
+    finally:
+        control.set_order(lanes="forward", blocks="forward")
+    assert_same_bits(runs)
+
+
+@every_case
+def test_no_rows(ops, case):
     tensors = inputs((0, 5, 3, 2))
     if "labels" in case.arguments:
         tensors["labels"] = torch.empty(0, dtype=torch.int64)
@@ -143,25 +170,25 @@ def test_no_rows(case):
 
 
 @every_case
-def test_non_contiguous_input(case):
+def test_non_contiguous_input(ops, case):
     tensors = inputs((33, 17, 5, 3), torch.float32)
     strided = {}
     for name, value in tensors.items():
-        wide = torch.zeros(*value.shape, 2, dtype=value.dtype)
+        wide = torch.zeros(*value.shape, 2, dtype=value.dtype, device=ops.device)
         wide[..., 0] = value
         strided[name] = wide.transpose(0, -2)[..., 0].transpose(0, -1) if value.dim() == 2 else wide[..., 0]
         assert value.numel() == 1 or not strided[name].is_contiguous()
-    for plain, other in zip(outcome(case, tensors), outcome(case, strided), strict=True):
-        assert torch.equal(plain, other)
+    for plain, other in zip(outcome(case, tensors, ops), outcome(case, strided, ops), strict=True):
+        assert torch.equal(plain, other.cpu())
 
 
 @every_case
-def test_opcheck(case):
+def test_opcheck(ops, case):
     tensors = inputs((9, 6, 4, 2))
     for name in case.differentiable:
         tensors[name].requires_grad_()
     calls = []
-    operator = getattr(torch.ops.desc_ext, case.name).default
+    operator = getattr(registration.operators(), case.name).default
 
     class Recorder(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -255,7 +282,7 @@ def test_autocast_half_rows_meet_float32_bases(dtype):
     assert error(bases.grad, exact_bases.grad) < 1e-5
 
 
-def test_nan_spoils_only_its_own_row():
+def test_nan_spoils_only_its_own_row(ops):
     tensors = inputs((40, 17, 5, 3), torch.float32)
     clean = ops.projection_residual(tensors["z"], tensors["bases"])
     tensors["z"][11, 3] = float("nan")
@@ -318,7 +345,7 @@ def test_direct_calls_are_guarded(call, message):
         call(torch.ops.desc_ext)
 
 
-def test_half_is_exact_where_it_can_be():
+def test_half_is_exact_where_it_can_be(ops):
     """Every finite half is read as what it is, and gradients are rounded to nearest, ties to even."""
     for dtype in (torch.float16, torch.bfloat16):
         every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)

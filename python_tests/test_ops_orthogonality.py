@@ -6,7 +6,7 @@ import pytest
 import torch
 from peak_memory import extra_memory
 
-from desc_ext import ops, reference
+from desc_ext import reference
 
 
 def orthogonal_blocks(p: int, n_subspaces: int, dim: int, dtype=torch.float64) -> torch.Tensor:
@@ -15,7 +15,7 @@ def orthogonal_blocks(p: int, n_subspaces: int, dim: int, dtype=torch.float64) -
 
 
 @pytest.mark.parametrize("within", ["unit", "orthonormal"])
-def test_zero_for_orthogonal_blocks(within):
+def test_zero_for_orthogonal_blocks(ops, within):
     bases = orthogonal_blocks(24, 4, 3).requires_grad_()
     penalty = ops.block_orthogonality_penalty(bases, within)
     assert 0 <= penalty.item() < 1e-25
@@ -23,7 +23,7 @@ def test_zero_for_orthogonal_blocks(within):
     assert gradient.abs().max() < 1e-13
 
 
-def test_nothing_is_asked_inside_a_block_by_unit():
+def test_nothing_is_asked_inside_a_block_by_unit(ops):
     """Two equal unit columns in one block: free for "unit", 2 for "orthonormal"."""
     bases = torch.zeros(1, 4, 2, dtype=torch.float64)
     bases[0, 0] = 1
@@ -31,7 +31,7 @@ def test_nothing_is_asked_inside_a_block_by_unit():
     assert ops.block_orthogonality_penalty(bases, "orthonormal").item() == 2
 
 
-def test_equal_blocks_by_hand():
+def test_equal_blocks_by_hand(ops):
     """K equal orthonormal blocks: every off-diagonal block of SᵀS is I, so the penalty is K (K − 1) d."""
     block = orthogonal_blocks(6, 1, 2)
     for n_subspaces in (2, 5):  # K·d below and above p
@@ -39,7 +39,7 @@ def test_equal_blocks_by_hand():
         torch.testing.assert_close(penalty.item(), float(n_subspaces * (n_subspaces - 1) * 2))
 
 
-def test_float32_bases_that_barely_fail_are_not_lost_in_cancellation():
+def test_float32_bases_that_barely_fail_are_not_lost_in_cancellation(ops):
     """K·d just above p, where ‖SSᵀ‖² and Σ‖G_k‖² nearly agree: the float32 result is right to its last digits."""
     bases = orthogonal_blocks(24, 6, 4, torch.float32)
     bases = torch.cat([bases, 1e-3 * bases[:1]])
@@ -52,7 +52,7 @@ def test_float32_bases_that_barely_fail_are_not_lost_in_cancellation():
 
 @pytest.mark.parametrize("within", ["unit", "orthonormal"])
 @pytest.mark.parametrize("shape", [(3, 40, 5), (20, 10, 3), (8, 16, 2), (9, 16, 2), (1, 5, 5)], ids=str)
-def test_both_forms_equal_the_formula(shape, within):
+def test_both_forms_equal_the_formula(ops, shape, within):
     bases = torch.randn(
         *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     ).requires_grad_()

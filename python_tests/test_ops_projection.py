@@ -7,7 +7,7 @@ import torch
 from operators import inputs
 from peak_memory import extra_memory
 
-from desc_ext import ops, reference
+from desc_ext import reference
 
 
 def near_subspace(ratio: float, p: int, dim: int, n: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,7 +23,7 @@ def near_subspace(ratio: float, p: int, dim: int, n: int = 400) -> tuple[torch.T
 
 @pytest.mark.parametrize("p", [12, 64, 300])
 @pytest.mark.parametrize("ratio", [0.3, 0.1, 1e-2, 1e-4, 1e-6, 1e-8])
-def test_small_residuals_are_as_accurate_as_the_direct_formula(ratio, p):
+def test_small_residuals_are_as_accurate_as_the_direct_formula(ops, ratio, p):
     """Element by element, each relative to itself."""
     z, bases = near_subspace(ratio, p, 4)
     truth = reference.projection_residual(z.double(), bases.double())[:, 0]
@@ -37,7 +37,7 @@ def test_small_residuals_are_as_accurate_as_the_direct_formula(ratio, p):
     assert error(found) <= 2 * error(direct) + torch.finfo(torch.float32).eps
 
 
-def test_row_inside_a_subspace_has_residual_zero_not_less():
+def test_row_inside_a_subspace_has_residual_zero_not_less(ops):
     bases = torch.eye(8)[None, :, :3]
     z = torch.zeros(5, 8)
     z[:, :3] = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)) * 1e4
@@ -45,7 +45,7 @@ def test_row_inside_a_subspace_has_residual_zero_not_less():
     assert torch.equal(ops.projection_residual(torch.zeros(5, 8), bases), torch.zeros(5, 1))
 
 
-def test_residual_plus_energy_is_the_norm_for_orthonormal_bases():
+def test_residual_plus_energy_is_the_norm_for_orthonormal_bases(ops):
     tensors = inputs((100, 30, 6, 4))
     bases = torch.linalg.qr(tensors["bases"])[0]
     total = ops.projection_residual(tensors["z"], bases) + ops.projection_energy(tensors["z"], bases)
@@ -53,14 +53,14 @@ def test_residual_plus_energy_is_the_norm_for_orthonormal_bases():
     torch.testing.assert_close(total, norms, rtol=1e-12, atol=1e-12)
 
 
-def test_residual_of_the_whole_space_is_zero():
+def test_residual_of_the_whole_space_is_zero(ops):
     z = torch.randn(20, 9, generator=torch.Generator().manual_seed(0))
     basis = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(1)))[0][None]
     residual = ops.projection_residual(z, basis)
     assert (residual <= 1e-11 * z.square().sum(1, keepdim=True)).all()
 
 
-def test_residual_of_bases_far_from_orthonormal():
+def test_residual_of_bases_far_from_orthonormal(ops):
     """2I − SᵀS has eigenvalues of both signs and large ones: the rotation must handle all."""
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(50, 12, generator=generator, dtype=torch.float64)
@@ -71,14 +71,14 @@ def test_residual_of_bases_far_from_orthonormal():
     torch.testing.assert_close(found / truth.amax(0), truth / truth.amax(0), rtol=1e-12, atol=1e-13)
 
 
-def test_row_scaling_scales_the_square():
+def test_row_scaling_scales_the_square(ops):
     tensors = inputs((64, 20, 5, 3), torch.float32)
     once = ops.projection_residual(tensors["z"], tensors["bases"])
     assert torch.equal(ops.projection_residual(tensors["z"] * 1024, tensors["bases"]), once * 2.0**20)
 
 
 @pytest.mark.parametrize("metric", ["residual", "energy"])
-def test_nearest_subspace_is_the_first_best_of_all(metric):
+def test_nearest_subspace_is_the_first_best_of_all(ops, metric):
     tensors = inputs((500, 40, 33, 4), torch.float32)
     z, bases = tensors["z"], tensors["bases"].clone()
     bases[20] = bases[4]  # exact ties
@@ -93,8 +93,8 @@ def test_nearest_subspace_is_the_first_best_of_all(metric):
     assert torch.equal(labels, first)
 
 
-def test_nearest_subspace_labels_differ_from_the_oracle_only_in_ties():
-    tensors = inputs((5000, 24, 50, 6), torch.float32)
+def test_nearest_subspace_labels_differ_from_the_oracle_only_in_ties(ops):
+    tensors = inputs((ops.rows(5000), 24, 50, 6), torch.float32)
     labels, _ = ops.nearest_subspace(tensors["z"], tensors["bases"])
     truth = reference.projection_residual(tensors["z"].double(), tensors["bases"].double())
     chosen, best = truth.gather(1, labels[:, None])[:, 0], truth.min(1).values
@@ -102,18 +102,19 @@ def test_nearest_subspace_labels_differ_from_the_oracle_only_in_ties():
     assert (chosen - best <= 4e-6 * norm).all()
 
 
-def test_planted_subspaces_are_found():
+def test_planted_subspaces_are_found(ops):
     generator = torch.Generator().manual_seed(0)
     bases = torch.linalg.qr(torch.randn(20, 60, 4, generator=generator))[0]
-    planted = torch.arange(2000) % 20
-    z = torch.einsum("npd,nd->np", bases[planted], torch.randn(2000, 4, generator=generator))
-    z += 1e-3 * torch.randn(2000, 60, generator=generator)
+    n = ops.rows(2000)
+    planted = torch.arange(n) % 20
+    z = torch.einsum("npd,nd->np", bases[planted], torch.randn(n, 4, generator=generator))
+    z += 1e-3 * torch.randn(n, 60, generator=generator)
     labels, values = ops.nearest_subspace(z, bases)
     assert torch.equal(labels, planted)
     assert values.max() < 60 * 1e-5
 
 
-def test_one_thousand_subspaces_and_a_dimension_wider_than_a_register_tile():
+def test_one_thousand_subspaces_and_a_dimension_wider_than_a_register_tile(ops):
     for shape in [(40, 30, 1000, 3), (40, 200, 2, 130)]:
         tensors = inputs(shape)
         torch.testing.assert_close(

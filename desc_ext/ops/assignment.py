@@ -14,14 +14,11 @@ from desc_ext.ops.checks import (
     check_tensor,
     check_vector,
     compute_dtype,
-    no_second_derivative,
     shape_text,
 )
-from desc_ext.ops.projection import _given, _pair_fake
+from desc_ext.ops.registration import given, operators, pair_fake, register
 
 __all__ = ["student_t_assignment", "subspace_soft_assignment", "target_distribution"]
-
-_ops = torch.ops.desc_ext
 
 
 def subspace_soft_assignment(
@@ -50,7 +47,7 @@ def subspace_soft_assignment(
         check_vector(op, "sample_weight", sample_weight, z.shape[0], "z", z)
         check_constant(op, "sample_weight", sample_weight)
         sample_weight = sample_weight.to(compute_dtype(z))
-    return _ops.subspace_soft_assignment(z, bases, smoothing, sample_weight)[0]
+    return operators().subspace_soft_assignment(z, bases, smoothing, sample_weight)[0]
 
 
 def student_t_assignment(z: Tensor, centroids: Tensor, dof: float = 1.0) -> Tensor:
@@ -76,7 +73,7 @@ def student_t_assignment(z: Tensor, centroids: Tensor, dof: float = 1.0) -> Tens
             f"{op}: centroids must be [K, {z.shape[1]}] with K >= 1, got shape {shape_text(centroids)}"
         )
     check_like(op, "centroids", centroids, "z", z)
-    return _ops.student_t_assignment(z, centroids, check_finite(op, "dof", dof, 0.0, open_end=True))
+    return operators().student_t_assignment(z, centroids, check_finite(op, "dof", dof, 0.0, open_end=True))
 
 
 def target_distribution(q: Tensor, frequency: Tensor | None = None) -> Tensor:
@@ -99,18 +96,12 @@ def target_distribution(q: Tensor, frequency: Tensor | None = None) -> Tensor:
     if frequency is not None:
         check_vector(op, "frequency", frequency, q.shape[1], "q", q)
         frequency = frequency.detach().to(compute_dtype(q))
-    return _ops.target_distribution(q.detach().to(compute_dtype(q)), frequency)
+    return operators().target_distribution(q.detach().to(compute_dtype(q)), frequency)
 
 
-@torch.library.register_fake("desc_ext::subspace_soft_assignment")
 def _soft_fake(z, bases, smoothing, sample_weight=None):
     dtype = compute_dtype(z)
     return z.new_empty((z.shape[0], bases.shape[0]), dtype=dtype), z.new_empty((z.shape[0],), dtype=dtype)
-
-
-@torch.library.register_fake("desc_ext::subspace_soft_assignment_backward")
-def _soft_backward_fake(grad, assignment, total, z, bases, sample_weight, need_z, need_bases):
-    return _pair_fake(z, need_z, bases, need_bases)
 
 
 def _soft_setup(ctx, inputs, output):
@@ -120,29 +111,30 @@ def _soft_setup(ctx, inputs, output):
     ctx.save_for_backward(*output, z, bases, *([sample_weight] if ctx.has_sample_weight else []))
 
 
-def _soft_backward(ctx, grad, _grad_total):
+def _soft_backward(operators, ctx, grad, _grad_total):
     assignment, total, z, bases, *rest = ctx.saved_tensors
     need_z, need_bases = ctx.needs_input_grad[:2]
-    dz, dbases = _ops.subspace_soft_assignment_backward(
+    dz, dbases = operators.subspace_soft_assignment_backward(
         grad, assignment, total, z, bases, rest[0] if rest else None, need_z, need_bases
     )
-    return _given(need_z, dz), _given(need_bases, dbases), None, None
+    return given(need_z, dz), given(need_bases, dbases), None, None
 
 
-torch.library.register_autograd(
-    "desc_ext::subspace_soft_assignment", _soft_backward, setup_context=_soft_setup
+def _soft_backward_fake(grad, assignment, total, z, bases, sample_weight, need_z, need_bases):
+    return pair_fake(z, need_z, bases, need_bases)
+
+
+register(
+    "subspace_soft_assignment",
+    fake=_soft_fake,
+    setup=_soft_setup,
+    backward=_soft_backward,
+    backward_fake=_soft_backward_fake,
 )
-no_second_derivative("subspace_soft_assignment_backward")
 
 
-@torch.library.register_fake("desc_ext::student_t_assignment")
 def _student_fake(z, centroids, dof=1.0):
     return z.new_empty((z.shape[0], centroids.shape[0]), dtype=compute_dtype(z))
-
-
-@torch.library.register_fake("desc_ext::student_t_assignment_backward")
-def _student_backward_fake(grad, assignment, z, centroids, dof, need_z, need_centroids):
-    return _pair_fake(z, need_z, centroids, need_centroids)
 
 
 def _student_setup(ctx, inputs, output):
@@ -150,20 +142,29 @@ def _student_setup(ctx, inputs, output):
     ctx.save_for_backward(output, z, centroids)
 
 
-def _student_backward(ctx, grad):
+def _student_backward(operators, ctx, grad):
     need_z, need_centroids = ctx.needs_input_grad[:2]
-    dz, dcentroids = _ops.student_t_assignment_backward(
+    dz, dcentroids = operators.student_t_assignment_backward(
         grad, *ctx.saved_tensors, ctx.dof, need_z, need_centroids
     )
-    return _given(need_z, dz), _given(need_centroids, dcentroids), None
+    return given(need_z, dz), given(need_centroids, dcentroids), None
 
 
-torch.library.register_autograd(
-    "desc_ext::student_t_assignment", _student_backward, setup_context=_student_setup
+def _student_backward_fake(grad, assignment, z, centroids, dof, need_z, need_centroids):
+    return pair_fake(z, need_z, centroids, need_centroids)
+
+
+register(
+    "student_t_assignment",
+    fake=_student_fake,
+    setup=_student_setup,
+    backward=_student_backward,
+    backward_fake=_student_backward_fake,
 )
-no_second_derivative("student_t_assignment_backward")
 
 
-@torch.library.register_fake("desc_ext::target_distribution")
 def _target_fake(q, frequency=None):
     return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+register("target_distribution", fake=_target_fake)

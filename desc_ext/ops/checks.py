@@ -137,14 +137,3 @@ def check_finite(op: str, name: str, value, least: float, open_end: bool) -> flo
 def check_choice(op: str, name: str, value, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def no_second_derivative(name: str) -> None:
-    """Registers, for a backward operator, the error of differentiating it again."""
-
-    def backward(ctx, *grads):
-        raise RuntimeError(
-            f"desc_ext::{name} has no second derivative; take desc_ext.reference for gradients of gradients"
-        )
-
-    torch.library.register_autograd(f"desc_ext::{name}", backward)

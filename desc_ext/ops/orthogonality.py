@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from desc_ext.ops.checks import check_bases, check_choice, compute_dtype, no_second_derivative
+from desc_ext.ops.checks import check_bases, check_choice, compute_dtype
+from desc_ext.ops.registration import operators, register
 
 __all__ = ["block_orthogonality_penalty"]
-
-_ops = torch.ops.desc_ext
 
 
 def block_orthogonality_penalty(bases: Tensor, within: str = "unit") -> Tensor:
@@ -31,17 +30,11 @@ def block_orthogonality_penalty(bases: Tensor, within: str = "unit") -> Tensor:
     """
     check_bases("block_orthogonality_penalty", bases)
     check_choice("block_orthogonality_penalty", "within", within, ("unit", "orthonormal"))
-    return _ops.block_orthogonality_penalty(bases, within)
+    return operators().block_orthogonality_penalty(bases, within)
 
 
-@torch.library.register_fake("desc_ext::block_orthogonality_penalty")
 def _penalty_fake(bases, within="unit"):
     return bases.new_empty((), dtype=compute_dtype(bases))
-
-
-@torch.library.register_fake("desc_ext::block_orthogonality_penalty_backward")
-def _penalty_backward_fake(grad, bases, within):
-    return torch.empty_like(bases, memory_format=torch.contiguous_format)
 
 
 def _penalty_setup(ctx, inputs, output):
@@ -49,11 +42,18 @@ def _penalty_setup(ctx, inputs, output):
     ctx.save_for_backward(bases)
 
 
-def _penalty_backward(ctx, grad):
-    return _ops.block_orthogonality_penalty_backward(grad, *ctx.saved_tensors, ctx.within), None
+def _penalty_backward(operators, ctx, grad):
+    return operators.block_orthogonality_penalty_backward(grad, *ctx.saved_tensors, ctx.within), None
 
 
-torch.library.register_autograd(
-    "desc_ext::block_orthogonality_penalty", _penalty_backward, setup_context=_penalty_setup
+def _penalty_backward_fake(grad, bases, within):
+    return torch.empty_like(bases, memory_format=torch.contiguous_format)
+
+
+register(
+    "block_orthogonality_penalty",
+    fake=_penalty_fake,
+    setup=_penalty_setup,
+    backward=_penalty_backward,
+    backward_fake=_penalty_backward_fake,
 )
-no_second_derivative("block_orthogonality_penalty_backward")

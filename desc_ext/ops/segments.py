@@ -5,19 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from desc_ext.ops.checks import (
-    check_rows,
-    check_tensor,
-    check_vector,
-    compute_dtype,
-    no_second_derivative,
-    shape_text,
-)
-from desc_ext.ops.projection import _given, _pair_fake
+from desc_ext.ops.checks import check_rows, check_tensor, check_vector, compute_dtype, shape_text
+from desc_ext.ops.registration import given, operators, pair_fake, register
 
 __all__ = ["segment_gram"]
-
-_ops = torch.ops.desc_ext
 
 
 def segment_gram(z: Tensor, labels: Tensor, n_segments: int, weight: Tensor | None = None) -> Tensor:
@@ -53,18 +44,11 @@ def segment_gram(z: Tensor, labels: Tensor, n_segments: int, weight: Tensor | No
     if weight is not None:
         check_vector(op, "weight", weight, z.shape[0], "z", z)
         weight = weight.to(compute_dtype(z))
-    return _ops.segment_gram(z, labels, n_segments, weight)
+    return operators().segment_gram(z, labels, n_segments, weight)
 
 
-@torch.library.register_fake("desc_ext::segment_gram")
 def _gram_fake(z, labels, n_segments, weight=None):
     return z.new_empty((n_segments, z.shape[1], z.shape[1]), dtype=compute_dtype(z))
-
-
-@torch.library.register_fake("desc_ext::segment_gram_backward")
-def _gram_backward_fake(grad, z, labels, weight, need_z, need_weight):
-    dz = _pair_fake(z, need_z, z, False)[0]
-    return dz, z.new_empty((z.shape[0] if need_weight else 0,), dtype=compute_dtype(z))
 
 
 def _gram_setup(ctx, inputs, output):
@@ -72,12 +56,24 @@ def _gram_setup(ctx, inputs, output):
     ctx.save_for_backward(z, labels, *([] if weight is None else [weight]))
 
 
-def _gram_backward(ctx, grad):
+def _gram_backward(operators, ctx, grad):
     z, labels, *rest = ctx.saved_tensors
     need_z, need_weight = ctx.needs_input_grad[0], bool(rest) and ctx.needs_input_grad[3]
-    dz, dweight = _ops.segment_gram_backward(grad, z, labels, rest[0] if rest else None, need_z, need_weight)
-    return _given(need_z, dz), None, None, _given(need_weight, dweight)
+    dz, dweight = operators.segment_gram_backward(
+        grad, z, labels, rest[0] if rest else None, need_z, need_weight
+    )
+    return given(need_z, dz), None, None, given(need_weight, dweight)
 
 
-torch.library.register_autograd("desc_ext::segment_gram", _gram_backward, setup_context=_gram_setup)
-no_second_derivative("segment_gram_backward")
+def _gram_backward_fake(grad, z, labels, weight, need_z, need_weight):
+    dz = pair_fake(z, need_z, z, False)[0]
+    return dz, z.new_empty((z.shape[0] if need_weight else 0,), dtype=compute_dtype(z))
+
+
+register(
+    "segment_gram",
+    fake=_gram_fake,
+    setup=_gram_setup,
+    backward=_gram_backward,
+    backward_fake=_gram_backward_fake,
+)

@@ -1,0 +1,199 @@
+// From tensors to the kernels' plain arrays: current stream and device, workspace, checks of every launch. Compiled by
+// nvcc for CUDA tensors, and by a C++ compiler for CPU tensors of the namespace desc_ext_host, where csrc/host_cuda runs
+// the kernels.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "../checks.h"
+#include "engine.h"
+
+#ifdef __CUDACC__
+#define DESC_EXT_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(desc_ext, CUDA, m)
+#else
+#define DESC_EXT_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(desc_ext_host, CPU, m)
+#endif
+
+namespace desc_ext::cuda {
+
+using torch::stable::contiguous;
+
+// Makes the tensor's device the current one for its scope and holds its current stream.
+class Device {
+ public:
+#ifdef __CUDACC__
+  explicit Device(const Tensor& tensor)
+      : guard_(tensor.get_device_index()),
+        stream(static_cast<cudaStream_t>(
+            torch::stable::accelerator::getCurrentStream(tensor.get_device_index()).nativeHandle())) {}
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+
+ public:
+  const cudaStream_t stream;
+#else
+  explicit Device(const Tensor&) {}
+  const cudaStream_t stream = nullptr;
+#endif
+};
+
+inline void check_launch(const char* op, cudaError_t error) {
+  STD_TORCH_CHECK(error == cudaSuccess, op, ": CUDA reports: ", cudaGetErrorString(error));
+}
+
+inline void check_same_device(const char* op, const char* name, const Tensor& tensor, const Tensor& like) {
+  STD_TORCH_CHECK(tensor.is_cpu() == like.is_cpu() && (tensor.is_cpu() || tensor.get_device_index() == like.get_device_index()),
+                  op, ": ", name, " is on another device than the other arguments");
+}
+
+inline Storage storage_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return Storage::f64;
+    case ScalarType::Half: return Storage::f16;
+    case ScalarType::BFloat16: return Storage::bf16;
+    default: return Storage::f32;
+  }
+}
+
+template <class T>
+inline constexpr Storage kStorage = std::is_same_v<T, double> ? Storage::f64 : Storage::f32;
+
+inline int64_t element_size(Storage storage) { return storage == Storage::f64 ? 8 : storage == Storage::f32 ? 4 : 2; }
+
+// Rows from `first` on of a contiguous tensor, whose last dimension is the row.
+inline Rows rows_of(const Tensor& tensor, int64_t first = 0, const int64_t* index = nullptr) {
+  const int64_t width = tensor.size(tensor.dim() - 1);
+  return {static_cast<const char*>(tensor.const_data_ptr()) + first * width * element_size(storage_of(tensor)),
+          storage_of(tensor), width, index};
+}
+
+inline MutableRows mutable_rows_of(Tensor& tensor, int64_t first = 0) {
+  const int64_t width = tensor.size(tensor.dim() - 1);
+  return {static_cast<char*>(tensor.mutable_data_ptr()) + first * width * element_size(storage_of(tensor)), storage_of(tensor),
+          width};
+}
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T* mutable_data(Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+inline Tensor empty_of(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
+  return torch::stable::new_empty(like, sizes, type);
+}
+
+// Device memory of torch's allocator, which knows the stream and takes it back in order.
+template <class T>
+class Workspace {
+ public:
+  Workspace(const Tensor& like, int64_t elements)
+      : bytes_(empty_of(like, {elements * int64_t(sizeof(T))}, ScalarType::Byte)) {}
+  T* get() { return static_cast<T*>(bytes_.mutable_data_ptr()); }
+  operator T*() { return get(); }
+  void zero() { torch::stable::zero_(bytes_); }
+
+ private:
+  Tensor bytes_;
+};
+
+inline Tensor gradient_like(const Tensor& tensor, bool needed) {
+  if (!needed) return empty_of(tensor, {0}, tensor.scalar_type());
+  return torch::stable::empty_like(tensor);
+}
+
+template <class F>
+auto dispatch(ScalarType compute, const F& f) {
+  return compute == ScalarType::Double ? f.template operator()<double>() : f.template operator()<float>();
+}
+
+inline Metric metric_of(const char* op, const std::string& name) {
+  STD_TORCH_CHECK(name == "residual" || name == "energy", op, ": metric must be 'residual' or 'energy', got '", name, "'");
+  return name == "residual" ? Metric::residual : Metric::energy;
+}
+
+// Bases in the layouts of the kernels: no copy grows with n.
+template <class T>
+class PreparedBases {
+ public:
+  const int64_t K, p, d;
+  const Metric metric;
+  BasisArrays<T> arrays;
+
+  PreparedBases(const char* op, const Tensor& bases, Metric metric_, const Device& device)
+      : K(bases.size(0)), p(bases.size(1)), d(bases.size(2)), metric(metric_), op_(op), like_(bases), device_(device),
+        columns_(bases, K * d * p), rotated_(bases, metric == Metric::residual ? K * d * p : 0),
+        scale_(bases, metric == Metric::residual ? K * d : 0),
+        matrix_(bases, metric == Metric::residual ? K * d * d : 0),
+        rotation_(bases, metric == Metric::residual ? K * d * d : 0) {
+    const Tensor dense = contiguous(bases);
+    arrays = {columns_, metric == Metric::residual ? rotated_.get() : columns_.get(), scale_, matrix_, rotation_};
+    check_launch(op_, run_prepare_bases<T>(dense.const_data_ptr(), storage_of(dense), K, p, d, metric, arrays, device.stream));
+  }
+
+  // The forward job of rows [first, first + n) of z, whose panels this keeps.
+  Projection<T> projection(const Tensor& z, int64_t first, int64_t n) {
+    const Plan plan = plan_subspaces<T>(K, d, p);
+    if (!panels_) {
+      panels_.emplace(like_, plan.panel_elements());
+      check_launch(op_, run_pack_panels<T>(plan, arrays.rotated, false, nullptr, *panels_, device_.stream));
+      if (metric == Metric::residual) {
+        packed_scale_.emplace(like_, plan.scale_elements());
+        check_launch(op_, run_pack_scale<T>(plan, arrays.scale, *packed_scale_, device_.stream));
+      }
+    }
+    Projection<T> job{make_product<T>(rows_of(z, first), n, plan, *panels_), metric,
+                      packed_scale_ ? packed_scale_->get() : nullptr, arrays.columns, nullptr};
+    job.product.norms = metric == Metric::residual;
+    return job;
+  }
+
+  // The gradient of the bases from Σ_i g_ik z_i a_ikᵀ, `moments` [K, d, p].
+  void gradient(const T* moments, Tensor& out) {
+    Workspace<double> weights(like_, metric == Metric::residual ? K * d * d : 0);
+    check_launch(op_, run_basis_gradient<T>(moments, arrays, weights, K, p, d, metric, out.mutable_data_ptr(),
+                                            storage_of(out), device_.stream));
+  }
+
+ private:
+  const char* op_;
+  const Tensor like_;
+  const Device& device_;
+  Workspace<T> columns_, rotated_, scale_;
+  Workspace<double> matrix_, rotation_;
+  std::optional<Workspace<T>> panels_, packed_scale_;
+};
+
+// The grid of a values-like launch and the scratch of its direct residuals.
+template <class T>
+struct ValuesLaunch {
+  dim3 grid;
+  Workspace<T> scratch;
+  ValuesLaunch(Projection<T>& job, const Tensor& like)
+      : grid(product_grid(job.product)), scratch(like, values_scratch(job.product.plan, grid, job.metric)) {
+    job.scratch = scratch;
+  }
+};
+
+// Rows are taken in pieces whose coefficients [rows, columns] take about 8 MiB: they stay in L2 between the kernels of a
+// backward, and the workspace does not grow with n.
+template <class T>
+int64_t piece_rows(int64_t n, int64_t columns) {
+  const int64_t fit = (int64_t(8) << 20) / (columns * int64_t(sizeof(T))), least = 256;
+  const int64_t piece = fit < least ? least : fit;
+  return piece < n ? piece : n;
+}
+
+}  // namespace desc_ext::cuda

@@ -1,0 +1,487 @@
+// The product of rows z [n, p] with many columns, reduced where it is made: the engine under every operator whose work
+// is 2·n·p·C operations (C = K·d columns, K centroids, or p columns of a gradient).
+//
+// Operations 2·n·p·C; bytes read n·p·w once from memory (w the width of a stored element; a block's rows stay in the
+// caches while it walks over the columns) and C·p·4 by each block from L2; written: the epilogue's output only. A block
+// of 128 rows does 64 operations for each byte it takes from L2 with 128 columns in a tile.
+//
+// Tiling. A block holds 128 rows (64 in float64) and walks over tiles of up to 16 slots of 8 columns. Thread (ty, tx),
+// ty < 16, tx < slots, computes rows ty, ty + 16, ... and the columns of slot tx: 8 × 8 accumulators in registers. The
+// number of slots follows the number of columns (see Plan), so 10 subspaces of dimension 5 run as 10 slots of 5 used
+// columns and not as 16 of 8. Rows and columns come through shared memory 64 bytes of depth at a time, in two buffers:
+// asynchronous copies (16 bytes where rows are aligned, else element by element; half types are converted on the way)
+// fill one while the other is used. Rows lie 80 bytes apart, so that the 8 lanes that load 16 bytes together touch all
+// 32 banks; columns lie as [depth][8 / pack][16 slots][pack], which needs no padding. A step of the inner loop is
+// 16 bytes of depth: 256 FFMA for 16 shared loads of 128 bits.
+//
+// Registers: 64 accumulators + 32 rows + 8 columns + addresses: within 128, so two blocks of 256 threads stand on a
+// multiprocessor; nothing else lives through the inner loop, since addresses are made anew outside it. Float64 holds
+// 4 × 8 accumulators of two registers and stands alone. Shared memory: 2 × (128 × 80 + 8192) bytes + norms.
+// budget: product_(distances|coefficients|rows).*<float.* registers <= 128, shared <= 0, dynamic <= 37376
+// budget: product_(distances|coefficients|rows).*<double.* registers <= 200, shared <= 0, dynamic <= 37376
+#pragma once
+
+#include "device.h"
+
+namespace desc_ext::cuda {
+
+inline constexpr int kSlots = 16;       // of a tile at most
+inline constexpr int kSlotColumns = 8;  // of a slot at most
+inline constexpr int kRowThreads = 16;
+inline constexpr int kPacksDeep = 4;    // 16-byte packs of depth in a stage
+
+template <class T>
+struct TileShape {
+  static constexpr int thread_rows = sizeof(T) == 8 ? 4 : 8;
+  static constexpr int rows = thread_rows * kRowThreads;
+  static constexpr int pack = 16 / sizeof(T);
+  static constexpr int depth = kPacksDeep * pack;
+  static constexpr int pitch = (kPacksDeep + 1) * pack;
+  static constexpr int pieces = kSlotColumns / pack;
+  static constexpr int rows_size = rows * pitch;
+  static constexpr int columns_size = depth * kSlotColumns * kSlots;
+  static constexpr int stage = rows_size + columns_size;
+  static constexpr int blocks = sizeof(T) == 8 ? 1 : 2;  // wanted on a multiprocessor
+};
+
+// How columns are laid out over slots. Two subspaces of dimension up to 3 share a slot; wider ones than 8 are walked in
+// chunks of equal width. In memory: [tiles][chunks][depth][pieces][slots][pack], zero where nothing stands.
+struct Plan {
+  int64_t count, dim, p;  // subspaces, their dimension, length of a row
+  int shared_slot = 1, width = kSlotColumns;  // subspaces in a slot; columns of a slot in use
+  int chunks = 1, slots = 1, tiles = 1;
+  int depth = 0;  // p rounded up to whole packs
+
+  __host__ __device__ int64_t panel_elements() const { return int64_t(tiles) * chunks * depth * kSlotColumns * slots; }
+  __host__ __device__ int64_t scale_elements() const { return int64_t(tiles) * chunks * slots * kSlotColumns; }
+  int threads() const { return ceil_div(slots * kRowThreads, kWarp) * kWarp; }
+};
+
+template <class T>
+Plan plan_subspaces(int64_t count, int64_t dim, int64_t p) {
+  Plan plan{count, dim, p};
+  plan.shared_slot = sizeof(T) == 8 || dim > 3 ? 1 : 2;
+  plan.chunks = int(ceil_div<int64_t>(dim, kSlotColumns));
+  plan.width = sizeof(T) == 8 ? kSlotColumns : plan.shared_slot * int(ceil_div<int64_t>(dim < 2 ? 2 : dim, plan.chunks));
+  const int64_t all = ceil_div<int64_t>(count, plan.shared_slot);
+  plan.tiles = int(ceil_div<int64_t>(all, kSlots));
+  plan.slots = int(ceil_div<int64_t>(all, plan.tiles));
+  constexpr int pack = 16 / sizeof(T);
+  plan.depth = int(ceil_div<int64_t>(p, pack)) * pack;
+  return plan;
+}
+
+// Columns on their own, `width` in a slot.
+template <class T>
+Plan plan_columns(int64_t count, int64_t p, int width = kSlotColumns) {
+  Plan plan{count, 1, p};
+  plan.shared_slot = plan.width = width;
+  plan.chunks = 1;
+  const int64_t all = ceil_div<int64_t>(count, width);
+  plan.tiles = int(ceil_div<int64_t>(all, kSlots));
+  plan.slots = int(ceil_div<int64_t>(all, plan.tiles));
+  constexpr int pack = 16 / sizeof(T);
+  plan.depth = int(ceil_div<int64_t>(p, pack)) * pack;
+  return plan;
+}
+
+enum class CopyMode : int32_t { packs, elements, converted };
+
+template <class T>
+CopyMode copy_mode(const Rows& rows) {
+  if (sizeof(T) == 4 && rows.storage != Storage::f32) return CopyMode::converted;
+  const bool aligned = reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 && rows.width * sizeof(T) % 16 == 0;
+  return aligned ? CopyMode::packs : CopyMode::elements;
+}
+
+// Puts the elements [column, column + pack) of a row into shared memory; zero beyond `valid`.
+template <class T>
+__device__ __forceinline__ void copy_pack(T* to, const Rows& rows, CopyMode mode, int64_t row, int64_t column, int valid) {
+  constexpr int pack = 16 / sizeof(T);
+  valid = valid < 0 ? 0 : valid > pack ? pack : valid;
+  const int64_t at = valid > 0 ? (rows.index ? read(rows.index + row) : row) * rows.width + column : 0;
+  if (mode == CopyMode::packs) {
+    copy_async<16>(to, static_cast<const T*>(rows.data) + at, valid * int(sizeof(T)));
+  } else if (mode == CopyMode::elements) {
+#pragma unroll
+    for (int v = 0; v < pack; ++v)
+      copy_async<sizeof(T)>(to + v, static_cast<const T*>(rows.data) + at + (v < valid ? v : 0), v < valid ? int(sizeof(T)) : 0);
+  } else {
+    Pack<T> values;
+#pragma unroll
+    for (int v = 0; v < pack; ++v) values.at[v] = v < valid ? load_element<T>(rows.data, rows.storage, at + v) : T(0);
+    *reinterpret_cast<Pack<T>*>(to) = values;
+  }
+}
+
+template <class T>
+struct Product {
+  Rows z;
+  int64_t n;
+  CopyMode mode;
+  Plan plan;
+  const T* panels;
+  bool norms;           // whether the epilogue wants ‖z‖²
+  int tiles_per_block;  // blockIdx.y takes its share of the tiles
+};
+
+template <class T>
+struct BlockView {
+  int thread, warp, lane, ty, tx, active_rows;
+  int64_t first;  // row of the block
+  T* norms;       // ‖z‖² of its rows, in shared memory
+  T* free;        // shared memory behind the norms, of the epilogue
+
+  __device__ __forceinline__ int row(int i) const { return i * kRowThreads + ty; }
+};
+
+// Made anew wherever it is used inside the walk, so that no address made of it is kept through the inner loop.
+template <class T>
+__device__ __forceinline__ BlockView<T> block_view(const Product<T>& job) {
+  using Shape = TileShape<T>;
+  BlockView<T> view;
+  view.thread = thread_index(), view.warp = view.thread / kWarp, view.lane = view.thread % kWarp;
+  view.ty = view.thread % kRowThreads, view.tx = view.thread / kRowThreads;
+  view.first = int64_t(blockIdx.x) * Shape::rows;
+  view.active_rows = int(job.n - view.first < Shape::rows ? job.n - view.first : Shape::rows);
+  view.norms = static_cast<T*>(dynamic_shared()) + 2 * Shape::stage;
+  view.free = view.norms + Shape::rows;
+  return view;
+}
+
+// One stage: the rows' depth [k0, k0 + 16 bytes × packs) and the columns' share of it.
+template <class T>
+__device__ __forceinline__ void fill_stage(const Product<T>& job, const BlockView<T>& view, T* stage, int k0, int packs,
+                                           const T* panel) {
+  using Shape = TileShape<T>;
+  const int threads = int(blockDim.x);
+#pragma unroll 1
+  for (int c = view.thread; c < Shape::rows * kPacksDeep; c += threads) {
+    const int row = c / kPacksDeep, part = c % kPacksDeep, column = k0 + part * Shape::pack;
+    if (part < packs)
+      copy_pack<T>(stage + row * Shape::pitch + part * Shape::pack, job.z, job.mode, view.first + row, column,
+                   row < view.active_rows ? int(job.plan.p) - column : 0);
+  }
+  T* columns = stage + Shape::rows_size;
+  const int slots = job.plan.slots, lines = packs * Shape::pack * Shape::pieces;
+  // A warp takes lines of one slot number each, so that no division by the number of slots is needed.
+#pragma unroll 1
+  for (int line = view.thread / kSlots; line < lines; line += threads / kSlots) {
+    const int slot = view.thread % kSlots;
+    if (slot < slots)
+      copy_async<16>(columns + (line * kSlots + slot) * Shape::pack, panel + int64_t(line * slots + slot) * Shape::pack, 16);
+  }
+}
+
+// Adds the stage's depth to ‖z‖².
+template <class T>
+__device__ __forceinline__ void add_norms(const BlockView<T>& view, const T* stage, int packs, bool begin) {
+  using Shape = TileShape<T>;
+  for (int row = view.thread; row < Shape::rows; row += int(blockDim.x)) {
+    T sum = 0;
+#pragma unroll 1
+    for (int part = 0; part < packs; ++part) {
+      const auto z = *reinterpret_cast<const Pack<T>*>(stage + row * Shape::pitch + part * Shape::pack);
+#pragma unroll
+      for (int v = 0; v < Shape::pack; ++v) sum += z.at[v] * z.at[v];
+    }
+    view.norms[row] = begin ? sum : view.norms[row] + sum;
+  }
+}
+
+template <class T, int Width, bool Distance>
+__device__ __forceinline__ void multiply_stage(const T* rows, const T* columns, int packs,
+                                               T (&sum)[TileShape<T>::thread_rows][Width]) {
+  using Shape = TileShape<T>;
+#pragma unroll 1
+  for (int part = 0; part < packs; ++part) {
+    Pack<T> z[Shape::thread_rows];
+#pragma unroll
+    for (int i = 0; i < Shape::thread_rows; ++i)
+      z[i] = *reinterpret_cast<const Pack<T>*>(rows + i * kRowThreads * Shape::pitch + part * Shape::pack);
+#pragma unroll
+    for (int v = 0; v < Shape::pack; ++v) {
+      T b[kSlotColumns];
+#pragma unroll
+      for (int h = 0; h < Shape::pieces; ++h) {
+        if (h * Shape::pack >= Width) continue;
+        const auto piece = *reinterpret_cast<const Pack<T>*>(
+            columns + ((part * Shape::pack + v) * Shape::pieces + h) * kSlots * Shape::pack);
+#pragma unroll
+        for (int u = 0; u < Shape::pack; ++u) b[h * Shape::pack + u] = piece.at[u];
+      }
+#pragma unroll
+      for (int i = 0; i < Shape::thread_rows; ++i)
+#pragma unroll
+        for (int c = 0; c < Width; ++c) {
+          const T factor = Distance ? z[i].at[v] - b[c] : z[i].at[v];
+          sum[i][c] += factor * (Distance ? factor : b[c]);
+        }
+    }
+  }
+}
+
+template <class T, int Rows, int Width>
+__device__ __forceinline__ void set_zero(T (&values)[Rows][Width]) {
+#pragma unroll
+  for (int i = 0; i < Rows; ++i)
+#pragma unroll
+    for (int c = 0; c < Width; ++c) values[i][c] = T(0);
+}
+
+inline constexpr int kDistanceColumns = 4;  // of a slot, where distances are summed
+
+// Walks over the block's tiles; epilogue.chunk(view, tile, chunk, sum) gets the products of each chunk of columns.
+template <int Width, bool Distance = false, class T, class Epilogue>
+__device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) {
+  using Shape = TileShape<T>;
+  const int my_rows = block_view(job).ty * Shape::pitch, my_columns = Shape::rows_size + block_view(job).tx * Shape::pack;
+  T* shared = static_cast<T*>(dynamic_shared());
+  const Plan& plan = job.plan;
+  const int first_tile = int(blockIdx.y) * job.tiles_per_block;
+  const int tiles = plan.tiles - first_tile < job.tiles_per_block ? plan.tiles - first_tile : job.tiles_per_block;
+  const int all_packs = plan.depth / Shape::pack, stages = (all_packs + kPacksDeep - 1) / kPacksDeep;
+  const int total = tiles * plan.chunks * stages;
+  const int stage_columns = Shape::depth * kSlotColumns * plan.slots;
+  const int chunk_columns = plan.depth * kSlotColumns * plan.slots;
+  const T* panel = job.panels + int64_t(first_tile) * plan.chunks * chunk_columns;  // of the next stage to be filled
+  int fill = 0;                                                                     // its place in the depth
+  auto packs_at = [&](int stage) { return all_packs - stage * kPacksDeep < kPacksDeep ? all_packs - stage * kPacksDeep : kPacksDeep; };
+  auto fill_next = [&](int buffer) {
+    const int packs = packs_at(fill);
+    fill_stage(job, block_view(job), shared + buffer * Shape::stage, fill * Shape::depth, packs, panel);
+    commit_copies();
+    fill = fill + 1 == stages ? 0 : fill + 1;
+    panel += fill == 0 ? chunk_columns - (stages - 1) * stage_columns : stage_columns;
+  };
+
+  T sum[Shape::thread_rows][Width];
+  int stage = 0, chunk = 0, tile = first_tile;
+  fill_next(0);
+  for (int step = 0; step < total; ++step) {
+    wait_copies<0>();
+    __syncthreads();  // this stage is whole, and nobody reads the other buffer any more
+    if (step + 1 < total) fill_next((step + 1) % 2);
+    const T* now = shared + (step % 2) * Shape::stage;
+    if (stage == 0) set_zero(sum);
+    if (job.norms && step < stages) add_norms(block_view(job), now, packs_at(stage), step == 0);
+    if constexpr (Distance) {
+      T part[Shape::thread_rows][Width];
+      set_zero(part);
+      multiply_stage<T, Width, true>(now + my_rows, now + my_columns, packs_at(stage), part);
+#pragma unroll
+      for (int i = 0; i < Shape::thread_rows; ++i)
+#pragma unroll
+        for (int c = 0; c < Width; ++c) sum[i][c] += part[i][c];
+    } else {
+      multiply_stage<T, Width, false>(now + my_rows, now + my_columns, packs_at(stage), sum);
+    }
+    if (++stage < stages) continue;
+    stage = 0;
+    if (job.norms && step + 1 == stages) __syncthreads();  // the norms are whole
+    epilogue.chunk(block_view(job), tile, chunk, sum);
+    if (++chunk == plan.chunks) chunk = 0, ++tile;
+  }
+}
+
+// Shared memory of a launch; `extra` elements stand free for the epilogue.
+template <class T>
+size_t product_shared_bytes(int64_t extra) {
+  return size_t(2 * TileShape<T>::stage + TileShape<T>::rows + extra) * sizeof(T);
+}
+
+// The grid: blocks of rows, and the tiles cut among several blocks where rows alone would leave the device idle.
+template <class T>
+dim3 product_grid(Product<T>& job) {
+  const int64_t row_blocks = ceil_div<int64_t>(job.n, TileShape<T>::rows);
+  const int64_t wanted = ceil_div<int64_t>(2 * TileShape<T>::blocks * multiprocessors(), row_blocks);
+  const int64_t cuts = wanted < job.plan.tiles ? wanted : job.plan.tiles;
+  job.tiles_per_block = int(ceil_div<int64_t>(job.plan.tiles, cuts));
+  return dim3(unsigned(row_blocks), unsigned(ceil_div(job.plan.tiles, job.tiles_per_block)));
+}
+
+// ---------------------------------------------------------------- plain columns: distances, coefficients, gradients
+
+template <class T>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T>& values, bool whole, int64_t count) {
+  if (whole) {
+    write(reinterpret_cast<Pack<T>*>(to), values);
+    return;
+  }
+#pragma unroll
+  for (int u = 0; u < Pack<T>::size; ++u)
+    if (u < count) write(to + u, values.at[u]);
+}
+
+// f(i, c, row, column, whole): thread row i and slot columns [c, c + pack) are columns [column, column + pack) of `row`;
+// `whole` where all of them exist and a 16-byte store is aligned.
+template <int Width, class T, class F>
+__device__ __forceinline__ void for_each_pack(const Product<T>& job, const BlockView<T>& view, int tile, bool aligned,
+                                              const F& f) {
+  using Shape = TileShape<T>;
+  if (view.tx >= job.plan.slots) return;
+  const int count = int(job.plan.count), first = (tile * job.plan.slots + view.tx) * Width;
+#pragma unroll
+  for (int h = 0; h < Width / Shape::pack; ++h) {
+    const int column = first + h * Shape::pack;
+    if (column >= count) return;
+    const bool whole = aligned && column + Shape::pack <= count;
+#pragma unroll
+    for (int i = 0; i < Shape::thread_rows; ++i) {
+      if (view.row(i) < view.active_rows) f(i, h * Shape::pack, view.first + view.row(i), column, whole);
+      keep_order();
+    }
+  }
+}
+
+template <class T, int Width>
+using SlotSums = T[TileShape<T>::thread_rows][Width];
+
+// ‖z_i − c_k‖² to values [n, K]. All terms are positive and a chain of p additions would lose digits that the differences
+// do not: each stage is summed on its own, so a slot has only four columns, and two sums each.
+template <class T>
+struct DistancesEpilogue {
+  const Product<T>& job;
+  T* values;
+
+  __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, kDistanceColumns>& sum) {
+    const int64_t K = job.plan.count;
+    for_each_pack<kDistanceColumns>(job, view, tile, K % Pack<T>::size == 0, [&](int i, int c, int64_t row, int column, bool whole) {
+      Pack<T> pack;
+#pragma unroll
+      for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] = sum[i][c + u];
+      store_pack(values + row * K + column, pack, whole, K - column);
+    });
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(256, TileShape<T>::blocks) product_distances(Product<T> job, T* values) {
+  DistancesEpilogue<T> epilogue{job, values};
+  walk<kDistanceColumns, true>(job, epilogue);
+}
+
+// What multiplies the energy or residual of row i and subspace k on its way back: (grad_ik − shift_i)·factor_i·scalar.
+template <class T>
+struct Upstream {
+  const T* grad;    // [n, K]
+  const T* shift;   // [n] or null
+  const T* factor;  // [n] or null
+  const T* scalar;  // one element or null
+
+  __device__ __forceinline__ T shift_of(int64_t row) const { return shift ? read(shift + row) : T(0); }
+  __device__ __forceinline__ T factor_of(int64_t row) const {
+    return (factor ? read(factor + row) : T(1)) * (scalar ? read(scalar) : T(1));
+  }
+};
+
+// g_ik a_ic to out [n, C], C = K·d columns.
+template <class T>
+struct CoefficientsEpilogue {
+  const Product<T>& job;
+  const Upstream<T>& upstream;
+  int d;
+  T* out;
+
+  __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, kSlotColumns>& sum) {
+    const int C = int(job.plan.count), K = C / d;
+    for_each_pack<kSlotColumns>(job, view, tile, C % Pack<T>::size == 0, [&](int i, int c, int64_t row, int column, bool whole) {
+      const T shift = upstream.shift_of(row), factor = upstream.factor_of(row);
+      const T* grad = upstream.grad + row * K;
+      int k = column / d, next = (k + 1) * d;
+      Pack<T> pack;
+#pragma unroll
+      for (int u = 0; u < Pack<T>::size; ++u) {
+        if (column + u == next) ++k, next += d;
+        if (column + u < C) pack.at[u] = (read(grad + k) - shift) * factor * sum[i][c + u];
+      }
+      store_pack(out + row * C + column, pack, whole, C - column);
+    });
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(256, TileShape<T>::blocks)
+    product_coefficients(Product<T> job, Upstream<T> upstream, int d, T* out) {
+  CoefficientsEpilogue<T> epilogue{job, upstream, d, out};
+  walk<kSlotColumns>(job, epilogue);
+}
+
+// outer · (row_factor_i x_i + inner · product): rows of a gradient, in their own storage type.
+template <class T>
+struct RowsOut {
+  MutableRows out;
+  Rows x;               // read where row_factor is given
+  const T* row_factor;  // [n] or null
+  T outer, inner;
+};
+
+// `Packs` where every access is a whole aligned pack of T; the other kernel goes element by element, in any storage type.
+template <class T, bool Packs>
+struct RowsEpilogue {
+  const Product<T>& job;
+  const RowsOut<T>& rows;
+
+  __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, kSlotColumns>& sum) {
+    const int width = int(job.plan.count);
+    for_each_pack<kSlotColumns>(job, view, tile, Packs, [&](int i, int c, int64_t row, int column, bool) {
+      const T factor = rows.row_factor ? read(rows.row_factor + row) : T(0);
+      const int64_t at = row * width + column;
+      Pack<T> pack;
+#pragma unroll
+      for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] = rows.inner * sum[i][c + u];
+      if constexpr (Packs) {
+        if (rows.row_factor) {
+          const auto x = read(reinterpret_cast<const Pack<T>*>(static_cast<const T*>(rows.x.data) + at));
+#pragma unroll
+          for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] += factor * x.at[u];
+        }
+#pragma unroll
+        for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] *= rows.outer;
+        write(reinterpret_cast<Pack<T>*>(static_cast<T*>(rows.out.data) + at), pack);
+      } else {
+#pragma unroll
+        for (int u = 0; u < Pack<T>::size; ++u) {
+          if (column + u >= width) return;
+          if (rows.row_factor) pack.at[u] += factor * load_element<T>(rows.x.data, rows.x.storage, at + u);
+          store_element<T>(rows.out.data, rows.out.storage, at + u, rows.outer * pack.at[u]);
+          keep_order();
+        }
+      }
+    });
+  }
+};
+
+template <class T, bool Packs>
+__global__ void __launch_bounds__(256, TileShape<T>::blocks) product_rows(Product<T> job, RowsOut<T> rows) {
+  RowsEpilogue<T, Packs> epilogue{job, rows};
+  walk<kSlotColumns>(job, epilogue);
+}
+
+template <class T>
+Product<T> make_product(const Rows& z, int64_t n, const Plan& plan, const T* panels) {
+  return {z, n, copy_mode<T>(z), plan, panels, false, 0};
+}
+
+template <class T>
+cudaError_t run_distances(Product<T> job, T* values, cudaStream_t stream) {
+  const dim3 grid = product_grid(job);
+  return launch(product_distances<T>, grid, job.plan.threads(), product_shared_bytes<T>(0), stream, job, values);
+}
+
+template <class T>
+cudaError_t run_coefficients(Product<T> job, const Upstream<T>& upstream, int64_t d, T* out, cudaStream_t stream) {
+  const dim3 grid = product_grid(job);
+  return launch(product_coefficients<T>, grid, job.plan.threads(), product_shared_bytes<T>(0), stream, job, upstream, int(d), out);
+}
+
+template <class T>
+cudaError_t run_rows(Product<T> job, const RowsOut<T>& rows, cudaStream_t stream) {
+  const dim3 grid = product_grid(job);
+  const bool packs = copy_mode<T>({rows.out.data, rows.out.storage, job.plan.count, nullptr}) == CopyMode::packs &&
+                     (!rows.row_factor || copy_mode<T>(rows.x) == CopyMode::packs);
+  return launch(packs ? product_rows<T, true> : product_rows<T, false>, grid, job.plan.threads(), product_shared_bytes<T>(0),
+                stream, job, rows);
+}
+
+}  // namespace desc_ext::cuda

@@ -1,0 +1,128 @@
+"""What torch has to know of an operator beside its kernels: the shapes of its results and its gradient.
+
+The kernels may stand in more than one namespace: those of the installed library in ``torch.ops.desc_ext``, and in tests
+the same CUDA kernels, executed on the CPU, in one of their own. What is registered here goes to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "given",
+    "operators",
+    "pair_fake",
+    "register",
+    "register_namespace",
+    "save_inputs",
+    "use_namespace",
+]
+
+_current = torch.ops.desc_ext
+
+
+def operators():
+    """The namespace that the public functions take their operators from."""
+    return _current
+
+
+@contextmanager
+def use_namespace(namespace: str) -> Iterator[None]:
+    """Lets the public functions call ``torch.ops.<namespace>`` for a while, in all threads: for tests."""
+    global _current
+    before, _current = _current, getattr(torch.ops, namespace)
+    try:
+        yield
+    finally:
+        _current = before
+
+
+@dataclass(frozen=True)
+class _Operator:
+    name: str
+    fake: Callable
+    setup: Callable | None
+    backward: Callable | None
+    backward_fake: Callable | None
+
+    def register(self, namespace: str) -> None:
+        qualified = f"{namespace}::{self.name}"
+        torch.library.register_fake(qualified, self.fake)
+        if self.backward is None:
+            return
+        kernels = getattr(torch.ops, namespace)
+
+        def backward(ctx, *grads):
+            return self.backward(kernels, ctx, *grads)
+
+        def second_backward(ctx, *grads):
+            raise RuntimeError(
+                f"{qualified}_backward has no second derivative; "
+                "take desc_ext.reference for gradients of gradients"
+            )
+
+        torch.library.register_autograd(qualified, backward, setup_context=self.setup)
+        torch.library.register_fake(f"{qualified}_backward", self.backward_fake)
+        torch.library.register_autograd(f"{qualified}_backward", second_backward)
+
+
+_operators: list[_Operator] = []
+_namespaces = ["desc_ext"]
+
+
+def register(
+    name: str,
+    *,
+    fake: Callable,
+    setup: Callable | None = None,
+    backward: Callable | None = None,
+    backward_fake: Callable | None = None,
+) -> None:
+    """Registers the operator ``name`` and, where it has a gradient, ``name_backward``, which has none itself.
+
+    Args:
+        fake: (*inputs) -> empty tensors of the shapes and dtypes of the results.
+        setup: (ctx, inputs, output), saves what the gradient needs.
+        backward: (operators, ctx, *grads) -> gradients; ``operators`` is the namespace that the forward pass ran in.
+        backward_fake: as ``fake``, for ``name_backward``.
+    """
+    operator = _Operator(name, fake, setup, backward, backward_fake)
+    _operators.append(operator)
+    for namespace in _namespaces:
+        operator.register(namespace)
+
+
+def register_namespace(namespace: str) -> None:
+    """Registers the same for all operators of ``torch.ops.<namespace>``, whose schemas are those of ``desc_ext``."""
+    if namespace in _namespaces:
+        return
+    _namespaces.append(namespace)
+    for operator in _operators:
+        operator.register(namespace)
+
+
+# torch drops trailing arguments that have their default value, also from needs_input_grad: never unpack it whole
+# where the schema has defaults.
+def save_inputs(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def given(needed: bool, grad: Tensor) -> Tensor | None:
+    """A backward operator returns an empty tensor for a gradient that is not needed; autograd wants None."""
+    return grad if needed else None
+
+
+def pair_fake(first: Tensor, need_first: bool, second: Tensor, need_second: bool) -> tuple[Tensor, Tensor]:
+    """The shapes of two gradients, empty where not needed."""
+
+    def fake(tensor, needed):
+        if not needed:
+            return tensor.new_empty((0,))
+        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+    return fake(first, need_first), fake(second, need_second)
