@@ -12,27 +12,28 @@ DESC_EXT_OPERATORS(DESC_EXT_NAMESPACE, m) {
   m.def("build_info() -> str");
 
   // projection
-  m.def("projection_energy(Tensor z, Tensor bases) -> Tensor");
+  m.def("projection_energy(Tensor z, Tensor bases, bool allow_tf32=False) -> Tensor");
   m.def(
       "projection_energy_backward(Tensor grad, Tensor z, Tensor bases, bool need_z, bool need_bases)"
       " -> (Tensor, Tensor)");
-  m.def("projection_residual(Tensor z, Tensor bases) -> Tensor");
+  m.def("projection_residual(Tensor z, Tensor bases, bool allow_tf32=False) -> Tensor");
   m.def(
       "projection_residual_backward(Tensor grad, Tensor z, Tensor bases, bool need_z, bool need_bases)"
       " -> (Tensor, Tensor)");
-  m.def("nearest_subspace(Tensor z, Tensor bases, str metric='residual') -> (Tensor, Tensor)");
+  m.def(
+      "nearest_subspace(Tensor z, Tensor bases, str metric='residual', bool allow_tf32=False) -> (Tensor, Tensor)");
   m.def(
       "nearest_subspace_backward(Tensor grad, Tensor labels, Tensor z, Tensor bases, str metric, bool need_z,"
       " bool need_bases) -> (Tensor, Tensor)");
-  m.def("weighted_projection_loss(Tensor z, Tensor bases, Tensor weight) -> Tensor");
+  m.def("weighted_projection_loss(Tensor z, Tensor bases, Tensor weight, bool allow_tf32=False) -> Tensor");
   m.def(
       "weighted_projection_loss_backward(Tensor grad, Tensor z, Tensor bases, Tensor weight, bool need_z,"
       " bool need_bases, bool need_weight) -> (Tensor, Tensor, Tensor)");
 
   // assignment
   m.def(
-      "subspace_soft_assignment(Tensor z, Tensor bases, float smoothing, Tensor? sample_weight=None)"
-      " -> (Tensor, Tensor)");
+      "subspace_soft_assignment(Tensor z, Tensor bases, float smoothing, Tensor? sample_weight=None,"
+      " bool allow_tf32=False) -> (Tensor, Tensor)");
   m.def(
       "subspace_soft_assignment_backward(Tensor grad, Tensor assignment, Tensor total, Tensor z, Tensor bases,"
       " Tensor? sample_weight, bool need_z, bool need_bases) -> (Tensor, Tensor)");

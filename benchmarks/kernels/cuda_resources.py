@@ -277,7 +277,8 @@ def blocks_per_multiprocessor(architecture: str, registers: int, threads: int, s
     of_a_warp = -(-max(registers, 1) * 32 // 256) * 256
     by_registers = limit.registers // 4 // of_a_warp * 4 // warps
     of_a_block = -(-(shared + limit.reserved) // 128) * 128
-    return min(limit.blocks, limit.warps // warps, by_registers, limit.shared // of_a_block)
+    by_shared = limit.shared // of_a_block if of_a_block else limit.blocks
+    return min(limit.blocks, limit.warps // warps, by_registers, by_shared)
 
 
 # Budgets

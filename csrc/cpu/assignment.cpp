@@ -14,7 +14,8 @@ static void check_sample_weight(const char* op, const Tensor& z, const std::opti
 }
 
 static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, const Tensor& bases, double smoothing,
-                                                           std::optional<Tensor> sample_weight) {
+                                                           std::optional<Tensor> sample_weight,
+                                                           bool /*allow_tf32*/) {
   const char* op = "subspace_soft_assignment";
   check_bases(op, z, bases);
   check_sample_weight(op, z, sample_weight);

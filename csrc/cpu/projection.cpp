@@ -23,11 +23,11 @@ static Tensor projection_values(const char* op, const Tensor& z, const Tensor& b
   return out;
 }
 
-static Tensor projection_energy(const Tensor& z, const Tensor& bases) {
+static Tensor projection_energy(const Tensor& z, const Tensor& bases, bool /*allow_tf32*/) {
   return projection_values("projection_energy", z, bases, Metric::energy);
 }
 
-static Tensor projection_residual(const Tensor& z, const Tensor& bases) {
+static Tensor projection_residual(const Tensor& z, const Tensor& bases, bool /*allow_tf32*/) {
   return projection_values("projection_residual", z, bases, Metric::residual);
 }
 
@@ -60,7 +60,8 @@ static std::tuple<Tensor, Tensor> projection_residual_backward(const Tensor& gra
                                     need_bases);
 }
 
-static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor& bases, std::string metric_name) {
+static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor& bases, std::string metric_name,
+                                                   bool /*allow_tf32*/) {
   const char* op = "nearest_subspace";
   check_bases(op, z, bases);
   const Metric metric = metric_of(op, metric_name);
@@ -113,7 +114,7 @@ static void check_weight(const char* op, const Tensor& z, const Tensor& bases, c
   check_type(op, "weight", weight, compute_type(op, "z", z));
 }
 
-static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, const Tensor& weight) {
+static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, const Tensor& weight, bool /*allow_tf32*/) {
   const char* op = "weighted_projection_loss";
   check_weight(op, z, bases, weight);
   const auto compute = compute_type(op, "z", z);

@@ -14,7 +14,8 @@ static void check_sample_weight(const char* op, const Tensor& z, const std::opti
 }
 
 static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, const Tensor& bases, double smoothing,
-                                                           std::optional<Tensor> sample_weight) {
+                                                           std::optional<Tensor> sample_weight,
+                                                           bool allow_tf32) {
   const char* op = "subspace_soft_assignment";
   check_bases(op, z, bases);
   check_same_device(op, "bases", bases, z);
@@ -28,7 +29,7 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, cons
   const Tensor rows = contiguous(z), weights = sample_weight ? contiguous(*sample_weight) : z;
   dispatch(compute, [&]<class T>() {
     PreparedBases<T> prepared(op, bases, Metric::energy, device);
-    auto job = prepared.projection(rows, 0, n);
+    auto job = prepared.projection(rows, 0, n, allow_tf32);
     const ValuesLaunch<T> launch(job, z);
     T* values = mutable_data<T>(assignment);
     check_launch(op, run_values<T>(job, launch.grid, values, nullptr, device.stream));

@@ -143,20 +143,24 @@ class PreparedBases {
     check_launch(op_, run_prepare_bases<T>(dense.const_data_ptr(), storage_of(dense), K, p, d, metric, arrays, device.stream));
   }
 
-  // The forward job of rows [first, first + n) of z, whose panels this keeps.
-  Projection<T> projection(const Tensor& z, int64_t first, int64_t n) {
-    const Plan plan = plan_subspaces<T>(K, d, p);
+  // The forward job of rows [first, first + n) of z, whose panels this keeps. TF32 is used where it is allowed and pays.
+  Projection<T> projection(const Tensor& z, int64_t first, int64_t n, bool allow_tf32 = false) {
+    const bool tensor = sizeof(T) == 4 && allow_tf32 && tensor_cores_pay(K, d, p);
+    const Plan plan = tensor ? plan_tensor(K, d, p) : plan_subspaces<T>(K, d, p);
     if (!panels_) {
       panels_.emplace(like_, plan.panel_elements());
-      check_launch(op_, run_pack_panels<T>(plan, arrays.rotated, false, nullptr, *panels_, device_.stream));
+      if constexpr (sizeof(T) == 4)
+        if (tensor) check_launch(op_, run_pack_tensor_panels(plan, arrays.rotated, *panels_, device_.stream));
+      if (!tensor) check_launch(op_, run_pack_panels<T>(plan, arrays.rotated, false, nullptr, *panels_, device_.stream));
       if (metric == Metric::residual) {
         packed_scale_.emplace(like_, plan.scale_elements());
         check_launch(op_, run_pack_scale<T>(plan, arrays.scale, *packed_scale_, device_.stream));
       }
     }
     Projection<T> job{make_product<T>(rows_of(z, first), n, plan, *panels_), metric,
-                      packed_scale_ ? packed_scale_->get() : nullptr, arrays.columns, nullptr};
+                      packed_scale_ ? packed_scale_->get() : nullptr, arrays.columns, nullptr, tensor};
     job.product.norms = metric == Metric::residual;
+    if (tensor) job.product.threads = TensorEngine::threads, job.product.stage = TensorEngine::stage;
     return job;
   }
 
@@ -182,7 +186,7 @@ struct ValuesLaunch {
   dim3 grid;
   Workspace<T> scratch;
   ValuesLaunch(Projection<T>& job, const Tensor& like)
-      : grid(product_grid(job.product)), scratch(like, values_scratch(job.product.plan, grid, job.metric)) {
+      : grid(product_grid(job.product)), scratch(like, values_scratch(job, grid)) {
     job.scratch = scratch;
   }
 };

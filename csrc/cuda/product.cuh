@@ -122,6 +122,8 @@ struct Product {
   Plan plan;
   const T* panels;
   bool norms;           // whether the epilogue wants ‖z‖²
+  int threads;          // of a block
+  int stage;            // elements of the engine's stage
   int tiles_per_block;  // blockIdx.y takes its share of the tiles
 };
 
@@ -144,80 +146,44 @@ __device__ __forceinline__ BlockView<T> block_view(const Product<T>& job) {
   view.ty = view.thread % kRowThreads, view.tx = view.thread / kRowThreads;
   view.first = int64_t(blockIdx.x) * Shape::rows;
   view.active_rows = int(job.n - view.first < Shape::rows ? job.n - view.first : Shape::rows);
-  view.norms = static_cast<T*>(dynamic_shared()) + 2 * Shape::stage;
+  view.norms = static_cast<T*>(dynamic_shared()) + 2 * job.stage;
   view.free = view.norms + Shape::rows;
   return view;
 }
 
-// One stage: the rows' depth [k0, k0 + 16 bytes × packs) and the columns' share of it.
+// The rows' depth [k0, k0 + packs) of a stage.
 template <class T>
-__device__ __forceinline__ void fill_stage(const Product<T>& job, const BlockView<T>& view, T* stage, int k0, int packs,
-                                           const T* panel) {
+__device__ __forceinline__ void fill_rows(const Product<T>& job, const BlockView<T>& view, T* stage, int k0, int packs) {
   using Shape = TileShape<T>;
-  const int threads = int(blockDim.x);
 #pragma unroll 1
-  for (int c = view.thread; c < Shape::rows * kPacksDeep; c += threads) {
+  for (int c = view.thread; c < Shape::rows * kPacksDeep; c += int(blockDim.x)) {
     const int row = c / kPacksDeep, part = c % kPacksDeep, column = k0 + part * Shape::pack;
     if (part < packs)
       copy_pack<T>(stage + row * Shape::pitch + part * Shape::pack, job.z, job.mode, view.first + row, column,
                    row < view.active_rows ? int(job.plan.p) - column : 0);
   }
-  T* columns = stage + Shape::rows_size;
-  const int slots = job.plan.slots, lines = packs * Shape::pack * Shape::pieces;
-  // A warp takes lines of one slot number each, so that no division by the number of slots is needed.
-#pragma unroll 1
-  for (int line = view.thread / kSlots; line < lines; line += threads / kSlots) {
-    const int slot = view.thread % kSlots;
-    if (slot < slots)
-      copy_async<16>(columns + (line * kSlots + slot) * Shape::pack, panel + int64_t(line * slots + slot) * Shape::pack, 16);
-  }
 }
 
-// Adds the stage's depth to ‖z‖².
-template <class T>
-__device__ __forceinline__ void add_norms(const BlockView<T>& view, const T* stage, int packs, bool begin) {
+// Adds the stage's depth to ‖z‖². Each thread takes the packs that it has copied itself, so this needs no barrier before
+// it; `change` may then replace them.
+template <class T, class F>
+__device__ __forceinline__ void add_norms(const BlockView<T>& view, T* stage, int packs, bool norms, bool begin, const F& change) {
   using Shape = TileShape<T>;
-  for (int row = view.thread; row < Shape::rows; row += int(blockDim.x)) {
-    T sum = 0;
+  static_assert(kPacksDeep == 4, "the shuffles add up four lanes");
 #pragma unroll 1
-    for (int part = 0; part < packs; ++part) {
-      const auto z = *reinterpret_cast<const Pack<T>*>(stage + row * Shape::pitch + part * Shape::pack);
+  for (int c = view.thread; c < Shape::rows * kPacksDeep; c += int(blockDim.x)) {
+    const int row = c / kPacksDeep, part = c % kPacksDeep;
+    T sum = 0;
+    if (part < packs) {
+      auto& z = *reinterpret_cast<Pack<T>*>(stage + row * Shape::pitch + part * Shape::pack);
 #pragma unroll
       for (int v = 0; v < Shape::pack; ++v) sum += z.at[v] * z.at[v];
+      change(z);
     }
-    view.norms[row] = begin ? sum : view.norms[row] + sum;
-  }
-}
-
-template <class T, int Width, bool Distance>
-__device__ __forceinline__ void multiply_stage(const T* rows, const T* columns, int packs,
-                                               T (&sum)[TileShape<T>::thread_rows][Width]) {
-  using Shape = TileShape<T>;
-#pragma unroll 1
-  for (int part = 0; part < packs; ++part) {
-    Pack<T> z[Shape::thread_rows];
-#pragma unroll
-    for (int i = 0; i < Shape::thread_rows; ++i)
-      z[i] = *reinterpret_cast<const Pack<T>*>(rows + i * kRowThreads * Shape::pitch + part * Shape::pack);
-#pragma unroll
-    for (int v = 0; v < Shape::pack; ++v) {
-      T b[kSlotColumns];
-#pragma unroll
-      for (int h = 0; h < Shape::pieces; ++h) {
-        if (h * Shape::pack >= Width) continue;
-        const auto piece = *reinterpret_cast<const Pack<T>*>(
-            columns + ((part * Shape::pack + v) * Shape::pieces + h) * kSlots * Shape::pack);
-#pragma unroll
-        for (int u = 0; u < Shape::pack; ++u) b[h * Shape::pack + u] = piece.at[u];
-      }
-#pragma unroll
-      for (int i = 0; i < Shape::thread_rows; ++i)
-#pragma unroll
-        for (int c = 0; c < Width; ++c) {
-          const T factor = Distance ? z[i].at[v] - b[c] : z[i].at[v];
-          sum[i][c] += factor * (Distance ? factor : b[c]);
-        }
-    }
+    if (!norms) continue;
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    if (part == 0) view.norms[row] = begin ? sum : view.norms[row] + sum;
   }
 }
 
@@ -229,56 +195,122 @@ __device__ __forceinline__ void set_zero(T (&values)[Rows][Width]) {
     for (int c = 0; c < Width; ++c) values[i][c] = T(0);
 }
 
+// The tile in the registers of the lanes, multiplied by FFMA.
+template <class T, int Width, bool Distance>
+struct LaneEngine {
+  using Shape = TileShape<T>;
+  using Sum = T[Shape::thread_rows][Width];
+  static constexpr int stage = Shape::stage;
+  static constexpr bool changes_rows = false;
+
+  int rows, columns;  // of the thread, in a stage
+
+  __device__ __forceinline__ explicit LaneEngine(const BlockView<T>& view)
+      : rows(view.ty * Shape::pitch), columns(Shape::rows_size + view.tx * Shape::pack) {}
+
+  static __device__ __forceinline__ void change(Pack<T>&) {}
+
+  // From a stage's panel to the next, of the same columns.
+  static __device__ __forceinline__ int panel_step(const Plan& plan) { return Shape::depth * kSlotColumns * plan.slots; }
+
+  static __device__ __forceinline__ void fill_columns(const Plan& plan, const BlockView<T>& view, T* stage, int packs,
+                                                      const T* panel) {
+    T* columns = stage + Shape::rows_size;
+    const int lines = packs * Shape::pack * Shape::pieces, slot = view.thread % kSlots;
+    // A line holds all slots; 16 threads take one, so that no division by the number of slots is needed.
+#pragma unroll 1
+    for (int line = view.thread / kSlots; line < lines; line += int(blockDim.x) / kSlots)
+      if (slot < plan.slots)
+        copy_async<16>(columns + (line * kSlots + slot) * Shape::pack, panel + int64_t(line * plan.slots + slot) * Shape::pack, 16);
+  }
+
+  __device__ __forceinline__ void multiply(const T* stage, int packs, Sum& sum) const {
+    if constexpr (!Distance) {
+      add_products(stage, packs, sum);
+    } else {
+      Sum part;
+      set_zero(part);
+      add_products(stage, packs, part);
+#pragma unroll
+      for (int i = 0; i < Shape::thread_rows; ++i)
+#pragma unroll
+        for (int c = 0; c < Width; ++c) sum[i][c] += part[i][c];
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void add_products(const T* stage, int packs, Sum& sum) const {
+#pragma unroll 1
+    for (int part = 0; part < packs; ++part) {
+      Pack<T> z[Shape::thread_rows];
+#pragma unroll
+      for (int i = 0; i < Shape::thread_rows; ++i)
+        z[i] = *reinterpret_cast<const Pack<T>*>(stage + rows + i * kRowThreads * Shape::pitch + part * Shape::pack);
+#pragma unroll
+      for (int v = 0; v < Shape::pack; ++v) {
+        T b[kSlotColumns];
+#pragma unroll
+        for (int h = 0; h < Shape::pieces; ++h) {
+          if (h * Shape::pack >= Width) continue;
+          const auto piece = *reinterpret_cast<const Pack<T>*>(
+              stage + columns + ((part * Shape::pack + v) * Shape::pieces + h) * kSlots * Shape::pack);
+#pragma unroll
+          for (int u = 0; u < Shape::pack; ++u) b[h * Shape::pack + u] = piece.at[u];
+        }
+#pragma unroll
+        for (int i = 0; i < Shape::thread_rows; ++i)
+#pragma unroll
+          for (int c = 0; c < Width; ++c) {
+            const T factor = Distance ? z[i].at[v] - b[c] : z[i].at[v];
+            sum[i][c] += factor * (Distance ? factor : b[c]);
+          }
+      }
+    }
+  }
+};
+
 inline constexpr int kDistanceColumns = 4;  // of a slot, where distances are summed
 
 // Walks over the block's tiles; epilogue.chunk(view, tile, chunk, sum) gets the products of each chunk of columns.
-template <int Width, bool Distance = false, class T, class Epilogue>
+template <class Engine, class T, class Epilogue>
 __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) {
   using Shape = TileShape<T>;
-  const int my_rows = block_view(job).ty * Shape::pitch, my_columns = Shape::rows_size + block_view(job).tx * Shape::pack;
+  const Engine engine(block_view(job));
   T* shared = static_cast<T*>(dynamic_shared());
   const Plan& plan = job.plan;
   const int first_tile = int(blockIdx.y) * job.tiles_per_block;
   const int tiles = plan.tiles - first_tile < job.tiles_per_block ? plan.tiles - first_tile : job.tiles_per_block;
   const int all_packs = plan.depth / Shape::pack, stages = (all_packs + kPacksDeep - 1) / kPacksDeep;
   const int total = tiles * plan.chunks * stages;
-  const int stage_columns = Shape::depth * kSlotColumns * plan.slots;
-  const int chunk_columns = plan.depth * kSlotColumns * plan.slots;
+  const int panel_step = Engine::panel_step(plan), chunk_columns = plan.depth * kSlotColumns * plan.slots;
   const T* panel = job.panels + int64_t(first_tile) * plan.chunks * chunk_columns;  // of the next stage to be filled
   int fill = 0;                                                                     // its place in the depth
   auto packs_at = [&](int stage) { return all_packs - stage * kPacksDeep < kPacksDeep ? all_packs - stage * kPacksDeep : kPacksDeep; };
   auto fill_next = [&](int buffer) {
     const int packs = packs_at(fill);
-    fill_stage(job, block_view(job), shared + buffer * Shape::stage, fill * Shape::depth, packs, panel);
+    const BlockView<T> view = block_view(job);
+    T* stage = shared + buffer * Engine::stage;
+    fill_rows(job, view, stage, fill * Shape::depth, packs);
+    Engine::fill_columns(plan, view, stage, packs, panel);
     commit_copies();
     fill = fill + 1 == stages ? 0 : fill + 1;
-    panel += fill == 0 ? chunk_columns - (stages - 1) * stage_columns : stage_columns;
+    panel += fill == 0 ? chunk_columns - (stages - 1) * panel_step : panel_step;
   };
 
-  T sum[Shape::thread_rows][Width];
+  typename Engine::Sum sum;
   int stage = 0, chunk = 0, tile = first_tile;
   fill_next(0);
   for (int step = 0; step < total; ++step) {
+    T* now = shared + (step % 2) * Engine::stage;
     wait_copies<0>();
+    if (Engine::changes_rows || (job.norms && step < stages))
+      add_norms(block_view(job), now, packs_at(stage), job.norms && step < stages, step == 0, Engine::change);
     __syncthreads();  // this stage is whole, and nobody reads the other buffer any more
     if (step + 1 < total) fill_next((step + 1) % 2);
-    const T* now = shared + (step % 2) * Shape::stage;
     if (stage == 0) set_zero(sum);
-    if (job.norms && step < stages) add_norms(block_view(job), now, packs_at(stage), step == 0);
-    if constexpr (Distance) {
-      T part[Shape::thread_rows][Width];
-      set_zero(part);
-      multiply_stage<T, Width, true>(now + my_rows, now + my_columns, packs_at(stage), part);
-#pragma unroll
-      for (int i = 0; i < Shape::thread_rows; ++i)
-#pragma unroll
-        for (int c = 0; c < Width; ++c) sum[i][c] += part[i][c];
-    } else {
-      multiply_stage<T, Width, false>(now + my_rows, now + my_columns, packs_at(stage), sum);
-    }
+    engine.multiply(now, packs_at(stage), sum);
     if (++stage < stages) continue;
     stage = 0;
-    if (job.norms && step + 1 == stages) __syncthreads();  // the norms are whole
     epilogue.chunk(block_view(job), tile, chunk, sum);
     if (++chunk == plan.chunks) chunk = 0, ++tile;
   }
@@ -286,8 +318,8 @@ __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) 
 
 // Shared memory of a launch; `extra` elements stand free for the epilogue.
 template <class T>
-size_t product_shared_bytes(int64_t extra) {
-  return size_t(2 * TileShape<T>::stage + TileShape<T>::rows + extra) * sizeof(T);
+size_t product_shared_bytes(const Product<T>& job, int64_t extra = 0) {
+  return size_t(2 * job.stage + TileShape<T>::rows + extra) * sizeof(T);
 }
 
 // The grid: blocks of rows, and the tiles cut among several blocks where rows alone would leave the device idle.
@@ -358,7 +390,7 @@ struct DistancesEpilogue {
 template <class T>
 __global__ void __launch_bounds__(256, TileShape<T>::blocks) product_distances(Product<T> job, T* values) {
   DistancesEpilogue<T> epilogue{job, values};
-  walk<kDistanceColumns, true>(job, epilogue);
+  walk<LaneEngine<T, kDistanceColumns, true>>(job, epilogue);
 }
 
 // What multiplies the energy or residual of row i and subspace k on its way back: (grad_ik − shift_i)·factor_i·scalar.
@@ -404,7 +436,7 @@ template <class T>
 __global__ void __launch_bounds__(256, TileShape<T>::blocks)
     product_coefficients(Product<T> job, Upstream<T> upstream, int d, T* out) {
   CoefficientsEpilogue<T> epilogue{job, upstream, d, out};
-  walk<kSlotColumns>(job, epilogue);
+  walk<LaneEngine<T, kSlotColumns, false>>(job, epilogue);
 }
 
 // outer · (row_factor_i x_i + inner · product): rows of a gradient, in their own storage type.
@@ -455,24 +487,24 @@ struct RowsEpilogue {
 template <class T, bool Packs>
 __global__ void __launch_bounds__(256, TileShape<T>::blocks) product_rows(Product<T> job, RowsOut<T> rows) {
   RowsEpilogue<T, Packs> epilogue{job, rows};
-  walk<kSlotColumns>(job, epilogue);
+  walk<LaneEngine<T, kSlotColumns, false>>(job, epilogue);
 }
 
 template <class T>
 Product<T> make_product(const Rows& z, int64_t n, const Plan& plan, const T* panels) {
-  return {z, n, copy_mode<T>(z), plan, panels, false, 0};
+  return {z, n, copy_mode<T>(z), plan, panels, false, plan.threads(), LaneEngine<T, 1, false>::stage, 0};
 }
 
 template <class T>
 cudaError_t run_distances(Product<T> job, T* values, cudaStream_t stream) {
   const dim3 grid = product_grid(job);
-  return launch(product_distances<T>, grid, job.plan.threads(), product_shared_bytes<T>(0), stream, job, values);
+  return launch(product_distances<T>, grid, job.threads, product_shared_bytes(job), stream, job, values);
 }
 
 template <class T>
 cudaError_t run_coefficients(Product<T> job, const Upstream<T>& upstream, int64_t d, T* out, cudaStream_t stream) {
   const dim3 grid = product_grid(job);
-  return launch(product_coefficients<T>, grid, job.plan.threads(), product_shared_bytes<T>(0), stream, job, upstream, int(d), out);
+  return launch(product_coefficients<T>, grid, job.threads, product_shared_bytes(job), stream, job, upstream, int(d), out);
 }
 
 template <class T>
@@ -480,7 +512,7 @@ cudaError_t run_rows(Product<T> job, const RowsOut<T>& rows, cudaStream_t stream
   const dim3 grid = product_grid(job);
   const bool packs = copy_mode<T>({rows.out.data, rows.out.storage, job.plan.count, nullptr}) == CopyMode::packs &&
                      (!rows.row_factor || copy_mode<T>(rows.x) == CopyMode::packs);
-  return launch(packs ? product_rows<T, true> : product_rows<T, false>, grid, job.plan.threads(), product_shared_bytes<T>(0),
+  return launch(packs ? product_rows<T, true> : product_rows<T, false>, grid, job.threads, product_shared_bytes(job),
                 stream, job, rows);
 }
 

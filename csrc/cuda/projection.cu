@@ -3,7 +3,7 @@
 
 namespace desc_ext::cuda {
 
-static Tensor projection_values(const char* op, const Tensor& z, const Tensor& bases, Metric metric) {
+static Tensor projection_values(const char* op, const Tensor& z, const Tensor& bases, Metric metric, bool allow_tf32) {
   check_bases(op, z, bases);
   check_same_device(op, "bases", bases, z);
   const auto compute = compute_type(op, "z", z);
@@ -14,19 +14,19 @@ static Tensor projection_values(const char* op, const Tensor& z, const Tensor& b
   const Tensor rows = contiguous(z);
   dispatch(compute, [&]<class T>() {
     PreparedBases<T> prepared(op, bases, metric, device);
-    auto job = prepared.projection(rows, 0, n);
+    auto job = prepared.projection(rows, 0, n, allow_tf32);
     const ValuesLaunch<T> launch(job, z);
     check_launch(op, run_values<T>(job, launch.grid, mutable_data<T>(out), nullptr, device.stream));
   });
   return out;
 }
 
-static Tensor projection_energy(const Tensor& z, const Tensor& bases) {
-  return projection_values("projection_energy", z, bases, Metric::energy);
+static Tensor projection_energy(const Tensor& z, const Tensor& bases, bool allow_tf32) {
+  return projection_values("projection_energy", z, bases, Metric::energy, allow_tf32);
 }
 
-static Tensor projection_residual(const Tensor& z, const Tensor& bases) {
-  return projection_values("projection_residual", z, bases, Metric::residual);
+static Tensor projection_residual(const Tensor& z, const Tensor& bases, bool allow_tf32) {
+  return projection_values("projection_residual", z, bases, Metric::residual, allow_tf32);
 }
 
 static std::tuple<Tensor, Tensor> projection_values_backward(const char* op, const Tensor& grad, const Tensor& z,
@@ -58,7 +58,8 @@ static std::tuple<Tensor, Tensor> projection_residual_backward(const Tensor& gra
   return projection_values_backward("projection_residual_backward", grad, z, bases, Metric::residual, need_z, need_bases);
 }
 
-static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor& bases, std::string metric_name) {
+static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor& bases, std::string metric_name,
+                                                   bool allow_tf32) {
   const char* op = "nearest_subspace";
   check_bases(op, z, bases);
   check_same_device(op, "bases", bases, z);
@@ -75,7 +76,7 @@ static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor
     const int64_t piece = piece_rows<T>(n, 16);
     for (int64_t first = 0; first < n; first += piece) {
       const int64_t count = std::min(piece, n - first);
-      auto job = prepared.projection(rows, first, count);
+      auto job = prepared.projection(rows, first, count, allow_tf32);
       const ValuesLaunch<T> launch(job, z);
       Workspace<int> candidate(z, launch.grid.y * count);
       Workspace<T> value(z, launch.grid.y * count);
@@ -135,7 +136,7 @@ static void check_weight(const char* op, const Tensor& z, const Tensor& bases, c
   check_same_device(op, "weight", weight, z);
 }
 
-static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, const Tensor& weight) {
+static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, const Tensor& weight, bool allow_tf32) {
   const char* op = "weighted_projection_loss";
   check_weight(op, z, bases, weight);
   const auto compute = compute_type(op, "z", z);
@@ -146,7 +147,7 @@ static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, con
   const Tensor rows = contiguous(z), weights = contiguous(weight);
   dispatch(compute, [&]<class T>() {
     PreparedBases<T> prepared(op, bases, Metric::residual, device);
-    auto job = prepared.projection(rows, 0, n);
+    auto job = prepared.projection(rows, 0, n, allow_tf32);
     const ValuesLaunch<T> launch(job, z);
     Workspace<double> partial(z, int64_t(launch.grid.x) * launch.grid.y);
     check_launch(op, run_loss<T>(job, launch.grid, data<T>(weights), partial, mutable_data<T>(out), device.stream));

@@ -5,10 +5,6 @@
 // Operations 2·n·p·K·d forward, 6·n·p·K·d backward (coefficients again, dz, bases). Bytes: z once, output once; backward
 // also 12 bytes a coefficient through L2, in pieces of rows whose coefficients fit there.
 //
-// A residual below a quarter of ‖z‖² is computed as ‖z − S a‖², because the difference cancels: the warp that owns the
-// pair does it together, lanes over p, 4·p·d operations at about a quarter of the tile's speed. Where every row lies in
-// one of K subspaces that adds 1/K of the pairs.
-//
 // Registers: the values replace the accumulators in the epilogue, so 128 suffice as in the engine. Nothing but the
 // accumulators lives in registers through the walk: best values, labels and unfinished sums wait in shared memory.
 // Shared memory: the engine's 37,376 bytes, 4,096 of coefficients, 8,192 of unfinished sums (d > 8), and 16,384 of best
@@ -22,75 +18,21 @@
 // budget: (nearest_of_shares|sum_partials|upstream_rows).* registers <= 48, shared <= 64, dynamic <= 0
 #pragma once
 
-#include "product.cuh"
+#include "tensor.cuh"
 
 namespace desc_ext::cuda {
 
-enum class Metric : int32_t { energy, residual };
-
-template <class T>
-struct Projection {
-  Product<T> product;
-  Metric metric;
-  const T* scale;    // as the panels without depth: [tiles][chunks][slots][8]; null for energies
-  const T* columns;  // original bases [K, d, p], for direct residuals
-  T* scratch;        // d coefficients for each warp of the grid, where they are too many for shared memory; else null
+// The pairs (row, subspace) of a thread of the lane engine: value i·Shared + s is row i of the thread and subspace s of
+// its slot.
+template <class T, int Shared>
+struct LanePairs {
+  static constexpr int count = TileShape<T>::thread_rows * Shared, shared_slot = Shared;
+  static __device__ __forceinline__ int row(int thread, int v) { return v / Shared * kRowThreads + thread % kRowThreads; }
+  static __device__ __forceinline__ int slot(int thread, int) { return thread / kRowThreads; }
 };
 
-// Below this share of ‖z‖² a residual is computed directly.
-template <class T>
-__device__ constexpr T direct_share() {
-  return T(0.25);
-}
-
-template <class T>
-__device__ __forceinline__ T direct_residual(const Projection<T>& job, int64_t row, int64_t k, T* coefficient) {
-  const Plan& plan = job.product.plan;
-  const Rows& z = job.product.z;
-  const int lane = int(threadIdx.x) % kWarp;
-  const T* basis = job.columns + k * plan.dim * plan.p;
-  const int64_t start = row * plan.p;
-  constexpr int together = 4;
-  for (int64_t c = 0; c < plan.dim; c += together) {
-    T sum[together] = {};
-#pragma unroll 1
-    for (int64_t j = lane; j < plan.p; j += kWarp) {
-      const T value = load_element<T>(z.data, z.storage, start + j);
-#pragma unroll
-      for (int u = 0; u < together; ++u)
-        if (c + u < plan.dim) sum[u] += value * read(basis + (c + u) * plan.p + j);
-    }
-#pragma unroll
-    for (int u = 0; u < together; ++u) {
-      sum[u] = warp_sum(sum[u]);
-      if (lane == 0 && c + u < plan.dim) coefficient[c + u] = sum[u];
-    }
-  }
-  __syncwarp();
-  T total = 0;
-#pragma unroll 1
-  for (int64_t j = lane; j < plan.p; j += kWarp) {
-    T rest = load_element<T>(z.data, z.storage, start + j);
-#pragma unroll 4
-    for (int64_t c = 0; c < plan.dim; ++c) rest -= read(basis + c * plan.p + j) * coefficient[c];
-    total += rest * rest;
-  }
-  __syncwarp();  // before the next pair overwrites the coefficients
-  return warp_sum(total);
-}
-
-inline constexpr int64_t kSharedCoefficients = 1024;  // elements, of a block
-
-// Shared memory behind the norms: coefficients of direct residuals, where they fit, then values of unfinished chunks.
-__host__ __device__ inline int64_t coefficient_elements(const Plan& plan) {
-  const int64_t all = plan.dim * ((plan.slots * kRowThreads + kWarp - 1) / kWarp);
-  return all <= kSharedCoefficients ? all : 0;
-}
-
-// Sums squares over the chunks of a tile, makes residuals of them and hands them to the consumer, with the pair's place in [slots][rows]. Sums of chunks that
-// are not the last wait in shared memory: registers that live through the walk would be missing there.
 template <class T, int Width, int Shared, class Consumer>
-struct ValuesEpilogue {
+struct LaneValuesEpilogue {
   static constexpr int R = TileShape<T>::thread_rows;
   const Projection<T>& job;
   Consumer& consumer;
@@ -105,141 +47,41 @@ struct ValuesEpilogue {
 #pragma unroll
       for (int c = 0; c < Width; ++c) scale[c] = read(at + c);
     }
-    T value[R][Shared];
+    T value[R * Shared];
 #pragma unroll
     for (int i = 0; i < R; ++i) {
 #pragma unroll
-      for (int s = 0; s < Shared; ++s) value[i][s] = T(0);
+      for (int s = 0; s < Shared; ++s) value[i * Shared + s] = T(0);
 #pragma unroll
-      for (int c = 0; c < Width; ++c) value[i][c / (Width / Shared)] += sum[i][c] * sum[i][c] * scale[c];
+      for (int c = 0; c < Width; ++c) value[i * Shared + c / (Width / Shared)] += sum[i][c] * sum[i][c] * scale[c];
     }
-    if constexpr (Shared == 1) {  // several subspaces share a slot only where one chunk holds them
-      T* waiting = view.free + coefficient_elements(plan) + view.thread;
-#pragma unroll
-      for (int i = 0; i < R; ++i) {
-        if (chunk > 0) value[i][0] += waiting[i * kSlots * kRowThreads];
-        if (chunk + 1 < plan.chunks) waiting[i * kSlots * kRowThreads] = value[i][0];
-      }
-    }
-    if (chunk + 1 < plan.chunks) return;
-    if (job.metric == Metric::residual) to_residuals(view, tile, value);
-    if (view.tx >= plan.slots) return;
-#pragma unroll
-    for (int i = 0; i < R; ++i)
-#pragma unroll
-      for (int s = 0; s < Shared; ++s) {
-        const int64_t k = subspace(tile, view.tx, s);
-        if (view.row(i) < view.active_rows && k < plan.count)
-          consumer.take(view.tx * TileShape<T>::rows + view.row(i), view.first + view.row(i), k, value[i][s]);
-      }
-  }
-
-  __device__ __forceinline__ int64_t subspace(int tile, int slot, int s) const {
-    return (int64_t(tile) * job.product.plan.slots + slot) * Shared + s;
-  }
-
-  __device__ __forceinline__ void to_residuals(const BlockView<T>& view, int tile, T (&value)[R][Shared]) {
-    const Plan& plan = job.product.plan;
-    static_assert(R * Shared <= 32);
-    unsigned small = 0;
-#pragma unroll
-    for (int i = 0; i < R; ++i) {
-      const T norm = view.norms[view.row(i)];
-#pragma unroll
-      for (int s = 0; s < Shared; ++s) {
-        value[i][s] = norm - value[i][s];
-        if (value[i][s] < norm * direct_share<T>() && view.row(i) < view.active_rows && view.tx < plan.slots &&
-            subspace(tile, view.tx, s) < plan.count)
-          small |= 1u << (i * Shared + s);
-      }
-    }
-    const int64_t warps = int64_t(blockDim.x) / kWarp;
-    T* coefficient = coefficient_elements(plan) > 0 ? view.free + view.warp * plan.dim
-                               : job.scratch + ((int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * warps + view.warp) * plan.dim;
-    while (const unsigned waiting = __ballot_sync(kAllLanes, small != 0)) {
-      const int owner = __ffs(int(waiting)) - 1;
-      const int bit = __shfl_sync(kAllLanes, __ffs(int(small)) - 1, owner);
-      const int slot = (view.thread - view.lane + owner) / kRowThreads;
-      const int64_t row = view.first + bit / Shared * kRowThreads + owner % kRowThreads;
-      const T residual = direct_residual(job, row, subspace(tile, slot, bit % Shared), coefficient);
-      if (view.lane != owner) continue;
-      small &= small - 1;
-#pragma unroll
-      for (int i = 0; i < R; ++i)
-#pragma unroll
-        for (int s = 0; s < Shared; ++s)
-          if (bit == i * Shared + s) value[i][s] = residual;
-    }
+    PairValues<LanePairs<T, Shared>, T, Consumer>{job, consumer}.chunk(view, tile, chunk, value);
   }
 };
 
-template <int Width, int Shared, class T, class Consumer>
-__device__ __forceinline__ void walk_values(const Projection<T>& job, Consumer& consumer) {
-  ValuesEpilogue<T, Width, Shared, Consumer> epilogue{job, consumer};
-  walk<Width>(job.product, epilogue);
-}
-
-// ---------------------------------------------------------------- values
-template <class T>
-struct ValuesConsumer {
-  T* out;           // [n, K]
-  const T* factor;  // one element or null
-  int64_t K;
-  __device__ __forceinline__ void take(int, int64_t row, int64_t k, T value) {
-    write(out + row * K + k, factor ? value * read(factor) : value);
+template <int Width, int Shared>
+struct LaneWalk {
+  template <class T, class Consumer>
+  static __device__ __forceinline__ void run(const Projection<T>& job, Consumer& consumer) {
+    LaneValuesEpilogue<T, Width, Shared, Consumer> epilogue{job, consumer};
+    walk<LaneEngine<T, Width, false>>(job.product, epilogue);
   }
 };
 
 template <class T, int Width, int Shared>
 __global__ void __launch_bounds__(256, TileShape<T>::blocks) product_values(Projection<T> job, T* out, const T* factor) {
-  ValuesConsumer<T> consumer{out, factor, job.product.plan.count};
-  walk_values<Width, Shared>(job, consumer);
+  values_block<LaneWalk<Width, Shared>>(job, out, factor);
 }
 
-// ---------------------------------------------------------------- nearest
-// Strict comparisons in ascending k keep the lowest index of equal values, and NaN where the first value is NaN. Each
-// thread's best values and labels live in shared memory, [slots][rows], where they are touched once a tile.
-template <class T>
-struct NearestConsumer {
-  bool smallest;
-  T* best;     // [slots][rows]
-  int* label;  // [slots][rows], −1 until a value is taken
-
-  __device__ __forceinline__ bool better(T value, T than) const { return smallest ? value < than : value > than; }
-  __device__ __forceinline__ void take(int place, int64_t, int64_t k, T value) {
-    T& held = best[place];
-    int& held_k = label[place];
-    if (held_k < 0 ? k > 0 && value != value : !better(value, held)) return;
-    held = value;
-    held_k = int(k);
-  }
-};
-
-// One candidate a row for each share of the tiles: labels [shares, n] and values [shares, n].
 template <class T, int Width, int Shared>
 __global__ void __launch_bounds__(256, TileShape<T>::blocks) product_nearest(Projection<T> job, int* labels, T* values) {
-  constexpr int rows = TileShape<T>::rows;
-  const BlockView<T> view = block_view(job.product);
-  const Plan& plan = job.product.plan;
-  T* best = view.free + coefficient_elements(plan) + (plan.chunks > 1 ? rows * kSlots : 0);
-  int* label = reinterpret_cast<int*>(best + rows * kSlots);
-  NearestConsumer<T> consumer{job.metric == Metric::residual, best, label};
-  for (int at = view.thread; at < plan.slots * rows; at += int(blockDim.x)) label[at] = -1;
-  walk_values<Width, Shared>(job, consumer);
-  __syncthreads();
-  for (int row = view.thread; row < view.active_rows; row += int(blockDim.x)) {
-    T value = best[row];
-    int k = label[row];
-    for (int slot = 1; slot < plan.slots; ++slot) {
-      const T other = best[slot * rows + row];
-      const int other_k = label[slot * rows + row];
-      if (other_k >= 0 && (k < 0 || consumer.better(other, value) || (other == value && other_k < k)))
-        value = other, k = other_k;
-    }
-    const int64_t at = int64_t(blockIdx.y) * job.product.n + view.first + row;
-    write(labels + at, k);
-    write(values + at, value);
-  }
+  nearest_block<LaneWalk<Width, Shared>>(job, labels, values);
+}
+
+template <class T, int Width, int Shared>
+__global__ void __launch_bounds__(256, TileShape<T>::blocks)
+    product_loss(Projection<T> job, const T* weight, double* partial) {
+  loss_block<LaneWalk<Width, Shared>>(job, weight, partial);
 }
 
 // The best of the shares, which stand in ascending order of k.
@@ -257,27 +99,6 @@ __global__ void __launch_bounds__(256) nearest_of_shares(const int* labels, cons
   }
   write(label + i, int64_t(k));
   write(best + i, value);
-}
-
-// ---------------------------------------------------------------- weighted loss
-template <class T>
-struct LossConsumer {
-  const T* weight;  // [n, K]
-  int64_t K;
-  double sum;
-  __device__ __forceinline__ void take(int, int64_t row, int64_t k, T value) {
-    sum += double(read(weight + row * K + k)) * double(value);
-  }
-};
-
-template <class T, int Width, int Shared>
-__global__ void __launch_bounds__(256, TileShape<T>::blocks)
-    product_loss(Projection<T> job, const T* weight, double* partial) {
-  LossConsumer<T> consumer{weight, job.product.plan.count, 0.0};
-  walk_values<Width, Shared>(job, consumer);
-  __syncthreads();
-  const double sum = block_sum(consumer.sum, static_cast<double*>(dynamic_shared()));
-  if (threadIdx.x == 0) write(partial + int64_t(blockIdx.y) * gridDim.x + blockIdx.x, sum);
 }
 
 // Adds up partial sums in a fixed order; one block of 256 threads.
@@ -309,15 +130,18 @@ __global__ void __launch_bounds__(256) upstream_rows(Upstream<T> upstream, const
 
 // ---------------------------------------------------------------- launches
 template <class T>
-size_t values_shared_bytes(const Plan& plan, int64_t extra = 0) {
-  const int64_t waiting = plan.chunks > 1 ? TileShape<T>::rows * kSlots : 0;
-  return product_shared_bytes<T>(coefficient_elements(plan) + waiting + extra);
+size_t values_shared_bytes(const Projection<T>& job, int64_t extra = 0) {
+  const Plan& plan = job.product.plan;
+  return product_shared_bytes(job.product, coefficient_elements(plan, job.product.threads) +
+                                               waiting_elements(plan, TileShape<T>::rows) + extra);
 }
 
 // Elements of scratch that a launch with this grid needs.
-inline int64_t values_scratch(const Plan& plan, dim3 grid, Metric metric) {
-  const int64_t coefficients = plan.dim * (plan.threads() / kWarp);
-  return metric == Metric::energy || coefficient_elements(plan) > 0 ? 0 : coefficients * grid.x * grid.y;
+template <class T>
+int64_t values_scratch(const Projection<T>& job, dim3 grid) {
+  const Plan& plan = job.product.plan;
+  if (job.metric == Metric::energy || coefficient_elements(plan, job.product.threads) > 0) return 0;
+  return plan.dim * (job.product.threads / kWarp) * grid.x * grid.y;
 }
 
 // Calls f.template operator()<Width, Shared>() for the plan's layout.
@@ -340,34 +164,49 @@ cudaError_t with_layout(const Plan& plan, const F& f) {
 
 template <class T>
 cudaError_t run_values(const Projection<T>& job, dim3 grid, T* out, const T* factor, cudaStream_t stream) {
-  const Plan& plan = job.product.plan;
-  return with_layout<T>(plan, [&]<int Width, int Shared>() {
-    return launch(product_values<T, Width, Shared>, grid, plan.threads(), values_shared_bytes<T>(plan), stream, job, out, factor);
-  });
+  const auto run = [&](auto kernel) {
+    return launch(kernel, grid, job.product.threads, values_shared_bytes(job), stream, job, out, factor);
+  };
+  if constexpr (sizeof(T) == 4)
+    if (job.tensor) return run(product_tensor_values<>);
+  return with_layout<T>(job.product.plan, [&]<int Width, int Shared>() { return run(product_values<T, Width, Shared>); });
+}
+
+template <class T>
+cudaError_t run_candidates(const Projection<T>& job, dim3 grid, int* labels, T* values, cudaStream_t stream) {
+  const int64_t held = TileShape<T>::rows * kSlots, extra = held + held * int64_t(sizeof(int)) / int64_t(sizeof(T));
+  const auto run = [&](auto kernel) {
+    return launch(kernel, grid, job.product.threads, values_shared_bytes(job, extra), stream, job, labels, values);
+  };
+  if constexpr (sizeof(T) == 4)
+    if (job.tensor) return run(product_tensor_nearest<>);
+  return with_layout<T>(job.product.plan, [&]<int Width, int Shared>() { return run(product_nearest<T, Width, Shared>); });
 }
 
 // `labels` and `values` hold grid.y × n candidates.
 template <class T>
 cudaError_t run_nearest(const Projection<T>& job, dim3 grid, int* labels, T* values, int64_t* label, T* best,
                         cudaStream_t stream) {
-  const Plan& plan = job.product.plan;
-  DESC_EXT_TRY(with_layout<T>(plan, [&]<int Width, int Shared>() {
-    const int64_t held = TileShape<T>::rows * kSlots, extra = held + held * int64_t(sizeof(int)) / int64_t(sizeof(T));
-    return launch(product_nearest<T, Width, Shared>, grid, plan.threads(), values_shared_bytes<T>(plan, extra), stream, job,
-                  labels, values);
-  }));
+  DESC_EXT_TRY(run_candidates(job, grid, labels, values, stream));
   const int64_t n = job.product.n;
   return launch(nearest_of_shares<T>, dim3(unsigned(ceil_div<int64_t>(n, 256))), 256, 0, stream, labels, values,
                 int(grid.y), n, job.metric == Metric::residual, label, best);
 }
 
+template <class T>
+cudaError_t run_loss_partials(const Projection<T>& job, dim3 grid, const T* weight, double* partial, cudaStream_t stream) {
+  const auto run = [&](auto kernel) {
+    return launch(kernel, grid, job.product.threads, values_shared_bytes(job), stream, job, weight, partial);
+  };
+  if constexpr (sizeof(T) == 4)
+    if (job.tensor) return run(product_tensor_loss<>);
+  return with_layout<T>(job.product.plan, [&]<int Width, int Shared>() { return run(product_loss<T, Width, Shared>); });
+}
+
 // `partial` holds grid.x × grid.y sums.
 template <class T>
 cudaError_t run_loss(const Projection<T>& job, dim3 grid, const T* weight, double* partial, T* out, cudaStream_t stream) {
-  const Plan& plan = job.product.plan;
-  DESC_EXT_TRY(with_layout<T>(plan, [&]<int Width, int Shared>() {
-    return launch(product_loss<T, Width, Shared>, grid, plan.threads(), values_shared_bytes<T>(plan), stream, job, weight, partial);
-  }));
+  DESC_EXT_TRY(run_loss_partials(job, grid, weight, partial, stream));
   return launch(sum_partials<T>, dim3(1), 256, 0, stream, partial, int64_t(grid.x) * grid.y, out);
 }
 

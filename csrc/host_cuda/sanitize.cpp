@@ -42,17 +42,20 @@ struct PreparedBases {
 
   bool residual() const { return metric == Metric::residual; }
 
-  Projection<T> projection(const Matrix<T>& z) {
-    const Plan plan = plan_subspaces<T>(s.K, s.d, s.p);
+  Projection<T> projection(const Matrix<T>& z, bool tensor) {
+    const Plan plan = tensor ? plan_tensor(s.K, s.d, s.p) : plan_subspaces<T>(s.K, s.d, s.p);
     panels = workspace<T>(plan.panel_elements());
-    check(run_pack_panels<T>(plan, arrays.rotated, false, nullptr, panels.data(), nullptr));
+    if constexpr (sizeof(T) == 4)
+      if (tensor) check(run_pack_tensor_panels(plan, arrays.rotated, panels.data(), nullptr));
+    if (!tensor) check(run_pack_panels<T>(plan, arrays.rotated, false, nullptr, panels.data(), nullptr));
     if (residual()) {
       packed_scale = workspace<T>(plan.scale_elements());
       check(run_pack_scale<T>(plan, arrays.scale, packed_scale.data(), nullptr));
     }
     Projection<T> job{make_product<T>(z.rows(), s.n, plan, panels.data()), metric,
-                      residual() ? packed_scale.data() : nullptr, arrays.columns, nullptr};
+                      residual() ? packed_scale.data() : nullptr, arrays.columns, nullptr, tensor};
     job.product.norms = residual();
+    if (tensor) job.product.threads = TensorEngine::threads, job.product.stage = TensorEngine::stage;
     return job;
   }
 
@@ -77,15 +80,16 @@ void run_accumulating(Moments<T> job, std::vector<T>& out) {
 }
 
 template <class P>
-void projection_values(Shape s) {
+void values_of(Shape s, bool tensor) {
   using T = typename P::Compute;
+  const Storage precision = tensor ? Storage::f16 : P::computed;  // TF32 has the mantissa of float16
   const auto z = P::random(s.n, s.p, 1), bases = random_bases<P>(s), weight = P::random_computed(s.n, s.K, 3);
   const Truth<T> truth{z, bases, s};
   for (const Metric metric : {Metric::energy, Metric::residual}) {
     PreparedBases<T> prepared(bases, s, metric);
-    auto job = prepared.projection(z);
+    auto job = prepared.projection(z, tensor);
     const dim3 grid = product_grid(job.product);
-    auto scratch = workspace<T>(values_scratch(job.product.plan, grid, metric));
+    auto scratch = workspace<T>(values_scratch(job, grid));
     job.scratch = scratch.data();
     Matrix<T> values(s.n, s.K, P::computed), best(s.n, 1, P::computed);
     const T factor = 2;
@@ -100,18 +104,28 @@ void projection_values(Shape s) {
       double extreme = truth.value(metric, i, 0);
       for (int64_t k = 0; k < s.K; ++k) {
         const double value = truth.value(metric, i, k);
-        expect_close(values.at(i, k), 2 * value, P::computed, "an energy or residual");
+        expect_close(values.at(i, k), 2 * value, precision, "an energy or residual");
         extreme = metric == Metric::energy ? std::max(extreme, value) : std::min(extreme, value);
         loss += weight.at(i, k) * value;
       }
-      expect_close(best.get(i), extreme, P::computed, "the value of the nearest subspace");
-      expect_close(truth.value(metric, i, labels[size_t(i)]), extreme, P::computed, "the value at the nearest subspace");
+      expect_close(best.get(i), extreme, precision, "the value of the nearest subspace");
+      expect_close(truth.value(metric, i, labels[size_t(i)]), extreme, precision, "the value at the nearest subspace");
     }
     auto partial = workspace<double>(int64_t(grid.x) * grid.y);
     Matrix<T> sum(1, 1, P::computed);
     check(run_loss<T>(job, grid, weight.data(), partial.data(), sum.data(), nullptr));
-    expect_close(sum.get(0), loss, P::computed, "the weighted loss");
+    expect_close(sum.get(0), loss, precision, "the weighted loss");
   }
+}
+
+template <class P>
+void projection_values(Shape s) {
+  values_of<P>(s, false);
+}
+
+template <class P>
+void tensor_values(Shape s) {
+  if constexpr (sizeof(typename P::Compute) == 4) values_of<P>(s, true);
 }
 
 // Gradients of Σ_ik (grad_ik − shift_i)·factor_i · value_ik.
@@ -387,6 +401,7 @@ Cases all_cases() {
   if constexpr (compiled(#name)) \
   cases[#name] = [] { over(name<F32>, name<F64>, name<BF16>); }
   DESC_EXT_CASE(projection_values);
+  DESC_EXT_CASE(tensor_values);
   DESC_EXT_CASE(projection_gradient);
   DESC_EXT_CASE(nearest_gradient);
   DESC_EXT_CASE(soft_assignment);

@@ -16,6 +16,7 @@ from desc_ext.ops.checks import (
     compute_dtype,
     shape_text,
 )
+from desc_ext.ops.precision import allow_tf32
 from desc_ext.ops.registration import given, operators, pair_fake, register
 
 __all__ = ["student_t_assignment", "subspace_soft_assignment", "target_distribution"]
@@ -47,7 +48,7 @@ def subspace_soft_assignment(
         check_vector(op, "sample_weight", sample_weight, z.shape[0], "z", z)
         check_constant(op, "sample_weight", sample_weight)
         sample_weight = sample_weight.to(compute_dtype(z))
-    return operators().subspace_soft_assignment(z, bases, smoothing, sample_weight)[0]
+    return operators().subspace_soft_assignment(z, bases, smoothing, sample_weight, allow_tf32(z))[0]
 
 
 def student_t_assignment(z: Tensor, centroids: Tensor, dof: float = 1.0) -> Tensor:
@@ -99,13 +100,13 @@ def target_distribution(q: Tensor, frequency: Tensor | None = None) -> Tensor:
     return operators().target_distribution(q.detach().to(compute_dtype(q)), frequency)
 
 
-def _soft_fake(z, bases, smoothing, sample_weight=None):
+def _soft_fake(z, bases, smoothing, sample_weight=None, allow_tf32=False):
     dtype = compute_dtype(z)
     return z.new_empty((z.shape[0], bases.shape[0]), dtype=dtype), z.new_empty((z.shape[0],), dtype=dtype)
 
 
 def _soft_setup(ctx, inputs, output):
-    z, bases, _, sample_weight = inputs
+    z, bases, _, sample_weight, _ = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.has_sample_weight = sample_weight is not None
     ctx.save_for_backward(*output, z, bases, *([sample_weight] if ctx.has_sample_weight else []))
@@ -117,7 +118,7 @@ def _soft_backward(operators, ctx, grad, _grad_total):
     dz, dbases = operators.subspace_soft_assignment_backward(
         grad, assignment, total, z, bases, rest[0] if rest else None, need_z, need_bases
     )
-    return given(need_z, dz), given(need_bases, dbases), None, None
+    return given(need_z, dz), given(need_bases, dbases), None, None, None
 
 
 def _soft_backward_fake(grad, assignment, total, z, bases, sample_weight, need_z, need_bases):

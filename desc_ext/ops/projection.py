@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from desc_ext.ops.checks import check_choice, check_matrix, check_rows_and_bases, compute_dtype
+from desc_ext.ops.precision import allow_tf32
 from desc_ext.ops.registration import given, operators, pair_fake, register, save_inputs
 
 __all__ = ["nearest_subspace", "projection_energy", "projection_residual", "weighted_projection_loss"]
@@ -30,7 +31,7 @@ def projection_energy(z: Tensor, bases: Tensor) -> Tensor:
         ValueError: wrong rank or size, K = 0, d > p, different devices.
     """
     check_rows_and_bases("projection_energy", z, bases)
-    return operators().projection_energy(z, bases)
+    return operators().projection_energy(z, bases, allow_tf32(z))
 
 
 def projection_residual(z: Tensor, bases: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def projection_residual(z: Tensor, bases: Tensor) -> Tensor:
     Args, returns, raises: as :func:`projection_energy`.
     """
     check_rows_and_bases("projection_residual", z, bases)
-    return operators().projection_residual(z, bases)
+    return operators().projection_residual(z, bases, allow_tf32(z))
 
 
 def nearest_subspace(z: Tensor, bases: Tensor, metric: str = "residual") -> tuple[Tensor, Tensor]:
@@ -61,7 +62,7 @@ def nearest_subspace(z: Tensor, bases: Tensor, metric: str = "residual") -> tupl
     """
     check_rows_and_bases("nearest_subspace", z, bases)
     check_choice("nearest_subspace", "metric", metric, ("residual", "energy"))
-    return operators().nearest_subspace(z, bases, metric)
+    return operators().nearest_subspace(z, bases, metric, allow_tf32(z))
 
 
 def weighted_projection_loss(z: Tensor, bases: Tensor, weight: Tensor) -> Tensor:
@@ -80,19 +81,19 @@ def weighted_projection_loss(z: Tensor, bases: Tensor, weight: Tensor) -> Tensor
     """
     check_rows_and_bases("weighted_projection_loss", z, bases)
     check_matrix("weighted_projection_loss", "weight", weight, z.shape[0], bases.shape[0], z)
-    return operators().weighted_projection_loss(z, bases, weight.to(compute_dtype(z)))
+    return operators().weighted_projection_loss(z, bases, weight.to(compute_dtype(z)), allow_tf32(z))
 
 
-def _values_fake(z, bases):
+def _values_fake(z, bases, allow_tf32=False):
     return z.new_empty((z.shape[0], bases.shape[0]), dtype=compute_dtype(z))
 
 
 def _register_values(name: str) -> None:
     def backward(operators, ctx, grad):
         z, bases = ctx.saved_tensors
-        need_z, need_bases = ctx.needs_input_grad
+        need_z, need_bases = ctx.needs_input_grad[:2]
         dz, dbases = getattr(operators, name + "_backward")(grad, z, bases, need_z, need_bases)
-        return given(need_z, dz), given(need_bases, dbases)
+        return given(need_z, dz), given(need_bases, dbases), None
 
     register(
         name,
@@ -107,13 +108,13 @@ _register_values("projection_energy")
 _register_values("projection_residual")
 
 
-def _nearest_fake(z, bases, metric="residual"):
+def _nearest_fake(z, bases, metric="residual", allow_tf32=False):
     n = z.shape[0]
     return z.new_empty((n,), dtype=torch.int64), z.new_empty((n,), dtype=compute_dtype(z))
 
 
 def _nearest_setup(ctx, inputs, output):
-    z, bases, ctx.metric = inputs
+    z, bases, ctx.metric, _ = inputs
     ctx.mark_non_differentiable(output[0])
     ctx.save_for_backward(z, bases, output[0])
 
@@ -122,7 +123,7 @@ def _nearest_backward(operators, ctx, _grad_labels, grad):
     z, bases, labels = ctx.saved_tensors
     need_z, need_bases = ctx.needs_input_grad[:2]
     dz, dbases = operators.nearest_subspace_backward(grad, labels, z, bases, ctx.metric, need_z, need_bases)
-    return given(need_z, dz), given(need_bases, dbases), None
+    return given(need_z, dz), given(need_bases, dbases), None, None
 
 
 def _nearest_backward_fake(grad, labels, z, bases, metric, need_z, need_bases):
@@ -138,14 +139,14 @@ register(
 )
 
 
-def _loss_fake(z, bases, weight):
+def _loss_fake(z, bases, weight, allow_tf32=False):
     return z.new_empty((), dtype=compute_dtype(z))
 
 
 def _loss_backward(operators, ctx, grad):
-    needs = ctx.needs_input_grad
+    needs = ctx.needs_input_grad[:3]
     grads = operators.weighted_projection_loss_backward(grad, *ctx.saved_tensors, *needs)
-    return tuple(given(need, value) for need, value in zip(needs, grads, strict=True))
+    return *(given(need, value) for need, value in zip(needs, grads, strict=True)), None
 
 
 def _loss_backward_fake(grad, z, bases, weight, need_z, need_bases, need_weight):

@@ -109,7 +109,7 @@ def register_namespace(namespace: str) -> None:
 # torch drops trailing arguments that have their default value, also from needs_input_grad: never unpack it whole
 # where the schema has defaults.
 def save_inputs(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
 
 
 def given(needed: bool, grad: Tensor) -> Tensor | None:

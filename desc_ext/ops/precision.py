@@ -1,0 +1,25 @@
+"""Whether the products of float32 may run on tensor cores, whose TF32 keeps 10 bits of the mantissa."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+__all__ = ["allow_tf32"]
+
+_VARIABLE = "DESC_EXT_TENSOR_CORES"
+_asked = os.environ.get(_VARIABLE, "")
+if _asked not in ("", "0", "1", "always"):
+    raise ImportError(
+        f"{_VARIABLE}={_asked} means nothing: set it to 1 (tensor cores where they should pay), always (wherever "
+        "they can) or 0 (never, the default)"
+    )
+_TENSOR_CORES = _asked in ("1", "always")
+
+
+def allow_tf32(z: Tensor) -> bool:
+    """True where it has been asked for twice: by DESC_EXT_TENSOR_CORES and by torch's own setting for products
+    of float32 matrices (``torch.set_float32_matmul_precision``). In a compiled graph: as it was when traced."""
+    return _TENSOR_CORES and z.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32"
