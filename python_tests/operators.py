@@ -80,7 +80,8 @@ def host_cuda():
     return importlib.import_module("_host_cuda")
 
 
-# (n, p, K, d): ones, odd sizes, K not a power of two, d = 1, d = p, p < K·d and p > K·d, long rows, wide bases.
+# (n, p, K, d): ones, odd sizes, K not a power of two, d = 1, d = p, p < K·d and p > K·d, long rows, wide bases; more
+# columns than a kernel takes at a time, in subspaces that do not divide its panels.
 SHAPES = [
     (1, 1, 1, 1),
     (7, 3, 2, 1),
@@ -90,6 +91,8 @@ SHAPES = [
     (50, 20, 4, 20),
     (300, 64, 37, 8),
     (65, 600, 3, 7),
+    (40, 20, 130, 2),
+    (33, 16, 60, 5),
 ]
 
 

@@ -202,6 +202,12 @@ static void projection_forward(const ProjectionForward<T>& job, int64_t begin, i
   }
 }
 
+// Subspaces of about `columns` columns that begin and end where a panel does.
+static inline int64_t whole_panels(int64_t columns, int64_t d) {
+  const int64_t together = std::max<int64_t>(1, kTileColumns / d);
+  return std::max<int64_t>(1, columns / (together * d)) * together;
+}
+
 // With a = S̃ᵀz and upstream g: dz = 2 Σ_k g_k S̃_k(scale∘a_k) for the energy, 2 (Σ_k g_k) z minus that for the
 // residual; B̃_k = Σ_i g_ik z_i a_ikᵀ is summed for the bases.
 template <class T>
@@ -210,7 +216,7 @@ class BackwardBlock {
   static constexpr int L = kLanes<T>, R = kStrip<T>;
 
   BackwardBlock(const ProjectionBackward<T>& job)
-      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(std::max<int64_t>(1, 256 / bases_.d)),
+      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(whole_panels(256, bases_.d)),
         coefficients_(block_.capacity * chunk_ * bases_.d), grads_(chunk_ * R), values_(chunk_ * R),
         scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_.d), dz_(block_.capacity * bases_.p),
         norms_(block_.capacity), grad_sum_(block_.capacity), shift_(block_.capacity), factor_(block_.capacity) {}
