@@ -192,10 +192,10 @@ struct ValuesLaunch {
 };
 
 // Rows are taken in pieces whose coefficients [rows, columns] take about 8 MiB: they stay in L2 between the kernels of a
-// backward, and the workspace does not grow with n.
+// backward, and the workspace does not grow with n. Many columns still get rows enough to be worth the launches.
 template <class T>
 int64_t piece_rows(int64_t n, int64_t columns) {
-  const int64_t fit = (int64_t(8) << 20) / (columns * int64_t(sizeof(T))), least = 256;
+  const int64_t fit = (int64_t(8) << 20) / (columns * int64_t(sizeof(T))), least = 2048;
   const int64_t piece = fit < least ? least : fit;
   return piece < n ? piece : n;
 }

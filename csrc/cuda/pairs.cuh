@@ -108,12 +108,14 @@ struct PairValues {
     if (chunk + 1 < plan.chunks) return;
     if (job.metric == Metric::residual) to_residuals(view, tile, value);
 #pragma unroll
-    for (int v = 0; v < count; ++v)
+    for (int v = 0; v < count; ++v) {
       if (exists(view, tile, v)) {
         const int row = Pairs::row(view.thread, v);
         consumer.take(Pairs::slot(view.thread, v) * TileShape<T>::rows + row, view.first + row,
                       subspace(tile, view.thread, v), value[v]);
       }
+      keep_order();
+    }
   }
 
  private:

@@ -16,8 +16,9 @@
 //
 // Registers: 64 accumulators + 32 rows + 8 columns + addresses: within 128, so two blocks of 256 threads stand on a
 // multiprocessor; nothing else lives through the inner loop, since addresses are made anew outside it. Float64 holds
-// 4 × 8 accumulators of two registers and stands alone. Shared memory: 2 × (128 × 80 + 8192) bytes + norms.
+// 4 × 8 accumulators of two registers and stands alone, as does the gradient of unaligned or half-precision rows. Shared memory: 2 × (128 × 80 + 8192) bytes + norms.
 // budget: product_(distances|coefficients|rows).*<float.* registers <= 128, shared <= 0, dynamic <= 37376
+// budget: product_rows<float,.*false.* registers <= 224, shared <= 0, dynamic <= 37376
 // budget: product_(distances|coefficients|rows).*<double.* registers <= 200, shared <= 0, dynamic <= 37376
 #pragma once
 
@@ -279,39 +280,38 @@ __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) 
   T* shared = static_cast<T*>(dynamic_shared());
   const Plan& plan = job.plan;
   const int first_tile = int(blockIdx.y) * job.tiles_per_block;
-  const int tiles = plan.tiles - first_tile < job.tiles_per_block ? plan.tiles - first_tile : job.tiles_per_block;
+  const int end_tile = plan.tiles - first_tile < job.tiles_per_block ? plan.tiles : first_tile + job.tiles_per_block;
   const int all_packs = plan.depth / Shape::pack, stages = (all_packs + kPacksDeep - 1) / kPacksDeep;
-  const int total = tiles * plan.chunks * stages;
   const int panel_step = Engine::panel_step(plan), chunk_columns = plan.depth * kSlotColumns * plan.slots;
   const T* panel = job.panels + int64_t(first_tile) * plan.chunks * chunk_columns;  // of the next stage to be filled
-  int fill = 0;                                                                     // its place in the depth
   auto packs_at = [&](int stage) { return all_packs - stage * kPacksDeep < kPacksDeep ? all_packs - stage * kPacksDeep : kPacksDeep; };
-  auto fill_next = [&](int buffer) {
-    const int packs = packs_at(fill);
+  auto fill = [&](int buffer, int stage) {
+    const int packs = packs_at(stage);
     const BlockView<T> view = block_view(job);
-    T* stage = shared + buffer * Engine::stage;
-    fill_rows(job, view, stage, fill * Shape::depth, packs);
-    Engine::fill_columns(plan, view, stage, packs, panel);
+    T* to = shared + buffer * Engine::stage;
+    fill_rows(job, view, to, stage * Shape::depth, packs);
+    Engine::fill_columns(plan, view, to, packs, panel);
     commit_copies();
-    fill = fill + 1 == stages ? 0 : fill + 1;
-    panel += fill == 0 ? chunk_columns - (stages - 1) * panel_step : panel_step;
+    panel += stage + 1 == stages ? chunk_columns - (stages - 1) * panel_step : panel_step;
   };
 
+  // Few variables live through this loop, because the accumulators leave few registers.
   typename Engine::Sum sum;
-  int stage = 0, chunk = 0, tile = first_tile;
-  fill_next(0);
-  for (int step = 0; step < total; ++step) {
-    T* now = shared + (step % 2) * Engine::stage;
+  fill(0, 0);
+  for (int tile = first_tile, chunk = 0, stage = 0, buffer = 0;; buffer ^= 1) {
+    T* now = shared + buffer * Engine::stage;
+    const bool norms = job.norms && tile == first_tile && chunk == 0;
     wait_copies<0>();
-    if (Engine::changes_rows || (job.norms && step < stages))
-      add_norms(block_view(job), now, packs_at(stage), job.norms && step < stages, step == 0, Engine::change);
+    if (Engine::changes_rows || norms) add_norms(block_view(job), now, packs_at(stage), norms, stage == 0, Engine::change);
     __syncthreads();  // this stage is whole, and nobody reads the other buffer any more
-    if (step + 1 < total) fill_next((step + 1) % 2);
+    const bool last_stage = stage + 1 == stages, last = last_stage && chunk + 1 == plan.chunks && tile + 1 == end_tile;
+    if (!last) fill(buffer ^ 1, last_stage ? 0 : stage + 1);
     if (stage == 0) set_zero(sum);
     engine.multiply(now, packs_at(stage), sum);
-    if (++stage < stages) continue;
-    stage = 0;
+    stage = last_stage ? 0 : stage + 1;
+    if (!last_stage) continue;
     epilogue.chunk(block_view(job), tile, chunk, sum);
+    if (last) break;
     if (++chunk == plan.chunks) chunk = 0, ++tile;
   }
 }
@@ -485,7 +485,7 @@ struct RowsEpilogue {
 };
 
 template <class T, bool Packs>
-__global__ void __launch_bounds__(256, TileShape<T>::blocks) product_rows(Product<T> job, RowsOut<T> rows) {
+__global__ void __launch_bounds__(256, Packs ? TileShape<T>::blocks : 1) product_rows(Product<T> job, RowsOut<T> rows) {
   RowsEpilogue<T, Packs> epilogue{job, rows};
   walk<LaneEngine<T, kSlotColumns, false>>(job, epilogue);
 }

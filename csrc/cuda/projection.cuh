@@ -92,6 +92,7 @@ __global__ void __launch_bounds__(256) nearest_of_shares(const int* labels, cons
   if (i >= n) return;
   T value = read(values + i);
   int k = read(labels + i);
+#pragma unroll 1
   for (int share = 1; share < shares; ++share) {
     const T other = read(values + share * n + i);
     const int other_k = read(labels + share * n + i);

@@ -33,19 +33,30 @@ __device__ __forceinline__ float round_to_tf32(float x) {
 #endif
 }
 
+// An address in shared memory that needs no conversion at every load.
+#ifdef __CUDACC__
+using SharedLine = unsigned;
+__device__ __forceinline__ SharedLine shared_line(const float* line) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(line));
+}
+#else
+using SharedLine = const float*;
+inline SharedLine shared_line(const float* line) { return line; }
+#endif
+
 // Four 8×8 matrices of 16-bit elements, here 8 lines of 4 floats: lane l gives the address of line l % 8 of matrix l / 8,
-// and gets element l % 4 of line l / 4 of each.
-__device__ __forceinline__ void load_matrices(float (&out)[4], const float* line) {
+// `offset` floats behind `line`, and gets element l % 4 of line l / 4 of each.
+__device__ __forceinline__ void load_matrices(float (&out)[4], SharedLine line, int offset) {
 #ifdef __CUDACC__
   uint32_t r[4];
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(line)))
+               : "r"(line + offset * static_cast<unsigned>(sizeof(float)))
                : "memory");
   for (int i = 0; i < 4; ++i) out[i] = __uint_as_float(r[i]);
 #else
   const int lane = int(threadIdx.x) % kWarp;
-  const auto lines = host_cuda::exchange(kAllLanes, line);
+  const auto lines = host_cuda::exchange(kAllLanes, line + offset);
   for (int i = 0; i < 4; ++i) out[i] = lines[i * 8 + lane / 4][lane % 4];
 #endif
 }
@@ -110,21 +121,28 @@ struct TensorEngine {
   }
 
   __device__ __forceinline__ void multiply(const float* stage, int packs, Sum& sum) const {
+    SharedLine row = shared_line(stage + row_line), column = shared_line(stage + column_line);
 #pragma unroll 1
     for (int part = 0; part < packs; part += 2) {  // the depth is a multiple of 8
       float rows[row_tiles][4];
 #pragma unroll
-      for (int i = 0; i < row_tiles; ++i) load_matrices(rows[i], stage + row_line + i * 16 * Shape::pitch + part * Shape::pack);
+      for (int i = 0; i < row_tiles; ++i) load_matrices(rows[i], row, i * 16 * Shape::pitch);
 #pragma unroll
       for (int s = 0; s < warp_slots; s += 2) {
         float columns[4];
-        load_matrices(columns, stage + column_line + s * kSlotColumns * Shape::pitch + part * Shape::pack);
+        load_matrices(columns, column, s * kSlotColumns * Shape::pitch);
 #pragma unroll
         for (int i = 0; i < row_tiles; ++i) {
           multiply_tf32(sum[i * warp_slots + s], rows[i], columns[0], columns[1]);
           multiply_tf32(sum[i * warp_slots + s + 1], rows[i], columns[2], columns[3]);
         }
       }
+      constexpr int bytes = 2 * Shape::pack * int(sizeof(float));
+#ifdef __CUDACC__
+      row += bytes, column += bytes;
+#else
+      row += bytes / sizeof(float), column += bytes / sizeof(float);
+#endif
     }
   }
 };

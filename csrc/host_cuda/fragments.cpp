@@ -19,7 +19,7 @@ __global__ void multiply(Registers* lanes) {
 }
 
 __global__ void load(const float* lines, const int* line_of, Registers* lanes) {
-  load_matrices(lanes[threadIdx.x].sum, lines + 4 * line_of[threadIdx.x]);
+  load_matrices(lanes[threadIdx.x].sum, shared_line(lines), 4 * line_of[threadIdx.x]);
 }
 
 }  // namespace
