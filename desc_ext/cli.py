@@ -79,7 +79,7 @@ def fit(
     source: DataArgument,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")],
     clusters: Annotated[int, typer.Option(metavar="K", help="Number of clusters.")],
-    model: Annotated[str, typer.Option(help="The method: desc, edesc or ae-kmeans.")] = "desc",
+    model: Annotated[str, typer.Option(help="The method: desc, edesc, ae-kmeans or k-subspaces.")] = "desc",
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     preset: Annotated[str | None, typer.Option(help="robust (default) or paper.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the clustering stage.")] = None,
@@ -126,6 +126,9 @@ def _say_how_to_resume(run) -> None:
     import shutil
 
     message = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not run.keeps_checkpoints:
+        message.print(f"interrupted: {run.model} keeps no checkpoints, start again", markup=False)
+        return
     if not run.can_resume():
         message.print("interrupted before the first checkpoint: nothing was kept, start again", markup=False)
         return

@@ -272,21 +272,31 @@ def _draw_image(axes, image: np.ndarray) -> None:
 
 
 def save_pictures(
-    folder, history, X, labels, confidence, embedding, n_clusters: int, image_shape, heading: str
+    folder,
+    history,
+    X,
+    labels,
+    confidence,
+    embedding,
+    n_clusters: int,
+    image_shape,
+    heading: str,
+    rows_name: str = "latent rows",
 ) -> list[Path]:
     """Writes embedding.png, curves.png, cluster_sizes.png and, for images, examples.png into ``folder``.
 
     Args:
         history: see :func:`curves_figure`.
         X, labels, confidence, image_shape: see :func:`examples_figure`; no examples when the shape is None.
-        embedding: latent rows [n, p].
+        embedding: [n, p], what embedding.png shows.
         heading: what was clustered by what, the first part of every title.
+        rows_name: what the embedding's rows are, for its title.
     """
     points, rows = project_to_plane(embedding)
-    subtitle = f"t-SNE of {len(rows):,} of {len(labels):,} latent rows, coloured and numbered by cluster"
+    subtitle = f"t-SNE of {len(rows):,} of {len(labels):,} {rows_name}, coloured and numbered by cluster"
     figures = {
         "embedding.png": embedding_figure(
-            points, np.asarray(labels)[rows], f"{heading}: latent rows", subtitle
+            points, np.asarray(labels)[rows], f"{heading}: {rows_name}", subtitle
         ),
         "curves.png": curves_figure(history, f"{heading}: training"),
         "cluster_sizes.png": sizes_figure(labels, n_clusters, f"{heading}: cluster sizes"),

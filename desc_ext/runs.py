@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.preprocessing import normalize
 
 import desc_ext
 from desc_ext.data import Dataset
@@ -201,6 +202,8 @@ class Run:
         self.folder, self.model, self.dataset = Path(folder), model, dataset
         self.options, self.resume = dict(options), resume
         self.written: list[str] = []
+        # a fit without a network is short, or its method would keep checkpoints
+        self.keeps_checkpoints = "checkpoint" in inspect.signature(MODELS[model]).parameters
         self._checkpoint = self.folder / "checkpoint"
         self._asked = {
             "model": model,
@@ -230,6 +233,10 @@ class Run:
         return all((self._checkpoint / name).is_file() for name in ("run.json", "state/config.json"))
 
     def _check_resume(self) -> None:
+        if not self.keeps_checkpoints:
+            raise ValueError(
+                f"{self.model} keeps no checkpoints, so there is nothing to resume; leave out --resume"
+            )
         if not self.can_resume():
             why = (
                 "its run has finished"
@@ -255,11 +262,9 @@ class Run:
             shutil.rmtree(self._checkpoint, ignore_errors=True)
         self._checkpoint.mkdir(parents=True, exist_ok=True)
         _write_json(self._checkpoint / "run.json", self._asked)
+        kept = {"checkpoint": self._checkpoint / "state", "resume": self.resume}
         estimator = MODELS[self.model](
-            **self.options,
-            callbacks=self._callbacks(),
-            checkpoint=self._checkpoint / "state",
-            resume=self.resume,
+            **self.options, callbacks=self._callbacks(), **(kept if self.keeps_checkpoints else {})
         )
         started = time.perf_counter()
         try:
@@ -311,11 +316,12 @@ class Run:
             estimator.history_,
             dataset.X,
             estimator.labels_,
-            estimator.predict_proba(dataset.X).max(axis=1),
+            _confidence(estimator, dataset.X),
             estimator.embedding_,
             self.options["n_clusters"],
             dataset.image_shape,
             heading=f"{self.model} on {dataset.name}",
+            rows_name="latent rows" if hasattr(estimator, "network_") else "distances to the subspaces",
         )
         parameters = estimator.get_params() | estimator.resolved_params_
         versions = {
@@ -338,10 +344,9 @@ class Run:
         from sklearn.cluster import KMeans
 
         k, seed = self.options["n_clusters"], self.options["random_state"]
-        n_init, network = self._estimator.resolved_params_["n_init"], self._estimator.network_
-        offset, scale = network.offset.cpu().numpy(), network.scale.cpu().numpy()
+        n_init = self._estimator.resolved_params_["n_init"]
         started = time.perf_counter()
-        scaled = ((self.dataset.X - offset) / scale).astype(np.float32)
+        scaled = _scaled(self._estimator, self.dataset.X).astype(np.float32)
         labels = KMeans(k, n_init=n_init, random_state=seed).fit(scaled).labels_
         self._metrics["k-means"] = self._scores(labels, time.perf_counter() - started)
         if self.model != "ae-kmeans":
@@ -352,6 +357,21 @@ class Run:
             self._metrics["ae-kmeans"] = self._scores(estimator.labels_, time.perf_counter() - started)
         _write_json(self.folder / "metrics.json", self._metrics)
         return self._metrics
+
+
+def _confidence(estimator, X):
+    """How certain each row's cluster is [n]: its largest assignment or, where assignment is hard, its nearness."""
+    if hasattr(estimator, "predict_proba"):
+        return estimator.predict_proba(X).max(axis=1)
+    return -estimator.transform(X).min(axis=1)
+
+
+def _scaled(estimator, X):
+    """The rows as the estimator scales them before its network or its subspaces see them."""
+    if hasattr(estimator, "network_"):
+        network = estimator.network_
+        return (X - network.offset.cpu().numpy()) / network.scale.cpu().numpy()
+    return normalize(X) if estimator.resolved_params_["unit_rows"] else X
 
 
 def _flat(asked: dict) -> dict:

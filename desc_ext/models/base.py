@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +25,9 @@ from desc_ext.models.rows import Rows, check_rows, check_training_rows, map_chun
 from desc_ext.nn import Autoencoder
 from desc_ext.training import Callback, ProgressBar, check_tensors, read_state_folder, write_state_folder
 
-__all__ = ["Assessment", "ClusteringNetwork", "DeepClusterer", "Fit"]
+__all__ = [
+    "Assessment", "ClusteringNetwork", "DeepClusterer", "Fit", "damaged_config", "from_config", "saved_config",
+]  # fmt: skip
 
 
 class ClusteringNetwork(nn.Module):
@@ -309,22 +313,10 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         ``callbacks`` are not saved; a ``random_state`` that is no integer is saved as None.
         """
         check_is_fitted(self)
-        params = self.get_params(deep=False) | {"callbacks": None}
-        if not isinstance(params["random_state"], (int, np.integer)):
-            params["random_state"] = None
-        config = {
-            "method": self._method,
-            "params": {name: _jsonable(value) for name, value in params.items()},
-            "resolved_params": self.resolved_params_,
-            "n_features": int(self.n_features_in_),
-            "feature_names": getattr(self, "feature_names_in_", np.array([])).tolist(),
-            "n_iter": self.n_iter_,
-            "history": self.history_,
-        }
         tensors = {f"network.{name}": value for name, value in self.network_.state_dict().items()}
         for name in ("labels_", "initial_labels_", "embedding_"):
             tensors[name] = torch.from_numpy(getattr(self, name))
-        write_state_folder(folder, "model", config, tensors)
+        write_state_folder(folder, "model", saved_config(self), tensors)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]):
@@ -335,25 +327,10 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
             ValueError: a damaged file or tensor (named), another method, another format version.
         """
         config, tensors = read_state_folder(folder, "model")
-        if config.get("method") != cls._method:
-            raise ValueError(
-                f"{folder} holds a model of method {config.get('method')!r}, but {cls.__name__} is "
-                f"{cls._method!r}; load it with desc_ext.models.load_model"
-            )
-        try:
-            model = cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in config["params"].items()})
-            options, n_features = config["resolved_params"], config["n_features"]
-            network = model._build(n_features, options, torch.Generator().manual_seed(0))
-            names, model.n_iter_, model.history_ = (
-                config["feature_names"],
-                config["n_iter"],
-                config["history"],
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{Path(folder) / 'config.json'} is damaged: {error!r}") from error
-        model.resolved_params_, model.n_features_in_ = options, n_features
-        if names:
-            model.feature_names_in_ = np.array(names, dtype=object)
+        with damaged_config(folder):
+            model = from_config(cls, folder, config)
+            options = model.resolved_params_
+            network = model._build(model.n_features_in_, options, torch.Generator().manual_seed(0))
         n_samples = len(tensors["labels_"]) if "labels_" in tensors else 0
         shapes = {f"network.{name}": t.shape for name, t in network.state_dict().items()}
         shapes |= {"labels_": [n_samples], "initial_labels_": [n_samples]}
@@ -366,6 +343,46 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         for name in ("labels_", "initial_labels_", "embedding_"):
             setattr(model, name, tensors[name].numpy())
         return model
+
+
+def saved_config(model: Any) -> dict[str, Any]:
+    """What every saved estimator's ``config.json`` holds; :func:`from_config` reads it back."""
+    params = model.get_params(deep=False) | {"callbacks": None}
+    if not isinstance(params["random_state"], (int, np.integer)):
+        params["random_state"] = None
+    return {
+        "method": model._method,
+        "params": {name: _jsonable(value) for name, value in params.items()},
+        "resolved_params": model.resolved_params_,
+        "n_features": int(model.n_features_in_),
+        "feature_names": getattr(model, "feature_names_in_", np.array([])).tolist(),
+        "n_iter": model.n_iter_,
+        "history": model.history_,
+    }
+
+
+def from_config(cls: type, folder: str | os.PathLike[str], config: dict[str, Any]) -> Any:
+    """The estimator with what :func:`saved_config` wrote, still without its tensors."""
+    if config.get("method") != cls._method:
+        raise ValueError(
+            f"{folder} holds a model of method {config.get('method')!r}, but {cls.__name__} is "
+            f"{cls._method!r}; load it with desc_ext.models.load_model"
+        )
+    model = cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in config["params"].items()})
+    model.resolved_params_, model.n_features_in_ = config["resolved_params"], config["n_features"]
+    model.n_iter_, model.history_ = config["n_iter"], config["history"]
+    if config["feature_names"]:
+        model.feature_names_in_ = np.array(config["feature_names"], dtype=object)
+    return model
+
+
+@contextlib.contextmanager
+def damaged_config(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what goes wrong on reading a configuration's values into a ValueError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{Path(folder) / 'config.json'} is damaged: {error!r}") from error
 
 
 def _jsonable(value: Any) -> Any:

@@ -9,19 +9,21 @@ from typing import Any
 
 import torch
 
-__all__ = ["resolve_device", "resolve_options"]
+__all__ = [
+    "FLAG", "Check", "check_options", "choice", "integer", "number", "resolve_device", "resolve_options",
+]  # fmt: skip
 
 Check = tuple[Callable[[Any], bool], str]
 
 
-def _integer(low: int) -> Check:
+def integer(low: int) -> Check:
     def check(value: Any) -> bool:
         return isinstance(value, Integral) and not isinstance(value, bool) and value >= low
 
     return check, f"an integer >= {low}"
 
 
-def _number(low: float, high: float = math.inf, strict: bool = False) -> Check:
+def number(low: float, high: float = math.inf, strict: bool = False) -> Check:
     def check(value: Any) -> bool:
         if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
             return False
@@ -31,44 +33,50 @@ def _number(low: float, high: float = math.inf, strict: bool = False) -> Check:
     return check, f"a finite number {bound}"
 
 
-def _choice(*values: str) -> Check:
+def choice(*values: str) -> Check:
     return lambda value: isinstance(value, str) and value in values, "one of " + ", ".join(map(repr, values))
 
 
 def _sizes(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and all(_integer(1)[0](size) for size in value)
+    return isinstance(value, (tuple, list)) and all(integer(1)[0](size) for size in value)
 
 
-_FLAG: Check = (lambda value: isinstance(value, bool), "True or False")
+FLAG: Check = (lambda value: isinstance(value, bool), "True or False")
+
+_COMMON: dict[str, Check] = {
+    "n_clusters": integer(1),
+    "dtype": choice("float32", "float64"),
+    "verbose": (lambda value: value in (0, 1), "0 or 1"),
+}
 
 CHECKS: dict[str, Check] = {
-    "scaling": _choice("global", "standard", "minmax", "none"),
+    "scaling": choice("global", "standard", "minmax", "none"),
     "hidden_sizes": (_sizes, "a tuple of integers >= 1"),
-    "latent_dim": (lambda v: v is None or _integer(1)[0](v), "an integer >= 1"),
-    "subspace_dim": _integer(1),
-    "unit_codes": _FLAG,
-    "corruption": (lambda v: _number(0)[0](v) and v < 1, "a number >= 0 and < 1"),
-    "reconstruction": _choice("mean", "sum"),
-    "start": _choice("kmeans", "k_subspaces", "input_k_subspaces"),
-    "n_init": _integer(1),
-    "objective": _choice("projection", "kl"),
-    "smoothing": _number(0, strict=True),  # 0 would divide 0 by 0 where H_i = 0
-    "smoothing_scale": _choice("absolute", "relative"),
-    "within": _choice("unit", "orthonormal"),
-    "basis_weight": _number(0),
-    "clustering_weight": _number(0),
-    "hard_weight": _choice("off", "norm", "one_plus"),
-    "confidence": _number(0, 1),
-    "head_target": _choice("own", "labels"),
-    "head_weight": _number(0),
-    "head_trains_encoder": _FLAG,
-    "warmup_epochs": _integer(0),
-    "pretrain_epochs": _integer(0),
-    "epochs": _integer(0),
-    "batch_size": _integer(1),
-    "pretrain_learning_rate": _number(0, strict=True),
-    "learning_rate": _number(0, strict=True),
-    "tol": _number(0, 1),
+    "latent_dim": (lambda v: v is None or integer(1)[0](v), "an integer >= 1"),
+    "subspace_dim": integer(1),
+    "unit_codes": FLAG,
+    "corruption": (lambda v: number(0)[0](v) and v < 1, "a number >= 0 and < 1"),
+    "reconstruction": choice("mean", "sum"),
+    "start": choice("kmeans", "k_subspaces", "input_k_subspaces"),
+    "n_init": integer(1),
+    "objective": choice("projection", "kl"),
+    "smoothing": number(0, strict=True),  # 0 would divide 0 by 0 where H_i = 0
+    "smoothing_scale": choice("absolute", "relative"),
+    "within": choice("unit", "orthonormal"),
+    "basis_weight": number(0),
+    "clustering_weight": number(0),
+    "hard_weight": choice("off", "norm", "one_plus"),
+    "confidence": number(0, 1),
+    "head_target": choice("own", "labels"),
+    "head_weight": number(0),
+    "head_trains_encoder": FLAG,
+    "warmup_epochs": integer(0),
+    "pretrain_epochs": integer(0),
+    "epochs": integer(0),
+    "batch_size": integer(1),
+    "pretrain_learning_rate": number(0, strict=True),
+    "learning_rate": number(0, strict=True),
+    "tol": number(0, 1),
 }
 
 
@@ -79,22 +87,33 @@ def resolve_options(model: Any, presets: Mapping[str, Mapping[str, Any]]) -> dic
         ValueError: an unknown preset, or a value that its option does not take.
     """
     name = model.__class__.__name__
-    _require(name, "n_clusters", model.n_clusters, _integer(1))
-    _require(name, "preset", model.preset, _choice(*presets))
-    _require(name, "dtype", model.dtype, _choice("float32", "float64"))
-    _require(name, "verbose", model.verbose, (lambda v: v in (0, 1), "0 or 1"))
+    options = check_options(model, {"preset": choice(*presets)})
     if model.resume and model.checkpoint is None:
         raise ValueError(f"{name}: resume=True needs checkpoint, the folder to continue from; got None")
-    options = {"n_clusters": int(model.n_clusters), "preset": model.preset, "dtype": model.dtype}
     for option, default in presets[model.preset].items():
         value = getattr(model, option)
         value = default if value is None else value
-        _require(name, option, value, CHECKS[option])
+        require(name, option, value, CHECKS[option])
         options[option] = _plain(value)
     return options
 
 
-def _require(name: str, option: str, value: Any, check: Check) -> None:
+def check_options(model: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
+    """What every estimator takes (n_clusters, dtype, verbose) and the options in ``checks``, as plain values.
+
+    Raises:
+        ValueError: a value that its option does not take.
+    """
+    options = {}
+    for option, check in {**_COMMON, **checks}.items():
+        value = getattr(model, option)
+        require(model.__class__.__name__, option, value, check)
+        options[option] = _plain(value)
+    del options["verbose"]
+    return options
+
+
+def require(name: str, option: str, value: Any, check: Check) -> None:
     if not check[0](value):
         raise ValueError(f"{name}: {option} must be {check[1]}, got {value!r}")
 

@@ -110,18 +110,19 @@ class Rows:
         """Rows (x − offset) / scale at ``index``."""
         return ((self._tensor(self.X[index]) - self.offset) / self.scale).to(self.dtype)
 
-    def chunks(self) -> Iterator[Tensor]:
-        """All rows in order, at most CHUNK_ROWS at a time."""
+    def chunks(self, directions: bool = False) -> Iterator[Tensor]:
+        """All rows, or their directions, in order, at most CHUNK_ROWS at a time."""
+        read = self.directions if directions else self.take
         for start in range(0, len(self.X), CHUNK_ROWS):
-            yield self.take(slice(start, start + CHUNK_ROWS))
+            yield read(slice(start, start + CHUNK_ROWS))
 
     def directions(self, index: np.ndarray | slice) -> Tensor:
         """Rows x / scale, not centred, divided by their norm: linear subspaces stay linear subspaces."""
         return torch.nn.functional.normalize(self._tensor(self.X[index]) / self.scale, dim=1).to(self.dtype)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """``function`` of all rows, chunk by chunk."""
-        return torch.cat([_padded(function, chunk) for chunk in self.chunks()])
+    def map(self, function: Callable[[Tensor], Tensor], directions: bool = False) -> Tensor:
+        """``function`` of all rows, or of their directions, chunk by chunk."""
+        return torch.cat([_padded(function, chunk) for chunk in self.chunks(directions)])
 
 
 def map_chunks(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
