@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | clean, and for CUDA: test-gpu | cuda | test-host-cuda | sanitize.
+# make demo | test | bench | lint | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
 # Each sets up what it needs in .venv, and only what has changed.
 #   PYTHON=python3.12      another Python (3.10 or newer)
 #   CXX=clang++            another C++20 compiler
@@ -14,7 +14,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test bench lint clean help has-gpu test-gpu cuda test-host-cuda sanitize
+.PHONY: demo test bench lint clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -41,6 +41,7 @@ help:
 	@echo "make clean   remove everything that make made, .venv too"
 	@echo "With a GPU and nvcc:"
 	@echo "make test-gpu        compile the CUDA kernels and run the tests on the GPU"
+	@echo "make bench-gpu       measure them against plain torch (under 10 minutes)"
 	@echo "With nvcc, no GPU:"
 	@echo "make cuda            compile the CUDA kernels for all architectures, check the machine code"
 	@echo "With neither:"
@@ -70,6 +71,10 @@ has-gpu: $(STAMPS)/torch
 test-gpu: has-gpu $(STAMPS)/package-cuda
 	@echo "== Testing on the GPU"
 	@$(VENV_PYTHON) -m pytest -k "(cuda or gpu) and not host_cuda" $(ARGS)
+
+bench-gpu: has-gpu $(STAMPS)/package-cuda
+	@echo "== Measuring the kernels on the GPU; results go to benchmarks/kernels/results/"
+	@$(VENV_PYTHON) benchmarks/kernels/gpu.py $(ARGS)
 
 cuda: build/cuda/sources.sha256 $(STAMPS)/package $(STAMPS)/cuda-tools
 	@echo "== Writing benchmarks/kernels/cuda_resources.md"

@@ -137,7 +137,9 @@ def parse_resources(lines: Iterable[str]) -> dict[Key, Kernel]:
         elif usage := re.match(r"\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             registers, stack, shared, local = map(int, usage.groups())
             # From Hopper on, what the system keeps for itself is counted in.
-            shared -= limits(architecture).reserved if compute_capability(architecture) >= (9, 0) else 0
+            # The report counts what the system takes, unless the kernel has no barrier and no shared memory at all.
+            if shared and compute_capability(architecture) >= (9, 0):
+                shared -= limits(architecture).reserved
             found[number, name] = Kernel(name, architecture, registers, stack, local, shared)
     return found
 
@@ -277,8 +279,7 @@ def blocks_per_multiprocessor(architecture: str, registers: int, threads: int, s
     of_a_warp = -(-max(registers, 1) * 32 // 256) * 256
     by_registers = limit.registers // 4 // of_a_warp * 4 // warps
     of_a_block = -(-(shared + limit.reserved) // 128) * 128
-    by_shared = limit.shared // of_a_block if of_a_block else limit.blocks
-    return min(limit.blocks, limit.warps // warps, by_registers, by_shared)
+    return min(limit.blocks, limit.warps // warps, by_registers, limit.shared // of_a_block)
 
 
 # Budgets

@@ -6,6 +6,7 @@ import csv
 import ctypes
 import gc
 import json
+import math
 import platform
 import statistics
 import time
@@ -62,20 +63,22 @@ def seconds(call: Callable) -> float:
     return took
 
 
-def compare(candidates: dict[str, Callable], rounds: int = ROUNDS) -> dict[str, list[float]]:
+def compare(
+    candidates: dict[str, Callable], rounds: int = ROUNDS, clock: Callable[[Callable], float] = seconds
+) -> dict[str, list[float]]:
     """Seconds of each candidate, measured in turn (A B C A B C …) so that the machine's drift meets all alike.
 
     A candidate more than three times as slow as the fastest peer is timed once only: it cannot be the best peer. All
     have been called before; the first candidate is ours.
     """
-    first = {name: seconds(call) for name, call in candidates.items()}
+    first = {name: clock(call) for name, call in candidates.items()}
     ours, *peers = candidates
-    bound = 3 * min(first[name] for name in peers)
+    bound = 3 * min((first[name] for name in peers), default=math.inf)
     again = [ours, *(name for name in peers if first[name] <= bound)]
     times = {name: [] if name in again else [took] for name, took in first.items()}
     for _ in range(rounds):
         for name in again:
-            times[name].append(seconds(candidates[name]))
+            times[name].append(clock(candidates[name]))
     return times
 
 

@@ -2,9 +2,10 @@
 
 ``literal``  the formula as it is written, through an n×K×p array
 ``gram``     eager torch, ‖z‖² − 2a·a + aᵀ(SᵀS)a with a = z S as one matrix product, through n×K·d arrays
+``reduction`` ‖z‖² − a·a with a = z S as one matrix product, right only where the bases are orthonormal: the least work
 ``products`` eager torch, ‖z‖² − Σ (z S) ∘ (z S (2I − SᵀS)) as two matrix products: twice the operations, no small ones
 
-The benchmarks also run the last two under torch.compile, which fuses what follows the products.
+The benchmarks also run ``gram``, and on the CPU ``products``, under torch.compile, which fuses what follows the products.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ def gram_residual(z: Tensor, bases: Tensor) -> Tensor:
     gram = bases.transpose(1, 2) @ bases
     times_gram = (a.transpose(0, 1) @ gram).transpose(0, 1)
     return z.square().sum(1, keepdim=True) - 2 * a.square().sum(-1) + (times_gram * a).sum(-1)
+
+
+def reduction_residual(z: Tensor, bases: Tensor) -> Tensor:
+    return z.square().sum(1, keepdim=True) - coefficients(z, bases).square().sum(-1)
 
 
 def products_residual(z: Tensor, bases: Tensor) -> Tensor:
@@ -69,4 +74,5 @@ def forms(residual) -> dict:
 
 LITERAL = forms(reference.projection_residual)
 GRAM = forms(gram_residual)
+REDUCTION = forms(reduction_residual)
 PRODUCTS = forms(products_residual)
