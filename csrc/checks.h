@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <cmath>
 #include <optional>
 #include <string>
 
@@ -60,6 +61,43 @@ inline void check_bases(const char* op, const Tensor& z, const Tensor& bases) {
   STD_TORCH_CHECK(bases.size(2) > 0 && bases.size(2) <= bases.size(1), op, ": bases [K, p, d] must have 1 <= d <= p, got d = ",
                   bases.size(2), ", p = ", bases.size(1));
   check_same_type(op, "bases", bases, compute_type(op, "z", z));
+}
+
+inline void check_weight(const char* op, const Tensor& z, const Tensor& bases, const Tensor& weight) {
+  check_bases(op, z, bases);
+  check_shape(op, "weight", weight, {z.size(0), bases.size(0)});
+  check_type(op, "weight", weight, compute_type(op, "z", z));
+}
+
+inline void check_sample_weight(const char* op, const Tensor& z, const std::optional<Tensor>& sample_weight) {
+  if (!sample_weight) return;
+  check_shape(op, "sample_weight", *sample_weight, {z.size(0)});
+  check_type(op, "sample_weight", *sample_weight, compute_type(op, "z", z));
+}
+
+inline void check_centroids(const char* op, const Tensor& z, const Tensor& centroids, double dof) {
+  check_shape(op, "z", z, {-1, -1});
+  check_shape(op, "centroids", centroids, {-1, z.size(1)});
+  STD_TORCH_CHECK(centroids.size(0) > 0, op, ": centroids holds no row (K = 0)");
+  STD_TORCH_CHECK(std::isfinite(dof) && dof > 0, op, ": dof must be finite and positive, got ", dof);
+  check_same_type(op, "centroids", centroids, compute_type(op, "z", z));
+}
+
+// Whether the metric of nearest_subspace is the residual; else it is the energy.
+inline bool asks_residual(const char* op, const std::string& metric) {
+  STD_TORCH_CHECK(metric == "residual" || metric == "energy", op, ": metric must be 'residual' or 'energy', got '", metric,
+                  "'");
+  return metric == "residual";
+}
+
+// Whether block orthogonality asks for orthonormal columns inside a block; else for unit ones.
+inline bool asks_orthonormal(const char* op, const Tensor& bases, const std::string& within) {
+  check_shape(op, "bases", bases, {-1, -1, -1});
+  STD_TORCH_CHECK(bases.size(0) > 0 && bases.size(2) > 0 && bases.size(2) <= bases.size(1), op,
+                  ": bases [K, p, d] must have K >= 1 and 1 <= d <= p, got ", shape_of(bases));
+  STD_TORCH_CHECK(within == "unit" || within == "orthonormal", op, ": within must be 'unit' or 'orthonormal', got '", within,
+                  "'");
+  return within == "orthonormal";
 }
 
 }  // namespace desc_ext

@@ -7,12 +7,6 @@
 
 namespace desc_ext::cpu {
 
-static void check_sample_weight(const char* op, const Tensor& z, const std::optional<Tensor>& sample_weight) {
-  if (!sample_weight) return;
-  check_shape(op, "sample_weight", *sample_weight, {z.size(0)});
-  check_type(op, "sample_weight", *sample_weight, compute_type(op, "z", z));
-}
-
 static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, const Tensor& bases, double smoothing,
                                                            std::optional<Tensor> sample_weight,
                                                            bool /*allow_tf32*/) {
@@ -66,14 +60,6 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment_backward(const Tensor
     run_projection_backward<T>(job, z.size(0), need_bases ? &dbases : nullptr);
   });
   return {dz, dbases};
-}
-
-static void check_centroids(const char* op, const Tensor& z, const Tensor& centroids, double dof) {
-  check_shape(op, "z", z, {-1, -1});
-  check_shape(op, "centroids", centroids, {-1, z.size(1)});
-  STD_TORCH_CHECK(centroids.size(0) > 0, op, ": centroids holds no row (K = 0)");
-  STD_TORCH_CHECK(std::isfinite(dof) && dof > 0, op, ": dof must be finite and positive, got ", dof);
-  check_same_type(op, "centroids", centroids, compute_type(op, "z", z));
 }
 
 // Centroids [K, p] as panels for distances and, backward, for the gradient of z.

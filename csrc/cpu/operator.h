@@ -10,6 +10,7 @@
 #include <new>
 
 #include "../checks.h"
+#include "../tensors.h"
 #include "kernels.h"
 
 namespace desc_ext::cpu {
@@ -58,27 +59,7 @@ inline MutableRows mutable_rows_of(Tensor& tensor, const int64_t* index = nullpt
 }
 
 template <class T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <class T>
-T* mutable_data(Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-template <class T>
 inline constexpr ScalarType kScalarType = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
-
-inline Tensor empty_of(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
-  return torch::stable::new_empty(like, sizes, type);
-}
-
-// Calls f.operator()<float>() or <double>() by the type the arithmetic is in.
-template <class F>
-auto dispatch(ScalarType compute, const F& f) {
-  return compute == ScalarType::Double ? f.template operator()<double>() : f.template operator()<float>();
-}
 
 template <class T>
 int64_t padded(int64_t columns) {
@@ -179,8 +160,7 @@ class PreparedBases {
 };
 
 inline Metric metric_of(const char* op, const std::string& name) {
-  STD_TORCH_CHECK(name == "residual" || name == "energy", op, ": metric must be 'residual' or 'energy', got '", name, "'");
-  return name == "residual" ? Metric::residual : Metric::energy;
+  return asks_residual(op, name) ? Metric::residual : Metric::energy;
 }
 
 // Runs the job over all rows and fills the gradients asked for; grad_bases may be null.
@@ -206,12 +186,6 @@ void run_projection_backward(ProjectionBackward<T> job, int64_t n, Tensor* grad_
   for_each_task(bases.K, [&](int64_t k) {
     kernels.basis_gradient(bases, job.metric, k, sums + k * bases.d * bases.stride, out);
   });
-}
-
-// An array like `tensor` to be filled, or an empty tensor where it is not needed.
-inline Tensor gradient_like(const Tensor& tensor, bool needed) {
-  if (!needed) return empty_of(tensor, {0}, tensor.scalar_type());
-  return torch::stable::empty_like(tensor);
 }
 
 }  // namespace desc_ext::cpu

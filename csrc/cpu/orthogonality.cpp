@@ -45,15 +45,6 @@ struct BlockGram {
   }
 };
 
-static bool asks_orthonormal(const Tensor& bases, const std::string& within) {
-  check_shape(kPenalty, "bases", bases, {-1, -1, -1});
-  STD_TORCH_CHECK(bases.size(0) > 0 && bases.size(2) > 0 && bases.size(2) <= bases.size(1), kPenalty,
-                  ": bases [K, p, d] must have K >= 1 and 1 <= d <= p, got ", shape_of(bases));
-  STD_TORCH_CHECK(within == "unit" || within == "orthonormal", kPenalty, ": within must be 'unit' or 'orthonormal', got '",
-                  within, "'");
-  return within == "orthonormal";
-}
-
 // What is asked of G_k inside its block, less what it is: entries that neither term asks for are 0.
 static double block_excess(const BlockGram& s, bool orthonormal, int64_t k, int64_t a, int64_t b) {
   if (!orthonormal && a != b) return 0;
@@ -61,7 +52,7 @@ static double block_excess(const BlockGram& s, bool orthonormal, int64_t k, int6
 }
 
 static Tensor penalty(const Tensor& bases, std::string within) {
-  const bool orthonormal = asks_orthonormal(bases, within);
+  const bool orthonormal = asks_orthonormal(kPenalty, bases, within);
   const BlockGram s(bases);
   const double* gram = data<double>(s.gram);
   const int64_t size = s.gram.size(0), d = s.d;
@@ -84,7 +75,7 @@ static Tensor penalty(const Tensor& bases, std::string within) {
 
 // d/dS_k = 4 (S SᵀS)_k − 4 S_k G_k + 4 S_k E_k with E_k the excess inside the block.
 static Tensor penalty_backward(const Tensor& grad, const Tensor& bases, std::string within) {
-  const bool orthonormal = asks_orthonormal(bases, within);
+  const bool orthonormal = asks_orthonormal(kPenalty, bases, within);
   BlockGram s(bases);
   double* gram = mutable_data<double>(s.gram);
   const int64_t size = s.gram.size(0), d = s.d, p = s.p;

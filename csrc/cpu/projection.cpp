@@ -108,12 +108,6 @@ static std::tuple<Tensor, Tensor> nearest_subspace_backward(const Tensor& grad, 
   return {dz, dbases};
 }
 
-static void check_weight(const char* op, const Tensor& z, const Tensor& bases, const Tensor& weight) {
-  check_bases(op, z, bases);
-  check_shape(op, "weight", weight, {z.size(0), bases.size(0)});
-  check_type(op, "weight", weight, compute_type(op, "z", z));
-}
-
 static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, const Tensor& weight, bool /*allow_tf32*/) {
   const char* op = "weighted_projection_loss";
   check_weight(op, z, bases, weight);

@@ -6,13 +6,6 @@
 
 namespace desc_ext::cuda {
 
-static void check_sample_weight(const char* op, const Tensor& z, const std::optional<Tensor>& sample_weight) {
-  if (!sample_weight) return;
-  check_shape(op, "sample_weight", *sample_weight, {z.size(0)});
-  check_type(op, "sample_weight", *sample_weight, compute_type(op, "z", z));
-  check_same_device(op, "sample_weight", *sample_weight, z);
-}
-
 static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, const Tensor& bases, double smoothing,
                                                            std::optional<Tensor> sample_weight,
                                                            bool allow_tf32) {
@@ -20,6 +13,7 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, cons
   check_bases(op, z, bases);
   check_same_device(op, "bases", bases, z);
   check_sample_weight(op, z, sample_weight);
+  if (sample_weight) check_same_device(op, "sample_weight", *sample_weight, z);
   STD_TORCH_CHECK(std::isfinite(smoothing), op, ": smoothing must be finite, got ", smoothing);
   const auto compute = compute_type(op, "z", z);
   const Device device(z);
@@ -49,6 +43,7 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment_backward(const Tensor
   check_bases(op, z, bases);
   check_same_device(op, "bases", bases, z);
   check_sample_weight(op, z, sample_weight);
+  if (sample_weight) check_same_device(op, "sample_weight", *sample_weight, z);
   const auto compute = compute_type(op, "z", z);
   const int64_t n = z.size(0), K = bases.size(0);
   for (const auto& [name, tensor] : {std::pair<const char*, const Tensor&>{"grad", grad}, {"assignment", assignment}}) {
@@ -77,15 +72,6 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment_backward(const Tensor
   return {dz, dbases};
 }
 
-static void check_centroids(const char* op, const Tensor& z, const Tensor& centroids, double dof) {
-  check_shape(op, "z", z, {-1, -1});
-  check_shape(op, "centroids", centroids, {-1, z.size(1)});
-  STD_TORCH_CHECK(centroids.size(0) > 0, op, ": centroids holds no row (K = 0)");
-  STD_TORCH_CHECK(std::isfinite(dof) && dof > 0, op, ": dof must be finite and positive, got ", dof);
-  check_same_type(op, "centroids", centroids, compute_type(op, "z", z));
-  check_same_device(op, "centroids", centroids, z);
-}
-
 // Centroids [K, p] in the type of the arithmetic, and as panels of the product engine.
 template <class T>
 struct PreparedCentroids {
@@ -106,6 +92,7 @@ struct PreparedCentroids {
 static Tensor student_t_assignment(const Tensor& z, const Tensor& centroids, double dof) {
   const char* op = "student_t_assignment";
   check_centroids(op, z, centroids, dof);
+  check_same_device(op, "centroids", centroids, z);
   const auto compute = compute_type(op, "z", z);
   const Device device(z);
   const int64_t n = z.size(0), K = centroids.size(0);
@@ -126,6 +113,7 @@ static std::tuple<Tensor, Tensor> student_t_assignment_backward(const Tensor& gr
                                                                 bool need_z, bool need_centroids) {
   const char* op = "student_t_assignment_backward";
   check_centroids(op, z, centroids, dof);
+  check_same_device(op, "centroids", centroids, z);
   const auto compute = compute_type(op, "z", z);
   const int64_t n = z.size(0), K = centroids.size(0), p = z.size(1);
   for (const auto& [name, tensor] : {std::pair<const char*, const Tensor&>{"grad", grad}, {"assignment", assignment}}) {

@@ -113,7 +113,8 @@ __device__ __forceinline__ double column_sum(const double* partial, int chunks, 
 
 // totals_k (+)= Σ over the chunks.
 template <int Unused = 0>
-__global__ void __launch_bounds__(256) column_totals(const double* partial, int chunks, int64_t K, bool accumulate, double* totals) {
+__global__ void __launch_bounds__(256)
+    column_totals(const double* partial, int chunks, int64_t K, bool accumulate, double* totals) {
   const int64_t k = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (k >= K) return;
   const double sum = column_sum(partial, chunks, K, k);
@@ -149,8 +150,8 @@ __global__ void __launch_bounds__(kRowWarps* kWarp)
 
 // dμ_k = 2 (Σ_i h_ik μ_k − Σ_i h_ik z_i).
 template <class T>
-__global__ void __launch_bounds__(256) centroid_gradient(const T* moments, const double* totals, const void* centroids, int64_t K, int64_t p,
-                                  void* out, Storage storage) {
+__global__ void __launch_bounds__(256) centroid_gradient(const T* moments, const double* totals, const void* centroids,
+                                                         int64_t K, int64_t p, void* out, Storage storage) {
   const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= K * p) return;
   const double mu = double(load_element<T>(centroids, storage, at));
@@ -183,7 +184,8 @@ cudaError_t run_student_gradient(T* values, const T* q, const T* grad, T dof, in
 
 // Partial sums of a column: enough chunks to fill the device.
 inline int column_chunks(int64_t n, int64_t K) {
-  const int64_t wanted = ceil_div<int64_t>(8 * multiprocessors(), ceil_div<int64_t>(K, kWarp)), by_rows = ceil_div<int64_t>(n, 64);
+  const int64_t wanted = ceil_div<int64_t>(8 * multiprocessors(), ceil_div<int64_t>(K, kWarp));
+  const int64_t by_rows = ceil_div<int64_t>(n, 64);
   return int(wanted < by_rows ? wanted : by_rows);
 }
 

@@ -137,7 +137,8 @@ __global__ void __launch_bounds__(256) pack_panels(Plan plan, const T* source, b
   const int64_t depth = line / plan.slots / pieces % plan.depth, block = line / plan.slots / pieces / plan.depth;
   const int64_t tile = block / plan.chunks, chunk = block % plan.chunks;
   const int64_t c = piece * pack + at % pack, dim_in_slot = plan.width / plan.shared_slot;
-  const int64_t k = (tile * plan.slots + slot) * plan.shared_slot + c / dim_in_slot, inside = chunk * dim_in_slot + c % dim_in_slot;
+  const int64_t k = (tile * plan.slots + slot) * plan.shared_slot + c / dim_in_slot;
+  const int64_t inside = chunk * dim_in_slot + c % dim_in_slot;
   T value = 0;
   if (c < plan.width && k < plan.count && inside < plan.dim && depth < plan.p) {
     const int64_t column = k * plan.dim + inside;
@@ -154,7 +155,8 @@ __global__ void __launch_bounds__(256) pack_scale(Plan plan, const T* scale, T* 
   if (at >= plan.scale_elements()) return;
   const int64_t c = at % kSlotColumns, slot = at / kSlotColumns % plan.slots, block = at / kSlotColumns / plan.slots;
   const int64_t tile = block / plan.chunks, chunk = block % plan.chunks, dim_in_slot = plan.width / plan.shared_slot;
-  const int64_t k = (tile * plan.slots + slot) * plan.shared_slot + c / dim_in_slot, inside = chunk * dim_in_slot + c % dim_in_slot;
+  const int64_t k = (tile * plan.slots + slot) * plan.shared_slot + c / dim_in_slot;
+  const int64_t inside = chunk * dim_in_slot + c % dim_in_slot;
   const bool stands = c < plan.width && k < plan.count && inside < plan.dim;
   write(out + at, stands ? read(scale + k * plan.dim + inside) : T(0));
 }

@@ -16,9 +16,11 @@ inline void check_labels(const char* op, const Tensor& labels, const Tensor& z) 
 class SortedLabels {
  public:
   SortedLabels(const char* op, const Tensor& labels, int64_t first, int64_t n, int64_t segments, const Device& device)
-      : chunks_(label_chunks(n, segments)), begin_(labels, segments + 1), order_(labels, n), counts_(labels, chunks_ * segments) {
+      : chunks_(label_chunks(n, segments)), begin_(labels, segments + 1), order_(labels, n),
+        counts_(labels, chunks_ * segments) {
     counts_.zero();
-    check_launch(op, run_sort_labels({data<int64_t>(labels) + first, n, segments, chunks_, begin_, order_, counts_}, device.stream));
+    const LabelSort sort{data<int64_t>(labels) + first, n, segments, chunks_, begin_, order_, counts_};
+    check_launch(op, run_sort_labels(sort, device.stream));
   }
   const int64_t* begin() { return begin_; }
   const int64_t* order() { return order_; }

@@ -206,7 +206,8 @@ template <class T>
 int moment_chunks(int64_t n, int64_t X, int64_t Y, bool segmented) {
   const int64_t tiles = ceil_div<int64_t>(X, MomentShape<T>::x) * ceil_div<int64_t>(Y, 128);
   const int64_t wanted = ceil_div<int64_t>(8 * multiprocessors(), tiles);
-  const int64_t by_rows = n / (4 * MomentShape<T>::depth), by_memory = (int64_t(segmented ? 2 : 4) << 20) / (X * Y * int64_t(sizeof(T)));
+  const int64_t by_rows = n / (4 * MomentShape<T>::depth);
+  const int64_t by_memory = (int64_t(segmented ? 2 : 4) << 20) / (X * Y * int64_t(sizeof(T)));
   int64_t chunks = wanted < by_rows ? wanted : by_rows;
   chunks = chunks < by_memory ? chunks : by_memory;
   return int(chunks < 1 ? 1 : chunks > 1024 ? 1024 : chunks);

@@ -13,6 +13,7 @@
 #include <tuple>
 
 #include "../checks.h"
+#include "../tensors.h"
 #include "engine.h"
 
 #ifdef __CUDACC__
@@ -81,20 +82,6 @@ inline MutableRows mutable_rows_of(Tensor& tensor, int64_t first = 0) {
           width};
 }
 
-template <class T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <class T>
-T* mutable_data(Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-inline Tensor empty_of(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
-  return torch::stable::new_empty(like, sizes, type);
-}
-
 // Device memory of torch's allocator, which knows the stream and takes it back in order.
 template <class T>
 class Workspace {
@@ -109,19 +96,8 @@ class Workspace {
   Tensor bytes_;
 };
 
-inline Tensor gradient_like(const Tensor& tensor, bool needed) {
-  if (!needed) return empty_of(tensor, {0}, tensor.scalar_type());
-  return torch::stable::empty_like(tensor);
-}
-
-template <class F>
-auto dispatch(ScalarType compute, const F& f) {
-  return compute == ScalarType::Double ? f.template operator()<double>() : f.template operator()<float>();
-}
-
 inline Metric metric_of(const char* op, const std::string& name) {
-  STD_TORCH_CHECK(name == "residual" || name == "energy", op, ": metric must be 'residual' or 'energy', got '", name, "'");
-  return name == "residual" ? Metric::residual : Metric::energy;
+  return asks_residual(op, name) ? Metric::residual : Metric::energy;
 }
 
 // Bases in the layouts of the kernels: no copy grows with n.

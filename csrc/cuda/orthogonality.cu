@@ -6,15 +6,6 @@ namespace desc_ext::cuda {
 
 static const char* kPenalty = "block_orthogonality_penalty";
 
-static bool asks_orthonormal(const Tensor& bases, const std::string& within) {
-  check_shape(kPenalty, "bases", bases, {-1, -1, -1});
-  STD_TORCH_CHECK(bases.size(0) > 0 && bases.size(2) > 0 && bases.size(2) <= bases.size(1), kPenalty,
-                  ": bases [K, p, d] must have K >= 1 and 1 <= d <= p, got ", shape_of(bases));
-  STD_TORCH_CHECK(within == "unit" || within == "orthonormal", kPenalty, ": within must be 'unit' or 'orthonormal', got '",
-                  within, "'");
-  return within == "orthonormal";
-}
-
 // The Gram matrix and the diagonal blocks, in workspace of this scope.
 struct BlockGram {
   Blocks s;
@@ -33,7 +24,7 @@ struct BlockGram {
 };
 
 static Tensor penalty(const Tensor& bases, std::string within) {
-  const bool orthonormal = asks_orthonormal(bases, within);
+  const bool orthonormal = asks_orthonormal(kPenalty, bases, within);
   const auto compute = compute_type(kPenalty, "bases", bases);
   const Device device(bases);
   Tensor out = empty_of(bases, {}, compute);
@@ -46,7 +37,7 @@ static Tensor penalty(const Tensor& bases, std::string within) {
 }
 
 static Tensor penalty_backward(const Tensor& grad, const Tensor& bases, std::string within) {
-  const bool orthonormal = asks_orthonormal(bases, within);
+  const bool orthonormal = asks_orthonormal(kPenalty, bases, within);
   const auto compute = compute_type(kPenalty, "bases", bases);
   check_shape(kPenalty, "grad", grad, {});
   check_type(kPenalty, "grad", grad, compute);

@@ -101,7 +101,8 @@ __global__ void __launch_bounds__(256) penalty_excess(Blocks s) {
 
 // d/dS_k = 4 (S SᵀS)_k − 4 S_k G_k + 4 S_k E_k, with `product` = rows · Gram.
 template <class T>
-__global__ void __launch_bounds__(256) penalty_gradient(Blocks s, const double* product, const T* grad, void* out, Storage storage) {
+__global__ void __launch_bounds__(256)
+    penalty_gradient(Blocks s, const double* product, const T* grad, void* out, Storage storage) {
   const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= s.K * s.p * s.d) return;
   const int64_t c = at % s.d, j = at / s.d % s.p, k = at / s.d / s.p;

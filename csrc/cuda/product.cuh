@@ -16,7 +16,8 @@
 //
 // Registers: 64 accumulators + 32 rows + 8 columns + addresses: within 128, so two blocks of 256 threads stand on a
 // multiprocessor; nothing else lives through the inner loop, since addresses are made anew outside it. Float64 holds
-// 4 × 8 accumulators of two registers and stands alone, as does the gradient of unaligned or half-precision rows. Shared memory: 2 × (128 × 80 + 8192) bytes + norms.
+// 4 × 8 accumulators of two registers and stands alone, as does the gradient of unaligned or half-precision rows.
+// Shared memory: 2 × (128 × 80 + 8192) bytes + norms.
 // budget: product_(distances|coefficients|rows).*<float.* registers <= 128, shared <= 0, dynamic <= 37376
 // budget: product_rows<float,.*false.* registers <= 224, shared <= 0, dynamic <= 37376
 // budget: product_(distances|coefficients|rows).*<double.* registers <= 200, shared <= 0, dynamic <= 37376
@@ -168,7 +169,8 @@ __device__ __forceinline__ void fill_rows(const Product<T>& job, const BlockView
 // Adds the stage's depth to ‖z‖². Each thread takes the packs that it has copied itself, so this needs no barrier before
 // it; `change` may then replace them.
 template <class T, class F>
-__device__ __forceinline__ void add_norms(const BlockView<T>& view, T* stage, int packs, bool norms, bool begin, const F& change) {
+__device__ __forceinline__ void add_norms(const BlockView<T>& view, T* stage, int packs, bool norms, bool begin,
+                                          const F& change) {
   using Shape = TileShape<T>;
   static_assert(kPacksDeep == 4, "the shuffles add up four lanes");
 #pragma unroll 1
@@ -222,7 +224,8 @@ struct LaneEngine {
 #pragma unroll 1
     for (int line = view.thread / kSlots; line < lines; line += int(blockDim.x) / kSlots)
       if (slot < plan.slots)
-        copy_async<16>(columns + (line * kSlots + slot) * Shape::pack, panel + int64_t(line * plan.slots + slot) * Shape::pack, 16);
+        copy_async<16>(columns + (line * kSlots + slot) * Shape::pack,
+                       panel + int64_t(line * plan.slots + slot) * Shape::pack, 16);
   }
 
   __device__ __forceinline__ void multiply(const T* stage, int packs, Sum& sum) const {
@@ -284,7 +287,10 @@ __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) 
   const int all_packs = plan.depth / Shape::pack, stages = (all_packs + kPacksDeep - 1) / kPacksDeep;
   const int panel_step = Engine::panel_step(plan), chunk_columns = plan.depth * kSlotColumns * plan.slots;
   const T* panel = job.panels + int64_t(first_tile) * plan.chunks * chunk_columns;  // of the next stage to be filled
-  auto packs_at = [&](int stage) { return all_packs - stage * kPacksDeep < kPacksDeep ? all_packs - stage * kPacksDeep : kPacksDeep; };
+  auto packs_at = [&](int stage) {
+    const int left = all_packs - stage * kPacksDeep;
+    return left < kPacksDeep ? left : kPacksDeep;
+  };
   auto fill = [&](int buffer, int stage) {
     const int packs = packs_at(stage);
     const BlockView<T> view = block_view(job);
@@ -378,7 +384,8 @@ struct DistancesEpilogue {
 
   __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, kDistanceColumns>& sum) {
     const int64_t K = job.plan.count;
-    for_each_pack<kDistanceColumns>(job, view, tile, K % Pack<T>::size == 0, [&](int i, int c, int64_t row, int column, bool whole) {
+    const bool aligned = K % Pack<T>::size == 0;
+    for_each_pack<kDistanceColumns>(job, view, tile, aligned, [&](int i, int c, int64_t row, int column, bool whole) {
       Pack<T> pack;
 #pragma unroll
       for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] = sum[i][c + u];
@@ -417,7 +424,8 @@ struct CoefficientsEpilogue {
 
   __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, kSlotColumns>& sum) {
     const int C = int(job.plan.count), K = C / d;
-    for_each_pack<kSlotColumns>(job, view, tile, C % Pack<T>::size == 0, [&](int i, int c, int64_t row, int column, bool whole) {
+    const bool aligned = C % Pack<T>::size == 0;
+    for_each_pack<kSlotColumns>(job, view, tile, aligned, [&](int i, int c, int64_t row, int column, bool whole) {
       const T shift = upstream.shift_of(row), factor = upstream.factor_of(row);
       const T* grad = upstream.grad + row * K;
       int k = column / d, next = (k + 1) * d;

@@ -128,17 +128,15 @@ static std::tuple<Tensor, Tensor> nearest_subspace_backward(const Tensor& grad, 
   return {dz, dbases};
 }
 
-static void check_weight(const char* op, const Tensor& z, const Tensor& bases, const Tensor& weight) {
-  check_bases(op, z, bases);
-  check_shape(op, "weight", weight, {z.size(0), bases.size(0)});
-  check_type(op, "weight", weight, compute_type(op, "z", z));
+static void check_loss(const char* op, const Tensor& z, const Tensor& bases, const Tensor& weight) {
+  check_weight(op, z, bases, weight);
   check_same_device(op, "bases", bases, z);
   check_same_device(op, "weight", weight, z);
 }
 
 static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, const Tensor& weight, bool allow_tf32) {
   const char* op = "weighted_projection_loss";
-  check_weight(op, z, bases, weight);
+  check_loss(op, z, bases, weight);
   const auto compute = compute_type(op, "z", z);
   const Device device(z);
   const int64_t n = z.size(0);
@@ -160,7 +158,7 @@ static std::tuple<Tensor, Tensor, Tensor> weighted_projection_loss_backward(cons
                                                                             bool need_z, bool need_bases,
                                                                             bool need_weight) {
   const char* op = "weighted_projection_loss_backward";
-  check_weight(op, z, bases, weight);
+  check_loss(op, z, bases, weight);
   const auto compute = compute_type(op, "z", z);
   check_shape(op, "grad", grad, {});
   check_type(op, "grad", grad, compute);

@@ -86,8 +86,8 @@ __global__ void __launch_bounds__(256, TileShape<T>::blocks)
 
 // The best of the shares, which stand in ascending order of k.
 template <class T>
-__global__ void __launch_bounds__(256) nearest_of_shares(const int* labels, const T* values, int shares, int64_t n, bool smallest,
-                                  int64_t* label, T* best) {
+__global__ void __launch_bounds__(256) nearest_of_shares(const int* labels, const T* values, int shares, int64_t n,
+                                                         bool smallest, int64_t* label, T* best) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= n) return;
   T value = read(values + i);
@@ -113,9 +113,11 @@ __global__ void __launch_bounds__(256) sum_partials(const double* partial, int64
 }
 
 // ---------------------------------------------------------------- row sums of the upstream gradient
-// shift_i = Σ_k grad_ik assignment_ik (where assignment is given) and sum_i = Σ_k of the effective upstream; one warp a row.
+// shift_i = Σ_k grad_ik assignment_ik (where assignment is given) and sum_i = Σ_k of the effective upstream; one warp a
+// row.
 template <class T>
-__global__ void __launch_bounds__(256) upstream_rows(Upstream<T> upstream, const T* assignment, int64_t n, int64_t K, T* shift, T* sum) {
+__global__ void __launch_bounds__(256)
+    upstream_rows(Upstream<T> upstream, const T* assignment, int64_t n, int64_t K, T* shift, T* sum) {
   const int lane = int(threadIdx.x) % kWarp;
   const int64_t row = int64_t(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   if (row >= n) return;

@@ -3,8 +3,8 @@
 // allow_tf32) and tensor_cores_pay says that it is worth it.
 //
 // A block of 4 warps holds 128 rows and up to 16 slots of 8 columns, one subspace or chunk of one in each; a warp has 64
-// rows and 8 slots: 4 × 8 products of m16n8k8, 128 accumulators. Rows and columns lie in shared memory alike, 16 floats of depth
-// every 20, so that ldmatrix reads 8 lines of 16 bytes without a bank conflict. Rows are rounded to TF32 by the thread
+// rows and 8 slots: 4 × 8 products of m16n8k8, 128 accumulators. Rows and columns lie in shared memory alike, 16 floats
+// of depth every 20, so that ldmatrix reads 8 lines of 16 bytes without a bank conflict. Rows are rounded to TF32 by the thread
 // that copied them, before the barrier, and columns when they are packed: the inner loop is 32 HMMA for 8 ldmatrix.
 // A row's value is added up over the 4 lanes that hold its 8 columns, and each lane keeps two slots: 16 pairs a lane.
 //
@@ -98,7 +98,8 @@ struct TensorEngine {
   __device__ __forceinline__ explicit TensorEngine(const BlockView<float>& view) {
     const int line = view.lane % 8, matrix = view.lane / 8;
     row_line = (view.warp % 2 * warp_rows + line + matrix % 2 * 8) * Shape::pitch + matrix / 2 * 4;
-    column_line = (Shape::rows + view.warp / 2 * warp_slots * kSlotColumns + line + matrix / 2 * 8) * Shape::pitch + matrix % 2 * 4;
+    const int column = view.warp / 2 * warp_slots * kSlotColumns + line + matrix / 2 * 8;
+    column_line = (Shape::rows + column) * Shape::pitch + matrix % 2 * 4;
   }
 
   static __device__ __forceinline__ void change(Pack<float>& z) {
@@ -177,7 +178,8 @@ struct TensorValuesEpilogue {
       }
 #pragma unroll
       for (int i = 0; i < 2 * TensorEngine::row_tiles; ++i) {
-        const float a = sum[i / 2 * TensorEngine::warp_slots + s][i % 2 * 2], b = sum[i / 2 * TensorEngine::warp_slots + s][i % 2 * 2 + 1];
+        const auto& product = sum[i / 2 * TensorEngine::warp_slots + s];
+        const float a = product[i % 2 * 2], b = product[i % 2 * 2 + 1];
         float square = a * a * low + b * b * high;
         square += __shfl_xor_sync(kAllLanes, square, 1);
         square += __shfl_xor_sync(kAllLanes, square, 2);
