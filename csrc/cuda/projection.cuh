@@ -18,6 +18,7 @@
 // budget: (nearest_of_shares|sum_partials|upstream_rows).* registers <= 48, shared <= 64, dynamic <= 0
 #pragma once
 
+#include "columns.cuh"
 #include "tensor.cuh"
 
 namespace desc_ext::cuda {

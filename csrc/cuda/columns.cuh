@@ -1,0 +1,194 @@
+// Products with plain columns (product.cuh has the engine, its tiling and its numbers): distances to centroids, the
+// coefficients of a backward, and the rows of a gradient. Operations 2·n·p·C, 3·n·p·K for distances; bytes as the engine's,
+// and the output once, in packs of 16 bytes where it is aligned.
+//
+// Registers and shared memory as the engine plans them; nothing is added.
+// budget: product_(distances|coefficients|rows).*<float.* registers <= 128, shared <= 0, dynamic <= 37376
+// budget: product_rows<float,.*false.* registers <= 224, shared <= 0, dynamic <= 37376
+// budget: product_(distances|coefficients|rows).*<double.* registers <= 200, shared <= 0, dynamic <= 37376
+#pragma once
+
+#include "product.cuh"
+
+namespace desc_ext::cuda {
+
+template <class T>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T>& values, bool whole, int64_t count) {
+  if (whole) {
+    write(reinterpret_cast<Pack<T>*>(to), values);
+    return;
+  }
+#pragma unroll
+  for (int u = 0; u < Pack<T>::size; ++u)
+    if (u < count) write(to + u, values.at[u]);
+}
+
+// f(i, c, row, column, whole): thread row i and slot columns [c, c + pack) are columns [column, column + pack) of `row`;
+// `whole` where all of them exist and a 16-byte store is aligned.
+template <int Width, class T, class F>
+__device__ __forceinline__ void for_each_pack(const Product<T>& job, const BlockView<T>& view, int tile, bool aligned,
+                                              const F& f) {
+  using Shape = TileShape<T>;
+  if (view.tx >= job.plan.slots) return;
+  const int count = int(job.plan.count), first = (tile * job.plan.slots + view.tx) * Width;
+#pragma unroll
+  for (int h = 0; h < Width / Shape::pack; ++h) {
+    const int column = first + h * Shape::pack;
+    if (column >= count) return;
+    const bool whole = aligned && column + Shape::pack <= count;
+#pragma unroll
+    for (int i = 0; i < Shape::thread_rows; ++i) {
+      if (view.row(i) < view.active_rows) f(i, h * Shape::pack, view.first + view.row(i), column, whole);
+      keep_order();
+    }
+  }
+}
+
+template <class T, int Width>
+using SlotSums = T[TileShape<T>::thread_rows][Width];
+
+// ‖z_i − c_k‖² to values [n, K]. All terms are positive and a chain of p additions would lose digits that the differences
+// do not: each stage is summed on its own, so a slot has only four columns, and two sums each.
+template <class T>
+struct DistancesEpilogue {
+  const Product<T>& job;
+  T* values;
+
+  __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, kDistanceColumns>& sum) {
+    const int64_t K = job.plan.count;
+    const bool aligned = K % Pack<T>::size == 0;
+    for_each_pack<kDistanceColumns>(job, view, tile, aligned, [&](int i, int c, int64_t row, int column, bool whole) {
+      Pack<T> pack;
+#pragma unroll
+      for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] = sum[i][c + u];
+      store_pack(values + row * K + column, pack, whole, K - column);
+    });
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(256, TileShape<T>::blocks) product_distances(Product<T> job, T* values) {
+  DistancesEpilogue<T> epilogue{job, values};
+  walk<LaneEngine<T, kDistanceColumns, true>>(job, epilogue);
+}
+
+// What multiplies the energy or residual of row i and subspace k on its way back: (grad_ik − shift_i)·factor_i·scalar.
+template <class T>
+struct Upstream {
+  const T* grad;    // [n, K]
+  const T* shift;   // [n] or null
+  const T* factor;  // [n] or null
+  const T* scalar;  // one element or null
+
+  __device__ __forceinline__ T shift_of(int64_t row) const { return shift ? read(shift + row) : T(0); }
+  __device__ __forceinline__ T factor_of(int64_t row) const {
+    return (factor ? read(factor + row) : T(1)) * (scalar ? read(scalar) : T(1));
+  }
+};
+
+// g_ik a_ic to out [n, C], C = K·d columns.
+template <class T>
+struct CoefficientsEpilogue {
+  const Product<T>& job;
+  const Upstream<T>& upstream;
+  int d;
+  T* out;
+
+  __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, kSlotColumns>& sum) {
+    const int C = int(job.plan.count), K = C / d;
+    const bool aligned = C % Pack<T>::size == 0;
+    for_each_pack<kSlotColumns>(job, view, tile, aligned, [&](int i, int c, int64_t row, int column, bool whole) {
+      const T shift = upstream.shift_of(row), factor = upstream.factor_of(row);
+      const T* grad = upstream.grad + row * K;
+      int k = column / d, next = (k + 1) * d;
+      Pack<T> pack;
+#pragma unroll
+      for (int u = 0; u < Pack<T>::size; ++u) {
+        if (column + u == next) ++k, next += d;
+        if (column + u < C) pack.at[u] = (read(grad + k) - shift) * factor * sum[i][c + u];
+      }
+      store_pack(out + row * C + column, pack, whole, C - column);
+    });
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(256, TileShape<T>::blocks)
+    product_coefficients(Product<T> job, Upstream<T> upstream, int d, T* out) {
+  CoefficientsEpilogue<T> epilogue{job, upstream, d, out};
+  walk<LaneEngine<T, kSlotColumns, false>>(job, epilogue);
+}
+
+// outer · (row_factor_i x_i + inner · product): rows of a gradient, in their own storage type.
+template <class T>
+struct RowsOut {
+  MutableRows out;
+  Rows x;               // read where row_factor is given
+  const T* row_factor;  // [n] or null
+  T outer, inner;
+};
+
+// `Packs` where every access is a whole aligned pack of T; the other kernel goes element by element, in any storage type.
+template <class T, bool Packs>
+struct RowsEpilogue {
+  const Product<T>& job;
+  const RowsOut<T>& rows;
+
+  __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, kSlotColumns>& sum) {
+    const int width = int(job.plan.count);
+    for_each_pack<kSlotColumns>(job, view, tile, Packs, [&](int i, int c, int64_t row, int column, bool) {
+      const T factor = rows.row_factor ? read(rows.row_factor + row) : T(0);
+      const int64_t at = row * width + column;
+      Pack<T> pack;
+#pragma unroll
+      for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] = rows.inner * sum[i][c + u];
+      if constexpr (Packs) {
+        if (rows.row_factor) {
+          const auto x = read(reinterpret_cast<const Pack<T>*>(static_cast<const T*>(rows.x.data) + at));
+#pragma unroll
+          for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] += factor * x.at[u];
+        }
+#pragma unroll
+        for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] *= rows.outer;
+        write(reinterpret_cast<Pack<T>*>(static_cast<T*>(rows.out.data) + at), pack);
+      } else {
+#pragma unroll
+        for (int u = 0; u < Pack<T>::size; ++u) {
+          if (column + u >= width) return;
+          if (rows.row_factor) pack.at[u] += factor * load_element<T>(rows.x.data, rows.x.storage, at + u);
+          store_element<T>(rows.out.data, rows.out.storage, at + u, rows.outer * pack.at[u]);
+          keep_order();
+        }
+      }
+    });
+  }
+};
+
+template <class T, bool Packs>
+__global__ void __launch_bounds__(256, Packs ? TileShape<T>::blocks : 1) product_rows(Product<T> job, RowsOut<T> rows) {
+  RowsEpilogue<T, Packs> epilogue{job, rows};
+  walk<LaneEngine<T, kSlotColumns, false>>(job, epilogue);
+}
+
+template <class T>
+cudaError_t run_distances(Product<T> job, T* values, cudaStream_t stream) {
+  const dim3 grid = product_grid(job);
+  return launch(product_distances<T>, grid, job.threads, product_shared_bytes(job), stream, job, values);
+}
+
+template <class T>
+cudaError_t run_coefficients(Product<T> job, const Upstream<T>& upstream, int64_t d, T* out, cudaStream_t stream) {
+  const dim3 grid = product_grid(job);
+  return launch(product_coefficients<T>, grid, job.threads, product_shared_bytes(job), stream, job, upstream, int(d), out);
+}
+
+template <class T>
+cudaError_t run_rows(Product<T> job, const RowsOut<T>& rows, cudaStream_t stream) {
+  const dim3 grid = product_grid(job);
+  const bool packs = copy_mode<T>({rows.out.data, rows.out.storage, job.plan.count, nullptr}) == CopyMode::packs &&
+                     (!rows.row_factor || copy_mode<T>(rows.x) == CopyMode::packs);
+  return launch(packs ? product_rows<T, true> : product_rows<T, false>, grid, job.threads, product_shared_bytes(job),
+                stream, job, rows);
+}
+
+}  // namespace desc_ext::cuda
