@@ -49,7 +49,8 @@ FAULTS = {
         (RACE, "column_partials"),
     ),
     "barrier of a warp": Fault(
-        "thread", "segment_gram", "segments.cuh", "place_labels(LabelSort", "__syncwarp();  // all have read", "// all have read",
+        "thread", "segment_gram", "segments.cuh", "place_labels(LabelSort",
+        "__syncwarp();  // all have read", "// all have read",
         (RACE, "place_labels"),
     ),
     "off by one in a tail": Fault(
