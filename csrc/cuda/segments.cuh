@@ -237,8 +237,8 @@ __global__ void __launch_bounds__(256) own_subspace(OwnSubspace<T> job) {
   for (int64_t j = lane; j < job.p; j += kWarp) {
     T sum = 0;
     for (int64_t c = 0; c < job.d; ++c) {
-      const T scale = job.metric == Metric::residual ? read(job.scale + k * job.d + c) : T(1);
-      const T a = scale * read(coefficient + c);
+      const T a = job.metric == Metric::residual ? read(coefficient + c) * read(job.scale + k * job.d + c)
+                                                 : read(coefficient + c);
       sum += a * read(basis + c * job.p + j);
     }
     const T value = job.metric == Metric::residual
