@@ -146,10 +146,9 @@ static std::tuple<Tensor, Tensor> student_t_assignment_backward(const Tensor& gr
       }
       if (!need_centroids) continue;
       auto job = make_moments<T>(weights, here, count);
-      Workspace<T> slots(z, moment_slots(job));
       Workspace<double> partial(z, column_chunks(count, K) * K);
-      job.out = moments, job.slots = slots, job.accumulate = true;
-      check(run_moments(job, device.stream));
+      job.out = moments, job.accumulate = true;
+      moments_to_out(op, job, z, device);
       check(run_column_sums<T>(h, count, K, partial, true, totals, device.stream));
     }
     if (need_centroids)

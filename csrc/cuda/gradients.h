@@ -65,9 +65,8 @@ class ProjectionGradient {
       }
       if (dbases) {
         auto job = make_moments<T>(weighted, rows, count);
-        Workspace<T> slots(z_, moment_slots(job));
-        job.out = moments, job.slots = slots, job.accumulate = true;
-        check(run_moments(job, device_.stream));
+        job.out = moments, job.accumulate = true;
+        moments_to_out(op_, job, z_, device_);
       }
     }
     if (dbases) prepared.gradient(moments, *dbases);

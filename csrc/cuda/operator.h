@@ -96,6 +96,14 @@ class Workspace {
   Tensor bytes_;
 };
 
+// Runs `job`, whose out is set, with slots of its own.
+template <class T>
+void moments_to_out(const char* op, Moments<T> job, const Tensor& like, const Device& device) {
+  Workspace<T> slots(like, moment_slots(job));
+  job.slots = slots;
+  check_launch(op, run_moments(job, device.stream));
+}
+
 inline Metric metric_of(const char* op, const std::string& name) {
   return asks_residual(op, name) ? Metric::residual : Metric::energy;
 }

@@ -119,9 +119,8 @@ static std::tuple<Tensor, Tensor> nearest_subspace_backward(const Tensor& grad, 
       SortedLabels sorted(op, label, first, count, K, device);
       auto job = make_moments<T>({coefficients.get(), kStorage<T>, d, sorted.order()}, rows_of(rows, first, sorted.order()),
                                  count, sorted.begin(), K);
-      Workspace<T> slots(z, moment_slots(job));
-      job.out = *moments, job.slots = slots, job.accumulate = true;
-      check_launch(op, run_moments(job, device.stream));
+      job.out = *moments, job.accumulate = true;
+      moments_to_out(op, job, z, device);
     }
     if (need_bases) prepared.gradient(*moments, dbases);
   });

@@ -31,10 +31,9 @@ static Tensor segment_gram(const Tensor& z, const Tensor& labels, int64_t n_segm
       SortedLabels sorted(kGram, label, first, count, n_segments, device);
       const Rows here = rows_of(rows, first, sorted.order());
       auto job = make_moments<T>(here, here, count, sorted.begin(), n_segments);
-      Workspace<T> slots(z, moment_slots(job));
       job.weight = weight ? data<T>(weights) + first : nullptr;
-      job.symmetric = true, job.accumulate = first > 0, job.out = mutable_data<T>(out), job.slots = slots;
-      check_launch(kGram, run_moments(job, device.stream));
+      job.symmetric = true, job.accumulate = first > 0, job.out = mutable_data<T>(out);
+      moments_to_out(kGram, job, z, device);
     }
   });
   return out;
