@@ -52,4 +52,33 @@ DESC_EXT_OPERATORS(DESC_EXT_NAMESPACE, m) {
   m.def(
       "segment_gram_backward(Tensor grad, Tensor z, Tensor labels, Tensor? weight, bool need_z, bool need_weight)"
       " -> (Tensor, Tensor)");
+
+  // self_expression; everything from here on takes a leading batch dimension
+  m.def("coefficient_topk(Tensor y, int k) -> (Tensor, Tensor)");
+  m.def("coefficient_topk_backward(Tensor grad, Tensor indices, Tensor y) -> Tensor");
+  m.def("affinity_row_max(Tensor y) -> (Tensor, Tensor)");
+  m.def("affinity_row_max_backward(Tensor grad, Tensor indices, Tensor y) -> Tensor");
+  m.def("self_expression_residual(Tensor z, Tensor coef, str penalty='l2') -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "self_expression_residual_backward(Tensor grad, Tensor grad_size, Tensor difference, Tensor z, Tensor coef,"
+      " str penalty, bool need_z, bool need_coef) -> (Tensor, Tensor)");
+
+  // pairwise
+  m.def(
+      "collaborative_loss(Tensor prediction, Tensor y, Tensor row_max, float upper, float lower, float apart,"
+      " bool soft_indicator) -> (Tensor, Tensor)");
+  m.def(
+      "collaborative_loss_backward(Tensor grad, Tensor counts, Tensor prediction, Tensor y, Tensor row_max,"
+      " float upper, float lower, float apart, bool soft_indicator, bool need_prediction, bool need_y)"
+      " -> (Tensor, Tensor, Tensor)");
+  m.def("laplacian_energy(Tensor z, Tensor features, float bandwidth) -> Tensor");
+  m.def(
+      "laplacian_energy_backward(Tensor grad, Tensor z, Tensor features, float bandwidth, bool need_z,"
+      " bool need_features) -> (Tensor, Tensor)");
+  m.def("info_nce(Tensor z, Tensor g, float temperature) -> (Tensor, Tensor)");
+  m.def(
+      "info_nce_backward(Tensor grad, Tensor log_sums, Tensor z, Tensor g, float temperature, bool need_z, bool need_g)"
+      " -> (Tensor, Tensor)");
+  m.def("squared_l12_norm(Tensor z) -> Tensor");
+  m.def("squared_l12_norm_backward(Tensor grad, Tensor z) -> Tensor");
 }

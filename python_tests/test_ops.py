@@ -65,7 +65,9 @@ def test_unknown_instruction_set_is_named():
     assert "baseline" in done.stderr
 
 
-@differentiable_cases
+@pytest.mark.parametrize(
+    "case", [case for case in DIFFERENTIABLE if case.whole_gradient], ids=lambda case: case.id
+)
 @pytest.mark.parametrize("shape", [(5, 4, 3, 2), (6, 3, 2, 3), (4, 7, 3, 1)], ids=str)
 def test_gradcheck(ops, case, shape):
     tensors = inputs(shape)
@@ -160,7 +162,7 @@ def test_no_rows(ops, case):
         tensors["labels"] = torch.empty(0, dtype=torch.int64)
         case = type(case)(case.name, case.arguments, case.differentiable, lambda f, z, y, *w: f(z, y, 3, *w))
     result, expected = case.run(ops, tensors), case.run(reference, tensors)
-    torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(result, expected, equal_nan=True)  # a mean over no rows
     for name, gradient in (
         case.gradients(ops, tensors, torch.ones_like(result)).items() if case.differentiable else []
     ):
@@ -202,7 +204,7 @@ def test_opcheck(ops, case):
     # test_aot_dispatch_dynamic adds up all outputs into the first, which an int64 one cannot take; the compile tests
     # below cover what it would.
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    integer_first = case.name == "nearest_subspace"
+    integer_first = case.name in ("nearest_subspace", "coefficient_topk")
     torch.library.opcheck(
         operator, *calls[0], test_utils=checks if integer_first else [*checks, "test_aot_dispatch_dynamic"]
     )

@@ -6,14 +6,16 @@
 #include <string>
 #include <vector>
 
-#include "kernels.h"
+#include "pair_kernels.h"
 
 namespace desc_ext::cpu {
 
-#define DESC_EXT_DECLARE(isa)                 \
-  namespace isa {                             \
-  extern const Table<float> float_kernels;   \
-  extern const Table<double> double_kernels; \
+#define DESC_EXT_DECLARE(isa)                          \
+  namespace isa {                                      \
+  extern const Table<float> float_kernels;            \
+  extern const Table<double> double_kernels;          \
+  extern const PairTable<float> float_pair_kernels;   \
+  extern const PairTable<double> double_pair_kernels; \
   }
 DESC_EXT_DECLARE(baseline)
 #ifdef DESC_EXT_HAVE_AVX2
@@ -28,20 +30,25 @@ struct InstructionSet {
   bool present;
   const Table<float>* float_kernels;
   const Table<double>* double_kernels;
+  const PairTable<float>* float_pair_kernels;
+  const PairTable<double>* double_pair_kernels;
 };
+
+#define DESC_EXT_TABLES(isa) \
+  &isa::float_kernels, &isa::double_kernels, &isa::float_pair_kernels, &isa::double_pair_kernels
 
 // From the plainest to the widest.
 static std::vector<InstructionSet> instruction_sets() {
-  std::vector<InstructionSet> sets{{"baseline", true, &baseline::float_kernels, &baseline::double_kernels}};
+  std::vector<InstructionSet> sets{{"baseline", true, DESC_EXT_TABLES(baseline)}};
 #ifdef DESC_EXT_HAVE_AVX2
-  sets.push_back({"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::float_kernels,
-                  &avx2::double_kernels});
+  sets.push_back({"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"),
+                  DESC_EXT_TABLES(avx2)});
 #endif
 #ifdef DESC_EXT_HAVE_AVX512
   sets.push_back({"avx512",
                   __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
-                  &avx512::float_kernels, &avx512::double_kernels});
+                  DESC_EXT_TABLES(avx512)});
 #endif
   return sets;
 }
@@ -69,6 +76,8 @@ static const InstructionSet& in_use() {
 
 const Table<float>& float_table() { return *in_use().float_kernels; }
 const Table<double>& double_table() { return *in_use().double_kernels; }
+const PairTable<float>& float_pair_table() { return *in_use().float_pair_kernels; }
+const PairTable<double>& double_pair_table() { return *in_use().double_pair_kernels; }
 
 #ifndef DESC_EXT_CUDA_ARCHITECTURES
 #define DESC_EXT_CUDA_ARCHITECTURES ""

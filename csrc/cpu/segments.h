@@ -48,10 +48,6 @@ void segment_grams(const Tensor& z, const T* weight, const Segments& segments, T
     for (int64_t a = 0; a < p; ++a)
       for (int64_t b = a; b < p; ++b) to[a * p + b] = to[b * p + a] = upper[a * stride + b];
   };
-  struct Piece {
-    int64_t segment, slot;
-  };
-  std::vector<Piece> pieces;
   std::vector<int64_t> first(chunks.count);
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk)
     first[chunk] = std::upper_bound(segments.begin.begin(), segments.begin.end(), chunks.begin(chunk)) -

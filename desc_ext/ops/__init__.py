@@ -9,6 +9,13 @@ and the sums it enters, nothing else. First derivatives only; a second one raise
 
 from desc_ext.ops.assignment import student_t_assignment, subspace_soft_assignment, target_distribution
 from desc_ext.ops.orthogonality import block_orthogonality_penalty
+from desc_ext.ops.pairwise import (
+    CollaborativeLoss,
+    collaborative_loss,
+    info_nce,
+    laplacian_energy,
+    squared_l12_norm,
+)
 from desc_ext.ops.projection import (
     nearest_subspace,
     projection_energy,
@@ -16,13 +23,30 @@ from desc_ext.ops.projection import (
     weighted_projection_loss,
 )
 from desc_ext.ops.segments import segment_gram
+from desc_ext.ops.self_expression import (
+    affinity_row_max,
+    coefficient_topk,
+    dense_coefficients,
+    ridge_self_expression,
+    self_expression_residual,
+)
 
 __all__ = [
+    "CollaborativeLoss",
+    "affinity_row_max",
     "block_orthogonality_penalty",
+    "coefficient_topk",
+    "collaborative_loss",
+    "dense_coefficients",
+    "info_nce",
+    "laplacian_energy",
     "nearest_subspace",
     "projection_energy",
     "projection_residual",
+    "ridge_self_expression",
     "segment_gram",
+    "self_expression_residual",
+    "squared_l12_norm",
     "student_t_assignment",
     "subspace_soft_assignment",
     "target_distribution",

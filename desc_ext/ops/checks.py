@@ -75,6 +75,35 @@ def check_rows(op: str, z, name: str = "z") -> None:
     check_floating(op, name, z)
 
 
+def check_batch(op: str, name: str, rows) -> None:
+    """[n, p], or [b, n, p] with a leading batch dimension."""
+    if not isinstance(rows, Tensor):
+        check_tensor(op, name, rows, "[n, p] or [b, n, p]", 2)
+    if rows.dim() not in (2, 3):
+        raise ValueError(f"{op}: {name} must be [n, p] or [b, n, p], got shape {shape_text(rows)}")
+    check_floating(op, name, rows)
+
+
+def check_batch_like(op: str, name: str, tensor, shape: tuple, other_name: str, other: Tensor) -> None:
+    """An array that goes with ``other``, of the given shape; -1 stands for any size."""
+    if not isinstance(tensor, Tensor):
+        check_tensor(op, name, tensor, "of a shape that goes with " + other_name, len(shape))
+    if tensor.dim() != len(shape) or any(
+        want != -1 and got != want for got, want in zip(tensor.shape, shape, strict=True)
+    ):
+        wanted = ", ".join("any" if isinstance(size, int) and size == -1 else str(size) for size in shape)
+        raise ValueError(
+            f"{op}: {name} must be [{wanted}] to go with {other_name} {shape_text(other)}, got shape "
+            f"{shape_text(tensor)}"
+        )
+    check_like(op, name, tensor, other_name, other)
+
+
+def as_batch(tensor: Tensor, dim: int = 3) -> Tensor:
+    """With a batch dimension of 1 where there is none."""
+    return tensor if tensor.dim() == dim else tensor.unsqueeze(0)
+
+
 def check_rows_and_bases(op: str, z, bases) -> None:
     check_rows(op, z)
     check_bases(op, bases)
@@ -129,8 +158,8 @@ def check_constant(op: str, name: str, tensor: Tensor) -> None:
 def check_finite(op: str, name: str, value, least: float, open_end: bool) -> float:
     value = float(value)
     if not least <= value < math.inf or (open_end and value == least):
-        bound = f"> {least:g}" if open_end else f">= {least:g}"
-        raise ValueError(f"{op}: {name} must be finite and {bound}, got {value}")
+        bound = "" if least == -math.inf else f" and > {least:g}" if open_end else f" and >= {least:g}"
+        raise ValueError(f"{op}: {name} must be finite{bound}, got {value}")
     return value
 
 

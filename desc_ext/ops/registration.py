@@ -17,6 +17,7 @@ __all__ = [
     "given",
     "operators",
     "pair_fake",
+    "refuse_second_derivative",
     "register",
     "register_namespace",
     "save_inputs",
@@ -42,6 +43,17 @@ def use_namespace(namespace: str) -> Iterator[None]:
         _current = before
 
 
+def refuse_second_derivative(name: str) -> Callable:
+    """A backward function that raises: a derivative that is not written is not to be taken for 0."""
+
+    def backward(ctx, *grads):
+        raise RuntimeError(
+            f"{name} has no second derivative; take desc_ext.reference for gradients of gradients"
+        )
+
+    return backward
+
+
 @dataclass(frozen=True)
 class _Operator:
     name: str
@@ -60,15 +72,11 @@ class _Operator:
         def backward(ctx, *grads):
             return self.backward(kernels, ctx, *grads)
 
-        def second_backward(ctx, *grads):
-            raise RuntimeError(
-                f"{qualified}_backward has no second derivative; "
-                "take desc_ext.reference for gradients of gradients"
-            )
-
         torch.library.register_autograd(qualified, backward, setup_context=self.setup)
         torch.library.register_fake(f"{qualified}_backward", self.backward_fake)
-        torch.library.register_autograd(f"{qualified}_backward", second_backward)
+        torch.library.register_autograd(
+            f"{qualified}_backward", refuse_second_derivative(f"{qualified}_backward")
+        )
 
 
 _operators: list[_Operator] = []

@@ -1,10 +1,12 @@
 // All CPU kernels for one instruction set: compiled once for each, with DESC_EXT_ISA naming it. Nothing of torch and
-// no function with external linkage but the two tables may be compiled here: the linker is free to keep this copy
+// nothing with external linkage but the tables may be compiled here: the linker is free to keep this copy
 // of a shared inline function for the whole library, on machines without the instruction set.
 #include "assignment_kernels.h"
 #include "basis_kernels.h"
 #include "gram_kernels.h"
+#include "pairwise_kernels.h"
 #include "projection_kernels.h"
+#include "self_expression_kernels.h"
 
 namespace desc_ext::cpu::DESC_EXT_ISA {
 
@@ -15,9 +17,21 @@ static constexpr Table<T> make_table() {
           gram<T>,             rows_times<T>};
 }
 
+template <class T>
+static constexpr PairTable<T> make_pair_table() {
+  return {kStrip<T>,          pack_strips<T>,          unpack_strip<T>,        select<T>,
+          collaborate<T>,     collaborate_backward<T>, laplacian<T>,           laplacian_backward<T>,
+          info_nce<T>,        info_nce_backward<T>,    self_expression<T>,     self_expression_coef<T>,
+          self_expression_rows<T>, absolute_sums<T>,   scaled_signs<T>};
+}
+
 extern const Table<float> float_kernels;
 extern const Table<double> double_kernels;
+extern const PairTable<float> float_pair_kernels;
+extern const PairTable<double> double_pair_kernels;
 const Table<float> float_kernels = make_table<float>();
 const Table<double> double_kernels = make_table<double>();
+const PairTable<float> float_pair_kernels = make_pair_table<float>();
+const PairTable<double> double_pair_kernels = make_pair_table<double>();
 
 }  // namespace desc_ext::cpu::DESC_EXT_ISA
