@@ -15,7 +15,8 @@ def test_edesc_is_desc_without_hard_samples(preset):
     X = np.random.default_rng(0).normal(size=(90, 8))
     edesc = EDESC(3, preset=preset, random_state=0, tol=0.0, **SMALL).fit(X)
     options = {"objective": "kl", "hard_weight": "off", "head_weight": 0.0, "reconstruction": "mean"}
-    desc = DESC(3, preset=preset, random_state=0, tol=0.0, basis_weight=0.01, **options, **SMALL).fit(X)
+    options["basis_weight"] = {"paper": 0.01, "robust": 0.001}[preset]
+    desc = DESC(3, preset=preset, random_state=0, tol=0.0, **options, **SMALL).fit(X)
     np.testing.assert_array_equal(edesc.embedding_, desc.embedding_)
     np.testing.assert_array_equal(edesc.labels_, desc.labels_)
     assert edesc.resolved_params_ == desc.resolved_params_

@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict] = {
     "smoothing 0.3": {"smoothing": 0.3},
     "within unit": {"within": "unit"},
     "basis_weight 0.001": {"basis_weight": 0.001},
+    "basis_weight 0.01": {"basis_weight": 0.01},
     "basis_weight 0.1": {"basis_weight": 0.1},
     "clustering_weight 0.1": {"clustering_weight": 0.1},
     "hard_weight off": {"hard_weight": "off"},
