@@ -79,9 +79,17 @@ def fit(
     source: DataArgument,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")],
     clusters: Annotated[int, typer.Option(metavar="K", help="Number of clusters.")],
-    model: Annotated[str, typer.Option(help="The method: desc, edesc, ae-kmeans or k-subspaces.")] = "desc",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The method: desc, edesc, ncsc, ae-kmeans, k-subspaces, self-expressive or dsc-net."
+        ),
+    ] = "desc",
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     preset: Annotated[str | None, typer.Option(help="robust (default) or paper.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="scattering: cluster images by their wavelet scattering features.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the clustering stage.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -104,6 +112,7 @@ def fit(
     with plain_errors():
         estimator_class = runs.find_model(model)
         chosen = {"n_clusters": clusters, "random_state": seed, "preset": preset, "epochs": epochs}
+        chosen["features"] = features
         options = runs.estimator_options(model, estimator_class, settings or [], chosen)
         dataset = data.load_dataset(source, labels, data_dir, download)
         run = runs.Run(out, model, options, dataset, resume=resume, overwrite=overwrite)
@@ -180,9 +189,10 @@ def predict(
             raise ValueError(f"--out must be a .npy file; got {out}")
         if not out.absolute().parent.is_dir():
             raise ValueError(f"the folder {out.absolute().parent} of --out does not exist")
-        _, estimator = runs.load_model(folder)
+        name, estimator = runs.load_model(folder)
+        runs.check_predicts(name, estimator, folder)
         dataset = data.load_dataset(source, labels, data_dir, download)
-        predicted = estimator.predict(dataset.X)
+        predicted = estimator.predict(runs.estimator_input(estimator, dataset))
         np.save(out, predicted)
         console.print(
             f"{out}: {len(predicted):,} labels, {len(np.unique(predicted))} clusters used", markup=False
@@ -205,7 +215,10 @@ def evaluate(
         if dataset.labels is None:
             raise ValueError(f"{source} comes without known classes; say where they are with --labels")
         name, estimator = runs.load_model(folder)
-        scores = clustering_scores(dataset.labels, estimator.predict(dataset.X))
+        runs.check_predicts(name, estimator, folder)
+        scores = clustering_scores(
+            dataset.labels, estimator.predict(runs.estimator_input(estimator, dataset))
+        )
         console.print(scores_table({name: scores}, f"{dataset.name}: {len(dataset.X):,} rows"))
 
 

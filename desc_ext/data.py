@@ -40,6 +40,14 @@ class Dataset:
     image_shape: tuple[int, ...] | None = None
     source: str = ""
 
+    @property
+    def images(self) -> np.ndarray:
+        """X as a stack [n, H, W], or [n, C, H, W] of several colours; rows that are no images stay rows [n, m]."""
+        if self.image_shape is None:
+            return self.X
+        stack = self.X.reshape(len(self.X), *self.image_shape)
+        return stack if stack.ndim == 3 else stack.transpose(0, 3, 1, 2)
+
 
 @dataclass(frozen=True)
 class KnownDataset:

@@ -1,4 +1,4 @@
-"""Networks: fully connected autoencoders and the classifier head.
+"""Networks: autoencoders for rows and images, the classifier head, the self-expressive layer.
 
 Parameters are drawn from the :class:`torch.Generator` that the caller passes, so building a network
 neither reads nor moves torch's global random state.
@@ -13,13 +13,21 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Autoencoder", "linear_layer", "multilayer_perceptron"]
+__all__ = [
+    "Autoencoder", "ClassifierHead", "ConvAutoencoder", "ResidualAutoencoder", "SelfExpressiveLayer",
+    "linear_layer", "multilayer_perceptron",
+]  # fmt: skip
 
 
 def linear_layer(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer with torch's default initialisation, drawn from ``generator``."""
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
-    bound = 1 / math.sqrt(n_in)
+    return _drawn(nn.utils.skip_init(nn.Linear, n_in, n_out), generator)
+
+
+def _drawn(layer: nn.Module, generator: torch.Generator) -> nn.Module:
+    # torch's default for all three kinds of layer; a transposed convolution's weight is [in, out, k, k], and its
+    # default reads the fan from the same axis as a convolution's [out, in, k, k]
+    bound = 1 / math.sqrt(layer.weight[0].numel())
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
@@ -68,3 +76,264 @@ class Autoencoder(nn.Module):
         """Codes and reconstructions of ``x``."""
         z = self.encode(x)
         return z, self.decode(z)
+
+
+class _ImageAutoencoder(nn.Module):
+    """What the autoencoders for images share: flat rows in and out, a flat code.
+
+    ``encoder`` maps images [n, C, H, W] to maps [n, *code_shape] and ``decoder`` back. With a latent dimension, one
+    linear layer each way stands between map and code, and ReLU keeps the two linear parts apart.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        encoder: nn.Module,
+        decoder: nn.Module,
+        code_shape: tuple[int, int, int],
+        latent_dim: int | None,
+        unit_codes: bool,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        # channels last: twice as fast on the CPU for so few channels
+        self.encoder = encoder.to(memory_format=torch.channels_last)
+        self.decoder = decoder.to(memory_format=torch.channels_last)
+        self.image_shape, self.code_shape, self.unit_codes = tuple(image_shape), code_shape, unit_codes
+        self.to_code = self.from_code = None
+        if latent_dim is not None:
+            size = math.prod(code_shape)
+            self.to_code = linear_layer(size, latent_dim, generator)
+            self.from_code = linear_layer(latent_dim, size, generator)
+        self.latent_dim = math.prod(code_shape) if latent_dim is None else latent_dim
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes [n, latent_dim] of flat images ``x`` [n, C·H·W]."""
+        images = x.reshape(-1, *self.image_shape).contiguous(memory_format=torch.channels_last)
+        z = self.encoder(images).flatten(1)
+        if self.to_code is not None:
+            z = self.to_code(z.relu())
+        return nn.functional.normalize(z, dim=1) if self.unit_codes else z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Flat reconstructions [n, C·H·W] of the codes ``z`` [n, latent_dim]."""
+        if self.from_code is not None:
+            z = self.from_code(z).relu()
+        maps = z.reshape(-1, *self.code_shape).contiguous(memory_format=torch.channels_last)
+        return self.decoder(maps).flatten(1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and reconstructions of ``x``."""
+        z = self.encode(x)
+        return z, self.decode(z)
+
+
+class ConvAutoencoder(_ImageAutoencoder):
+    """Convolutional autoencoder for images given as flat rows [n, C·H·W]; no batch normalisation.
+
+    Convolutions with ReLU between them; a stride s turns h pixels into ⌈h/s⌉ (zero padding of kernel // 2). The
+    decoder mirrors them with transposed convolutions and meets every size of the way up exactly, odd ones too.
+    Code and output are linear. 28×28 pixels with strides of 2 and channels 10-20-30: 14, 7, 4 pixels, 480 values.
+
+    Args:
+        image_shape: (C, H, W).
+        channels: of the encoder's layers.
+        kernels: their widths, odd, one a layer.
+        generator: draws the parameters.
+        strides: one a layer; None: 2 everywhere.
+        latent_dim: one linear layer from the last map to codes of this many values, and one back; None: the code
+            is the last map, flat.
+        unit_codes: as for :class:`Autoencoder`.
+
+    Attributes:
+        code_shape: (C', h, w), the last map; latent_dim: length of a code.
+
+    Raises:
+        ValueError: the three lists differ in length, or a kernel is even.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[int],
+        kernels: Sequence[int],
+        generator: torch.Generator,
+        strides: Sequence[int] | None = None,
+        latent_dim: int | None = None,
+        unit_codes: bool = False,
+    ) -> None:
+        strides = [2] * len(channels) if strides is None else list(strides)
+        _check_layers(channels, kernels, strides)
+        widths, sizes = [image_shape[0], *channels], _map_sizes(image_shape[1:], strides)
+        down: list[nn.Module] = []
+        up: list[nn.Module] = []
+        for i, (kernel, stride) in enumerate(zip(kernels, strides, strict=True)):
+            down += [_conv(widths[i], widths[i + 1], kernel, stride, generator), nn.ReLU(inplace=True)]
+        for i in reversed(range(len(strides))):
+            up += [
+                _transposed(widths[i + 1], widths[i], kernels[i], strides[i], sizes[i], generator),
+                nn.ReLU(inplace=True),
+            ]
+        super().__init__(
+            image_shape, nn.Sequential(*down[:-1]), nn.Sequential(*up[:-1]), (widths[-1], *sizes[-1]),
+            latent_dim, unit_codes, generator,
+        )  # fmt: skip
+
+
+class ResidualAutoencoder(_ImageAutoencoder):
+    """One convolution, then pre-activation residual blocks, and their mirror image; no batch normalisation.
+
+    Arguments and attributes as for :class:`ConvAutoencoder`, with one width ``kernel`` for all convolutions. A block
+    is ReLU, convolution (with the stride), ReLU, convolution, beside a 1×1 convolution of the first ReLU's output.
+    28×28 pixels with channels 10-20-30-40 and strides 2-2-2-1: 14, 7, 4, 4 pixels, 640 values.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[int],
+        kernel: int,
+        generator: torch.Generator,
+        strides: Sequence[int] | None = None,
+        latent_dim: int | None = None,
+        unit_codes: bool = False,
+    ) -> None:
+        strides = [2] * len(channels) if strides is None else list(strides)
+        _check_layers(channels, [kernel] * len(channels), strides)
+        widths, sizes = [image_shape[0], *channels], _map_sizes(image_shape[1:], strides)
+        down: list[nn.Module] = [_conv(widths[0], widths[1], kernel, strides[0], generator)]
+        up: list[nn.Module] = []
+        for i in range(1, len(strides)):
+            layers = [_conv(widths[i], widths[i + 1], width, strides[i], generator) for width in (kernel, 1)]
+            down.append(_ResidualBlock(*layers, _conv(widths[i + 1], widths[i + 1], kernel, 1, generator)))
+        for i in reversed(range(1, len(strides))):
+            layers = [
+                _transposed(widths[i + 1], widths[i], width, strides[i], sizes[i], generator)
+                for width in (kernel, 1)
+            ]
+            up.append(_ResidualBlock(*layers, _conv(widths[i], widths[i], kernel, 1, generator)))
+        up += [
+            nn.ReLU(inplace=True),
+            _transposed(widths[1], widths[0], kernel, strides[0], sizes[0], generator),
+        ]
+        super().__init__(
+            image_shape, nn.Sequential(*down), nn.Sequential(*up), (widths[-1], *sizes[-1]),
+            latent_dim, unit_codes, generator,
+        )  # fmt: skip
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, first: nn.Module, shortcut: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.shortcut, self.second = first, shortcut, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = x.relu()
+        return self.shortcut(active) + self.second(self.first(active).relu())
+
+
+def _check_layers(channels: Sequence[int], kernels: Sequence[int], strides: Sequence[int]) -> None:
+    if not len(channels) == len(kernels) == len(strides) > 0:
+        raise ValueError(
+            f"channels, kernels and strides must be lists of one length >= 1; got {list(channels)}, "
+            f"{list(kernels)} and {list(strides)}"
+        )
+    if any(kernel % 2 == 0 for kernel in kernels):
+        raise ValueError(
+            f"kernels must be odd, so that padding is the same on both sides; got {list(kernels)}"
+        )
+
+
+def _map_sizes(size: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Height and width before the first layer and after each one."""
+    sizes = [(size[0], size[1])]
+    for stride in strides:
+        sizes.append((-(-sizes[-1][0] // stride), -(-sizes[-1][1] // stride)))
+    return sizes
+
+
+def _conv(n_in: int, n_out: int, kernel: int, stride: int, generator: torch.Generator) -> nn.Conv2d:
+    layer = nn.utils.skip_init(nn.Conv2d, n_in, n_out, kernel, stride=stride, padding=kernel // 2)
+    return _drawn(layer, generator)
+
+
+def _transposed(
+    n_in: int, n_out: int, kernel: int, stride: int, size: tuple[int, int], generator: torch.Generator
+) -> nn.ConvTranspose2d:
+    """A transposed convolution from a map of ⌈size / stride⌉ to one of exactly ``size``."""
+    layer = nn.utils.skip_init(
+        nn.ConvTranspose2d, n_in, n_out, kernel, stride=stride, padding=kernel // 2,
+        output_padding=tuple((length - 1) % stride for length in size),
+    )  # fmt: skip
+    return _drawn(layer, generator)
+
+
+class ClassifierHead(nn.Module):
+    """Class probabilities of codes: convolutions of kernel 2, then one of kernel 1 to K classes, softmax.
+
+    Codes that are no maps, ``code_shape`` (p,), meet fully connected layers instead. ReLU between layers; no padding:
+    three layers of kernel 2 turn 4×4 pixels into one. A map that is one pixel wide already is left so, and of what is
+    more than one pixel at the end the mean is taken before the softmax.
+
+    Args:
+        code_shape: (p,) or (C, h, w) of one code.
+        channels: of the layers before the last one.
+        n_classes: K.
+        generator: draws the parameters.
+    """
+
+    def __init__(
+        self, code_shape: Sequence[int], channels: Sequence[int], n_classes: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.code_shape = tuple(code_shape)
+        if len(code_shape) == 1:
+            self.layers = multilayer_perceptron([code_shape[0], *channels, n_classes], generator)
+            return
+        layers: list[nn.Module] = []
+        (width, *size) = code_shape
+        for n_out in channels:
+            kernel = tuple(min(2, length) for length in size)
+            size = [length - k + 1 for length, k in zip(size, kernel, strict=True)]
+            layers += [
+                _drawn(nn.utils.skip_init(nn.Conv2d, width, n_out, kernel), generator),
+                nn.ReLU(inplace=True),
+            ]
+            width = n_out
+        layers.append(_conv(width, n_classes, 1, 1, generator))
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Probabilities [n, K], rows summing to 1, of flat codes ``z`` [n, p]."""
+        if len(self.code_shape) == 1:
+            return self.layers(z).softmax(1)
+        maps = z.reshape(-1, *self.code_shape).contiguous(memory_format=torch.channels_last)
+        return self.layers(maps).mean((2, 3)).softmax(1)
+
+
+class SelfExpressiveLayer(nn.Module):
+    """A learned coefficient matrix C [n, n] with diag C = 0: 1e-4 everywhere else before training."""
+
+    def __init__(self, n_samples: int) -> None:
+        super().__init__()
+        self.coefficient = nn.Parameter(torch.full((n_samples, n_samples), 1e-4).fill_diagonal_(0))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """C z [n, p]."""
+        return _ProductWithoutDiagonal.apply(self.coefficient, z)
+
+
+class _ProductWithoutDiagonal(torch.autograd.Function):
+    """(C − diag C) z. The diagonal's gradient is exactly 0: by autograd it would be what rounding leaves of two equal
+    terms, and Adam would make steps of full length of that. And no masked copy of C is made."""
+
+    @staticmethod
+    def forward(ctx, coefficient: Tensor, z: Tensor) -> Tensor:
+        ctx.save_for_backward(coefficient, z)
+        return coefficient @ z - coefficient.diagonal()[:, None] * z
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        coefficient, z = ctx.saved_tensors
+        of_z = coefficient.mT @ grad - coefficient.diagonal()[:, None] * grad
+        return (grad @ z.mT).fill_diagonal_(0), of_z

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 __all__ = [
-    "cluster_colors", "curves_figure", "embedding_figure", "examples_figure", "project_to_plane",
-    "save_figure", "save_pictures", "sizes_figure",
+    "affinity_figure", "cluster_colors", "curves_figure", "embedding_figure", "examples_figure", "project_to_plane",
+    "rows_by_cluster", "save_figure", "save_pictures", "sizes_figure",
 ]  # fmt: skip
 
 # Petroff's ten colours, chosen to stay apart under the common kinds of colour blindness; beyond ten clusters
@@ -222,6 +222,40 @@ def sizes_figure(labels, n_clusters: int, title: str) -> Figure:
     return figure
 
 
+def rows_by_cluster(labels, max_rows: int = 600) -> np.ndarray:
+    """Numbers of at most ``max_rows`` rows, evenly spread over those of each cluster, sorted by cluster."""
+    order = np.argsort(labels, kind="stable")
+    return order[np.unique(np.linspace(0, len(order) - 1, min(max_rows, len(order))).round().astype(int))]
+
+
+def affinity_figure(affinity, labels, title: str) -> Figure:
+    """An affinity matrix whose rows are sorted by cluster: blocks on the diagonal are what clusters should be.
+
+    Args:
+        affinity: [m, m], not negative; shades are of the square root, the darkest a row's largest values.
+        labels: cluster labels [m], ascending.
+    """
+    affinity, labels = np.asarray(affinity, dtype=np.float64), np.asarray(labels)
+    figure = _new_figure(6.6, 6.4)
+    axes = figure.subplots()
+    off = affinity[~np.eye(len(affinity), dtype=bool)]
+    top = float(np.quantile(off, 0.999)) if off.size else 0.0
+    axes.imshow(np.sqrt(affinity), cmap="gray_r", vmin=0, vmax=np.sqrt(top) or 1, interpolation="nearest")
+    clusters, first = np.unique(labels, return_index=True)
+    edges = np.append(first, len(labels))
+    for edge in edges[1:-1]:
+        axes.axhline(edge - 0.5, color=_COLORS[0], linewidth=0.6)
+        axes.axvline(edge - 0.5, color=_COLORS[0], linewidth=0.6)
+    middles, names = (edges[:-1] + edges[1:] - 1) / 2, [str(k) for k in clusters]
+    axes.set_xticks(middles if len(clusters) <= 40 else [], names if len(clusters) <= 40 else [])
+    axes.set_yticks(middles if len(clusters) <= 40 else [], names if len(clusters) <= 40 else [])
+    axes.set_xlabel("cluster", fontsize=9, color=_INK)
+    axes.set_ylabel("cluster", fontsize=9, color=_INK)
+    axes.set_title(f"{title} of {len(labels):,} rows", loc="left", fontsize=12, fontweight="bold", color=_INK)
+    axes.tick_params(colors=_INK, labelsize=9, length=0)
+    return figure
+
+
 def examples_figure(
     X, labels, confidence, image_shape: tuple[int, ...], title: str, columns: int = 12, max_clusters: int = 30
 ) -> Figure:
@@ -283,7 +317,7 @@ def save_pictures(
     heading: str,
     rows_name: str = "latent rows",
 ) -> list[Path]:
-    """Writes embedding.png, curves.png, cluster_sizes.png and, for images, examples.png into ``folder``.
+    """Writes embedding.png, cluster_sizes.png, curves.png (of stages of several epochs) and, for images, examples.png.
 
     Args:
         history: see :func:`curves_figure`.
@@ -298,9 +332,10 @@ def save_pictures(
         "embedding.png": embedding_figure(
             points, np.asarray(labels)[rows], f"{heading}: {rows_name}", subtitle
         ),
-        "curves.png": curves_figure(history, f"{heading}: training"),
         "cluster_sizes.png": sizes_figure(labels, n_clusters, f"{heading}: cluster sizes"),
     }
+    if not history or len(history) > len({record.get("stage") for record in history}):
+        figures["curves.png"] = curves_figure(history, f"{heading}: training")
     if image_shape is not None:
         figures["examples.png"] = examples_figure(
             X, labels, confidence, image_shape, f"{heading}: examples of each cluster"

@@ -23,17 +23,28 @@ import desc_ext
 from desc_ext.data import Dataset
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import MODELS
+from desc_ext.models.inputs import input_rows
+from desc_ext.models.rows import scaling_statistics
 from desc_ext.training import Evaluate, ProgressBar
 
 __all__ = ["Run", "estimator_options", "find_model", "load_model", "parse_setting"]
 
 # Options of the estimators that have a flag of their own, or belong to the run.
-_FLAGS = {"n_clusters": "--clusters", "random_state": "--seed", "preset": "--preset"}
+_FLAGS = {
+    "n_clusters": "--clusters",
+    "random_state": "--seed",
+    "preset": "--preset",
+    "features": "--features",
+}
 _OF_THE_RUN = ("callbacks", "checkpoint", "resume", "verbose")
 _RESULTS = (
     "labels.npy", "embedding.npy", "model", "config.json", "history.csv", "metrics.json",
-    "embedding.png", "curves.png", "cluster_sizes.png", "examples.png",
+    "embedding.png", "curves.png", "cluster_sizes.png", "examples.png", "affinity.png",
 )  # fmt: skip
+
+
+# What the embedding of a method without a network consists of.
+_ROWS_NAMES = {"k-subspaces": "distances to the subspaces", "self-expressive": "rows of the eigenvectors"}
 
 
 def find_model(name: str):
@@ -172,6 +183,22 @@ def load_model(folder: Path):
     return name, find_model(name).load(Path(folder) / "model")
 
 
+def estimator_input(estimator, dataset: Dataset) -> np.ndarray:
+    """What a fitted estimator takes of a data set: images if it was fitted to images, else rows."""
+    of_images = estimator.features_ is not None or estimator.resolved_params_.get("image_shape")
+    return dataset.images if of_images else dataset.X
+
+
+def check_predicts(name: str, estimator, folder: Path) -> None:
+    """Raises ValueError for a method that knows no clusters of new rows."""
+    if not hasattr(estimator, "predict"):
+        raise ValueError(
+            f"{name} assigns no new rows to its clusters (nor does scikit-learn's SpectralClustering): the clusters of "
+            f"the rows it was fitted to are in {Path(folder) / 'labels.npy'}; for others fit again, or use a model "
+            "that predicts"
+        )
+
+
 class Run:
     """One method on one data set, with a folder of results.
 
@@ -268,7 +295,7 @@ class Run:
         )
         started = time.perf_counter()
         try:
-            estimator.fit(self.dataset.X)
+            estimator.fit(self.dataset.images)
         finally:
             self._forget_if_nothing_was_kept()
         seconds = time.perf_counter() - started
@@ -316,13 +343,14 @@ class Run:
             estimator.history_,
             dataset.X,
             estimator.labels_,
-            _confidence(estimator, dataset.X),
+            estimator.certainty(),
             estimator.embedding_,
             self.options["n_clusters"],
             dataset.image_shape,
             heading=f"{self.model} on {dataset.name}",
-            rows_name="latent rows" if hasattr(estimator, "network_") else "distances to the subspaces",
+            rows_name=_ROWS_NAMES.get(self.model, "latent rows"),
         )
+        self._draw_affinity(estimator)
         parameters = estimator.get_params() | estimator.resolved_params_
         versions = {
             "desc_ext": desc_ext.__version__,
@@ -339,39 +367,45 @@ class Run:
         _write_json(folder / "config.json", config)
         self.written = [name for name in _RESULTS if (folder / name).exists()]
 
+    def _draw_affinity(self, estimator) -> None:
+        """affinity.png, of the methods that learn one: rows of all clusters, in the order of the clusters."""
+        from desc_ext import plots
+
+        if not hasattr(estimator, "dense_affinity"):
+            return
+        rows = plots.rows_by_cluster(estimator.labels_)
+        affinity = estimator.dense_affinity(rows)
+        title = f"{self.model} on {self.dataset.name}: affinity"
+        plots.save_figure(
+            plots.affinity_figure(affinity, estimator.labels_[rows], title), self.folder / "affinity.png"
+        )
+
     def add_baselines(self) -> dict[str, dict]:
         """Runs k-means on the equally scaled rows and autoencoder + k-means, into metrics.json too."""
         from sklearn.cluster import KMeans
 
         k, seed = self.options["n_clusters"], self.options["random_state"]
-        n_init = self._estimator.resolved_params_["n_init"]
+        n_init = self._estimator.resolved_params_.get("n_init", 20)
         started = time.perf_counter()
-        scaled = _scaled(self._estimator, self.dataset.X).astype(np.float32)
+        scaled = _scaled(self._estimator, self.dataset).astype(np.float32)
         labels = KMeans(k, n_init=n_init, random_state=seed).fit(scaled).labels_
         self._metrics["k-means"] = self._scores(labels, time.perf_counter() - started)
         if self.model != "ae-kmeans":
             allowed = inspect.signature(MODELS["ae-kmeans"]).parameters
             options = {key: value for key, value in self.options.items() if key in allowed}
             started = time.perf_counter()
-            estimator = MODELS["ae-kmeans"](**options, callbacks=[ProgressBar()]).fit(self.dataset.X)
+            estimator = MODELS["ae-kmeans"](**options, callbacks=[ProgressBar()]).fit(self.dataset.images)
             self._metrics["ae-kmeans"] = self._scores(estimator.labels_, time.perf_counter() - started)
         _write_json(self.folder / "metrics.json", self._metrics)
         return self._metrics
 
 
-def _confidence(estimator, X):
-    """How certain each row's cluster is [n]: its largest assignment or, where assignment is hard, its nearness."""
-    if hasattr(estimator, "predict_proba"):
-        return estimator.predict_proba(X).max(axis=1)
-    return -estimator.transform(X).min(axis=1)
-
-
-def _scaled(estimator, X):
-    """The rows as the estimator scales them before its network or its subspaces see them."""
-    if hasattr(estimator, "network_"):
-        network = estimator.network_
-        return (X - network.offset.cpu().numpy()) / network.scale.cpu().numpy()
-    return normalize(X) if estimator.resolved_params_["unit_rows"] else X
+def _scaled(estimator, dataset: Dataset) -> np.ndarray:
+    """The rows as the estimator scales them before its network, its subspaces or its regression see them."""
+    rows, options = input_rows(estimator, estimator_input(estimator, dataset)), estimator.resolved_params_
+    offset, scale = scaling_statistics(rows, options.get("scaling", "none"))
+    rows = (rows - offset) / scale
+    return normalize(rows) if options.get("unit_rows") else rows
 
 
 def _flat(asked: dict) -> dict:

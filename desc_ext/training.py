@@ -105,7 +105,7 @@ class ProgressBar(Callback):
     def on_epoch_end(self, model: Any, record: dict[str, Any]) -> None:
         if self._progress is None:
             return
-        note = f"loss {record['loss']:.4g}"
+        note = f"loss {record['loss']:.4g}" if "loss" in record else ""
         if "cluster_sizes" in record:
             note += f"  clusters {sum(size > 0 for size in record['cluster_sizes'])}"
         self._progress.update(self._tasks[record["stage"]], completed=record["epoch"], note=note)

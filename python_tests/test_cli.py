@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from desc_ext import cli
 from desc_ext.metrics import clustering_scores
-from desc_ext.models import DESC
+from desc_ext.models import DESC, KSubspaces, SelfExpressiveClustering
 from desc_ext.runs import parse_setting
 
 SMALL = [
@@ -171,6 +171,64 @@ def test_without_known_classes_there_are_only_seconds(tmp_path):
     assert code == 0
     assert set(json.loads((tmp_path / "o" / "metrics.json").read_text())["desc"]) == {"seconds"}
     assert "ACC" not in output
+
+
+# images
+
+
+def test_scattering_features_of_a_known_data_set(tmp_path):
+    folder = tmp_path / "out"
+    arguments = [
+        "--model",
+        "self-expressive",
+        "--features",
+        "scattering",
+        "--set",
+        "feature_dim=60",
+        "--out",
+        folder,
+    ]
+    code, _, errors = run("fit", "digits", "--clusters", 10, *arguments)
+    assert code == 0, errors
+    assert {path.name for path in folder.iterdir()} == RESULTS - {"curves.png"} | {
+        "affinity.png",
+        "examples.png",
+    }
+    labels = np.load(folder / "labels.npy")
+    expected = SelfExpressiveClustering(10, features="scattering", feature_dim=60, random_state=0)
+    np.testing.assert_array_equal(expected.fit(load_digits().images / 16).labels_, labels)
+    parameters = json.loads((folder / "config.json").read_text())["parameters"]
+    assert (parameters["features"], parameters["feature_dim"]) == ("scattering", 60)
+    assert imread(folder / "affinity.png").std() > 0.05
+    # new images, as a stack and as rows
+    np.save(tmp_path / "stack.npy", load_digits().images[:50] / 16)
+    np.save(tmp_path / "rows.npy", load_digits().data[:50] / 16)
+    for name in ("stack", "rows"):
+        code, _, errors = run(
+            "predict", folder, tmp_path / f"{name}.npy", "--out", tmp_path / f"{name}-l.npy"
+        )
+        assert code == 0, errors
+    found = np.load(tmp_path / "stack-l.npy")
+    np.testing.assert_array_equal(found, np.load(tmp_path / "rows-l.npy"))
+    assert (found == labels[:50]).mean() > 0.9
+
+
+def test_scattering_features_of_colour_images_and_of_rows(tmp_path):
+    colour = np.random.default_rng(0).integers(0, 256, (40, 8, 9, 3), dtype=np.uint8)
+    np.save(tmp_path / "colour.npy", colour)
+    np.save(tmp_path / "rows.npy", colour[..., 0].reshape(40, -1))
+    arguments = ["--model", "k-subspaces", "--features", "scattering", "--set", "n_init=1", "--clusters", 2]
+    code, _, errors = run("fit", tmp_path / "colour.npy", *arguments, "--out", tmp_path / "a")
+    assert code == 0, errors
+    expected = KSubspaces(2, features="scattering", n_init=1, random_state=0)
+    expected.fit(colour.transpose(0, 3, 1, 2) / np.float32(255))
+    np.testing.assert_array_equal(np.load(tmp_path / "a" / "labels.npy"), expected.labels_)
+    code, _, errors = run("fit", tmp_path / "rows.npy", *arguments, "--out", tmp_path / "b")
+    assert code == 2
+    assert "flat rows" in errors
+    shape = ["--set", "image_shape=8,9"]
+    code, _, errors = run("fit", tmp_path / "rows.npy", *arguments, *shape, "--out", tmp_path / "b")
+    assert code == 0, errors
 
 
 # predict and evaluate

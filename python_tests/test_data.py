@@ -189,6 +189,9 @@ def test_images_in_npy_become_rows(tmp_path, shape):
     loaded = load_dataset(tmp_path / "images.npy")
     assert loaded.image_shape == shape[1:]
     np.testing.assert_allclose(loaded.X, images.reshape(4, -1) / 255, rtol=1e-6)
+    stack = images if len(shape) == 3 else images.transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(loaded.images, stack / 255, rtol=1e-6)
+    assert np.shares_memory(loaded.images, loaded.X)
 
 
 def test_npz_with_labels_that_are_only_read_when_asked_for(tmp_path, rows):

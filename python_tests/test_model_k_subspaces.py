@@ -15,7 +15,8 @@ from sklearn.preprocessing import normalize
 from typer.testing import CliRunner
 
 from desc_ext import cli, runs
-from desc_ext.models import KSubspaces, load_model
+from desc_ext.data import Dataset
+from desc_ext.models import DESC, KSubspaces, load_model
 from desc_ext.models.start import Search, alternate, search, subspace_seeds
 from desc_ext.training import Callback, Evaluate, read_state_folder, write_state_folder
 
@@ -500,7 +501,7 @@ def test_command_line_from_fit_to_evaluate(tmp_path):
 def test_pictures_show_the_nearest_rows_first():
     X = load_digits().data[:60]
     fitted = model(n_init=1).fit(X)
-    np.testing.assert_array_equal(runs._confidence(fitted, X), -fitted.embedding_.min(1))
+    np.testing.assert_array_equal(fitted.certainty(), -fitted.transform(X).min(1))
 
 
 def test_command_line_says_that_there_is_nothing_to_resume(tmp_path, monkeypatch):
@@ -518,9 +519,19 @@ def test_command_line_says_that_there_is_nothing_to_resume(tmp_path, monkeypatch
 
 
 def test_baselines_see_rows_scaled_alike():
-    X = load_digits().data[:200]
-    np.testing.assert_allclose(runs._scaled(model(n_init=1).fit(X), X), normalize(X))
-    np.testing.assert_array_equal(runs._scaled(model(n_init=1, unit_rows=False).fit(X), X), X)
+    images = load_digits().images[:200]
+    X = images.reshape(200, 64)
+    rows = Dataset("rows", X)
+    np.testing.assert_allclose(runs._scaled(model(n_init=1).fit(X), rows), normalize(X))
+    np.testing.assert_array_equal(runs._scaled(model(n_init=1, unit_rows=False).fit(X), rows), X)
+    fitted = model(n_init=1, features="scattering", feature_dim=30).fit(images)
+    expected = normalize(fitted.features_.transform(images))
+    np.testing.assert_allclose(
+        runs._scaled(fitted, Dataset("images", X, image_shape=(8, 8))), expected, atol=1e-6
+    )
+    network = DESC(3, hidden_sizes=(8,), pretrain_epochs=1, epochs=0, n_init=1, random_state=0).fit(X)
+    standard = (X - network.network_.offset.numpy()) / network.network_.scale.numpy()
+    np.testing.assert_allclose(runs._scaled(network, rows), standard)
 
 
 @pytest.mark.slow

@@ -1,13 +1,16 @@
 """Estimators: scikit-learn's contract, computed by torch.
 
-=================== ============ ======================================================================
-class               name in CLI  method
-=================== ============ ======================================================================
-DESC                desc         deep embedded subspace clustering with hard-sample mining
-EDESC               edesc        the same without hard samples, with EDESC's KL objective
-AutoencoderKMeans   ae-kmeans    plain autoencoder, then k-means on the codes (baseline)
-KSubspaces          k-subspaces  nearest linear subspaces of the rows themselves, no network
-=================== ============ ======================================================================
+======================== =============== ======================================================================
+class                    name in CLI     method
+======================== =============== ======================================================================
+DESC                     desc            deep embedded subspace clustering with hard-sample mining
+EDESC                    edesc           the same without hard samples, with EDESC's KL objective
+AutoencoderKMeans        ae-kmeans       plain autoencoder, then k-means on the codes (baseline)
+KSubspaces               k-subspaces     nearest linear subspaces of the rows themselves, no network
+NCSC                     ncsc            classifier and self-expression that teach each other
+DSCNet                   dsc-net         coefficients learned as a layer, then spectral clustering (small data)
+SelfExpressiveClustering self-expressive regression of every row on all others, then spectral clustering
+======================== =============== ======================================================================
 """
 
 from __future__ import annotations
@@ -15,23 +18,39 @@ from __future__ import annotations
 import os
 
 from desc_ext.models.autoencoder_kmeans import AutoencoderKMeans
-from desc_ext.models.base import DeepClusterer
+from desc_ext.models.base import DeepEmbedding
 from desc_ext.models.desc import DESC
+from desc_ext.models.dsc_net import DSCNet
 from desc_ext.models.edesc import EDESC
 from desc_ext.models.k_subspaces import KSubspaces
+from desc_ext.models.ncsc import NCSC
+from desc_ext.models.self_expressive import SelfExpressiveClustering
 from desc_ext.training import read_state_config
 
-__all__ = ["DESC", "EDESC", "MODELS", "AutoencoderKMeans", "KSubspaces", "load_model"]
+__all__ = [
+    "DESC",
+    "EDESC",
+    "MODELS",
+    "NCSC",
+    "AutoencoderKMeans",
+    "DSCNet",
+    "KSubspaces",
+    "SelfExpressiveClustering",
+    "load_model",
+]
 
-MODELS: dict[str, type[DeepClusterer | KSubspaces]] = {
+MODELS: dict[str, type[DeepEmbedding | KSubspaces | SelfExpressiveClustering]] = {
     "desc": DESC,
     "edesc": EDESC,
     "ae-kmeans": AutoencoderKMeans,
+    "ncsc": NCSC,
+    "dsc-net": DSCNet,
     "k-subspaces": KSubspaces,
+    "self-expressive": SelfExpressiveClustering,
 }
 
 
-def load_model(folder: str | os.PathLike[str]) -> DeepClusterer | KSubspaces:
+def load_model(folder: str | os.PathLike[str]) -> DeepEmbedding | KSubspaces | SelfExpressiveClustering:
     """The estimator saved in ``folder``, whichever of :data:`MODELS` it is; errors as for ``load``."""
     method = read_state_config(folder, "model").get("method")
     if method not in MODELS:

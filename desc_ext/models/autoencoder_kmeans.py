@@ -72,6 +72,9 @@ class AutoencoderKMeans(DeepClusterer):
         pretrain_epochs: int | None = None,
         batch_size: int | None = None,
         pretrain_learning_rate: float | None = None,
+        features: str | None = None,
+        feature_dim: int | None = 500,
+        image_shape: tuple[int, ...] | None = None,
         random_state: Any = None,
         device: str = "auto",
         dtype: str = "float32",
@@ -92,6 +95,9 @@ class AutoencoderKMeans(DeepClusterer):
         self.pretrain_epochs = pretrain_epochs
         self.batch_size = batch_size
         self.pretrain_learning_rate = pretrain_learning_rate
+        self.features = features
+        self.feature_dim = feature_dim
+        self.image_shape = image_shape
         self.random_state = random_state
         self.device = device
         self.dtype = dtype

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,13 +20,15 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from desc_ext.models.checkpoint import read_checkpoint, restore_optimizer, write_checkpoint
-from desc_ext.models.options import resolve_device, resolve_options
-from desc_ext.models.rows import Rows, check_rows, check_training_rows, map_chunks, scaling_statistics
+from desc_ext.models.inputs import input_rows, input_width, restore_features, saved_features, training_rows
+from desc_ext.models.options import CHECKS, Check, resolve_device, resolve_options
+from desc_ext.models.rows import Rows, map_chunks, scaling_statistics
 from desc_ext.nn import Autoencoder
 from desc_ext.training import Callback, ProgressBar, check_tensors, read_state_folder, write_state_folder
 
 __all__ = [
-    "Assessment", "ClusteringNetwork", "DeepClusterer", "Fit", "damaged_config", "from_config", "saved_config",
+    "Assessment", "ClusteringNetwork", "DeepClusterer", "DeepEmbedding", "Fit", "damaged_config", "from_config",
+    "saved_config",
 ]  # fmt: skip
 
 
@@ -35,15 +37,18 @@ class ClusteringNetwork(nn.Module):
 
     def __init__(self, n_features: int, options: dict[str, Any], generator: torch.Generator) -> None:
         super().__init__()
-        self.autoencoder = Autoencoder(
+        self.autoencoder = self._autoencoder(n_features, options, generator)
+        self.register_buffer("offset", torch.zeros(n_features, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
+
+    def _autoencoder(self, n_features: int, options: dict[str, Any], generator: torch.Generator) -> nn.Module:
+        return Autoencoder(
             n_features,
             options["hidden_sizes"],
             options["latent_dim"],
             generator,
             unit_codes=options["unit_codes"],
         )
-        self.register_buffer("offset", torch.zeros(n_features, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
 
 
 @dataclass
@@ -68,7 +73,7 @@ class Fit:
     order: torch.Generator  # draws the mini-batches (CPU)
     noise: torch.Generator  # draws the input corruption (on the device)
     callbacks: list[Callback]
-    stage: str = "pretrain"
+    stage: str = "pretrain"  # one of the estimator's _stages
     epoch: int = 0  # epochs finished in this stage
     stopped: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -76,15 +81,17 @@ class Fit:
     optimizer_state: dict[int, dict[str, Tensor]] | None = None  # read from a checkpoint, not yet in use
 
 
-class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class DeepEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Base class: the scikit-learn contract, the training loop, checkpoints, saving and loading.
 
-    A method defines ``_method`` (its name in saved folders), ``_presets`` and the five functions
-    ``_build``, ``_initialise``, ``_assess``, ``_refine_losses`` and ``_assign``.
+    A method defines ``_method`` (its name in saved folders), ``_presets`` and the functions ``_build``,
+    ``_initialise``, ``_assess`` and ``_refine_losses``; with ``_assign`` it is a :class:`DeepClusterer`. Stages other
+    than "pretrain" and "refine" take ``_stages`` and a ``_refine`` of its own.
     """
 
     _method: ClassVar[str]
     _presets: ClassVar[dict[str, dict[str, Any]]]
+    _checks: ClassVar[dict[str, Check]] = CHECKS
 
     # ------------------------------------------------------------------ what a method adds
     @abstractmethod
@@ -105,17 +112,13 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         """The method's loss terms on one mini-batch: name → (weight, mean over its rows)."""
         return {}
 
-    @abstractmethod
-    def _assign(self, network: ClusteringNetwork, z: Tensor) -> Tensor:
-        """Soft assignment [n, K] of codes."""
-
     def _repair(self, fit: Fit, now: Assessment, optimizer: torch.optim.Optimizer) -> int:
         """Re-seeds clusters that have no rows; returns how many. Only where a method can lose clusters."""
         return 0
 
     # ------------------------------------------------------------------ scikit-learn's contract
     def fit(self, X: Any, y: Any = None):
-        """Fits network and clusters to ``X`` [n_samples, n_features]; ``y`` is ignored. Returns self.
+        """Fits network and clusters to ``X``, rows [n_samples, n_features] or images; ``y`` is ignored. Returns self.
 
         Raises:
             ValueError: ``X`` or an option is not usable (the message says which and why), or ``resume``
@@ -124,17 +127,14 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
             FloatingPointError: the loss became NaN or infinite; the last checkpoint is left as it was.
         """
         options = self._resolve_options()
-        X = check_rows(self, X, reset=True)
-        check_training_rows(X, options["n_clusters"])
-        fit = self._begin(X, options)
+        fit = self._begin(training_rows(self, X, options), options)
         if self.resume and (Path(self.checkpoint) / "config.json").exists():
             read_checkpoint(self.checkpoint, self._method, fit)
         self.resolved_params_ = options
         self.history_ = fit.history
         try:
-            stages = {"pretrain": options["pretrain_epochs"], "refine": options["epochs"]}
             for callback in fit.callbacks:
-                callback.on_fit_begin(self, stages)
+                callback.on_fit_begin(self, self._stages(options))
             self._pretrain(fit)
             self._refine(fit)
         finally:
@@ -153,15 +153,12 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         """Latent codes [n_samples, latent_dim] of ``X`` in the estimator's dtype."""
         return self._codes(X).cpu().numpy()
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Soft assignments [n_samples, n_clusters] of ``X``; rows sum to 1."""
-        z = self._codes(X)
-        with torch.no_grad():
-            return map_chunks(lambda part: self._assign(self.network_, part), z).cpu().numpy()
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Cluster of every row of ``X`` (int64 [n_samples]): the arg max of ``predict_proba``."""
-        return self.predict_proba(X).argmax(1).astype(np.int64)
+    def certainty(self) -> np.ndarray:
+        """How certain each training row's cluster is [n], larger is more: minus its code's distance to their mean."""
+        check_is_fitted(self)
+        clusters, number = np.unique(self.labels_, return_inverse=True)
+        means = np.stack([self.embedding_[number == k].mean(0) for k in range(len(clusters))])
+        return -np.linalg.norm(self.embedding_ - means[number], axis=1)
 
     @property
     def _n_features_out(self) -> int:
@@ -172,13 +169,14 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
         # codes come out in the dtype of the network, whatever dtype went in
         tags.transformer_tags.preserves_dtype = []
         return tags
 
     def _codes(self, X: Any) -> Tensor:
         check_is_fitted(self)
-        X = check_rows(self, X, reset=False)
+        X = input_rows(self, X)
         network = self.network_
         parameter = next(network.parameters())
         rows = Rows(X, network.offset, network.scale, parameter.device, parameter.dtype)
@@ -187,7 +185,15 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
 
     # ------------------------------------------------------------------ the loop
     def _resolve_options(self) -> dict[str, Any]:
-        return resolve_options(self, self._presets)
+        return resolve_options(self, self._presets, self._checks)
+
+    def _stages(self, options: dict[str, Any]) -> dict[str, int]:
+        """The stages in their order, with the most epochs of each."""
+        return {"pretrain": options["pretrain_epochs"], "refine": options["epochs"]}
+
+    def _enter_next_stage(self, fit: Fit) -> None:
+        stages = list(self._stages(fit.options))
+        fit.stage, fit.epoch, fit.stopped = stages[stages.index(fit.stage) + 1], 0, False
 
     def _begin(self, X: np.ndarray, options: dict[str, Any]) -> Fit:
         device, dtype = resolve_device(self.device), getattr(torch, options["dtype"])
@@ -210,47 +216,48 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
     def _pretrain(self, fit: Fit) -> None:
         if fit.stage != "pretrain":
             return
-        options = fit.options
         parameters = list(fit.network.autoencoder.parameters())
-        optimizer = torch.optim.Adam(parameters, options["pretrain_learning_rate"])
-        restore_optimizer(optimizer, fit)
-        while fit.epoch < options["pretrain_epochs"] and not fit.stopped:
-            started = time.perf_counter()
-            losses = self._epoch(fit, optimizer, None)
-            record = {"stage": "pretrain", "epoch": fit.epoch + 1, "seconds": time.perf_counter() - started}
-            self._end_epoch(fit, optimizer, {**record, **losses}, stop=False)
+        self._train_codes(fit, torch.optim.Adam(parameters, fit.options["pretrain_learning_rate"]))
         fit.initial_labels = self._initialise(fit, self._encode_all(fit)).clone()
-        fit.stage, fit.epoch, fit.stopped = "refine", 0, False
+        self._enter_next_stage(fit)
 
     def _refine(self, fit: Fit) -> None:
+        self._train_clusters(fit, torch.optim.Adam(fit.network.parameters(), fit.options["learning_rate"]))
+
+    def _train_codes(self, fit: Fit, optimizer: torch.optim.Optimizer) -> None:
+        """The epochs of a stage that has no clusters."""
+        restore_optimizer(optimizer, fit)
+        while fit.epoch < self._stages(fit.options)[fit.stage] and not fit.stopped:
+            started = time.perf_counter()
+            losses = self._epoch(fit, optimizer, None)
+            record = {"stage": fit.stage, "epoch": fit.epoch + 1, "seconds": time.perf_counter() - started}
+            self._end_epoch(fit, optimizer, {**record, **losses}, stop=False)
+
+    def _train_clusters(self, fit: Fit, optimizer: torch.optim.Optimizer) -> None:
+        """The epochs of a stage with clusters, and a look at all rows at the end of each."""
         options = fit.options
-        optimizer = torch.optim.Adam(fit.network.parameters(), options["learning_rate"])
         restore_optimizer(optimizer, fit)
         now = self._look(fit)
-        while fit.epoch < options["epochs"] and not fit.stopped:
+        while fit.epoch < self._stages(options)[fit.stage] and not fit.stopped:
             started, before = time.perf_counter(), now.labels
             losses = self._epoch(fit, optimizer, now)
             fit.epoch += 1  # targets of the next epoch depend on its number
             now, n_repaired = self._look_and_repair(fit, optimizer)
             fit.epoch -= 1
             change = float((now.labels != before).double().mean())
-            record = {"stage": "refine", "epoch": fit.epoch + 1, "seconds": time.perf_counter() - started}
+            record = {"stage": fit.stage, "epoch": fit.epoch + 1, "seconds": time.perf_counter() - started}
             record |= losses | now.record | {"label_change": change, "n_repaired": n_repaired}
             record["cluster_sizes"] = torch.bincount(now.labels, minlength=options["n_clusters"]).tolist()
             warm = fit.epoch + 1 <= options.get("warmup_epochs", 0)
             self._end_epoch(fit, optimizer, record, stop=change < options["tol"] and not warm)
 
     def _epoch(self, fit: Fit, optimizer: torch.optim.Optimizer, now: Assessment | None) -> dict[str, float]:
-        """One pass of mini-batches; the mean of every loss term over the rows."""
-        n, size = len(fit.rows), fit.options["batch_size"]
-        order = torch.randperm(n, generator=fit.order)
+        """One pass of mini-batches; the mean of every loss term over their rows."""
         sums: dict[str, Tensor] = {}
-        for index in order.split(size):
-            x = fit.rows.take(index.numpy())
-            z, reconstruction = fit.network.autoencoder(self._corrupt(fit, x))
-            terms = {"reconstruction": (1.0, self._reconstruction(fit, x, reconstruction))}
-            if now is not None:
-                terms |= self._refine_losses(fit, z, index.to(x.device), now)
+        batches = list(self._batches(fit))
+        n = sum(map(len, batches))
+        for index in batches:
+            terms = self._terms(fit, index, now)
             loss = sum(weight * value for weight, value in terms.values())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -258,6 +265,19 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
             for name, value in {"loss": loss, **{k: v for k, (_, v) in terms.items()}}.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().double() * (len(index) / n)
         return {name: float(value) for name, value in sums.items()}
+
+    def _batches(self, fit: Fit) -> Iterable[Tensor]:
+        """Row numbers (int64) of the mini-batches of one epoch."""
+        return torch.randperm(len(fit.rows), generator=fit.order).split(fit.options["batch_size"])
+
+    def _terms(self, fit: Fit, index: Tensor, now: Assessment | None) -> dict[str, tuple[float, Tensor]]:
+        """All loss terms on the mini-batch of rows ``index``: name → (weight, mean over its rows)."""
+        x = fit.rows.take(index.numpy())
+        z, reconstruction = fit.network.autoencoder(self._corrupt(fit, x))
+        terms = {"reconstruction": (1.0, self._reconstruction(fit, x, reconstruction))}
+        if now is not None:
+            terms |= self._refine_losses(fit, z, index.to(x.device), now)
+        return terms
 
     def _corrupt(self, fit: Fit, x: Tensor) -> Tensor:
         if not fit.options["corruption"]:
@@ -313,10 +333,11 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         ``callbacks`` are not saved; a ``random_state`` that is no integer is saved as None.
         """
         check_is_fitted(self)
-        tensors = {f"network.{name}": value for name, value in self.network_.state_dict().items()}
+        features, tensors = saved_features(self)
+        tensors |= {f"network.{name}": value for name, value in self.network_.state_dict().items()}
         for name in ("labels_", "initial_labels_", "embedding_"):
             tensors[name] = torch.from_numpy(getattr(self, name))
-        write_state_folder(folder, "model", saved_config(self), tensors)
+        write_state_folder(folder, "model", saved_config(self) | features, tensors)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]):
@@ -330,12 +351,14 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         with damaged_config(folder):
             model = from_config(cls, folder, config)
             options = model.resolved_params_
-            network = model._build(model.n_features_in_, options, torch.Generator().manual_seed(0))
+            path = Path(folder) / config["tensor_file"]
+            restore_features(model, path, config, tensors)
+            network = model._build(input_width(model), options, torch.Generator().manual_seed(0))
         n_samples = len(tensors["labels_"]) if "labels_" in tensors else 0
         shapes = {f"network.{name}": t.shape for name, t in network.state_dict().items()}
         shapes |= {"labels_": [n_samples], "initial_labels_": [n_samples]}
         shapes["embedding_"] = [n_samples, options["latent_dim"]]
-        check_tensors(Path(folder) / config["tensor_file"], tensors, shapes)
+        check_tensors(path, tensors, shapes)
         network.to(getattr(torch, options["dtype"]))
         network.offset, network.scale = network.offset.double(), network.scale.double()
         network.load_state_dict({n: tensors[f"network.{n}"] for n in network.state_dict()})
@@ -343,6 +366,33 @@ class DeepClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         for name in ("labels_", "initial_labels_", "embedding_"):
             setattr(model, name, tensors[name].numpy())
         return model
+
+
+class DeepClusterer(DeepEmbedding):
+    """Base class of the methods that assign new rows to their clusters."""
+
+    @abstractmethod
+    def _assign(self, network: ClusteringNetwork, z: Tensor) -> Tensor:
+        """Soft assignment [n, K] of codes."""
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Soft assignments [n_samples, n_clusters] of ``X``; rows sum to 1."""
+        return self._proba(self._codes(X))
+
+    def certainty(self) -> np.ndarray:
+        """How certain each training row's cluster is [n], larger is more: its largest soft assignment."""
+        check_is_fitted(self)
+        parameter = next(self.network_.parameters())
+        z = torch.as_tensor(self.embedding_, device=parameter.device, dtype=parameter.dtype)
+        return self._proba(z).max(axis=1)
+
+    @torch.no_grad()
+    def _proba(self, z: Tensor) -> np.ndarray:
+        return map_chunks(lambda part: self._assign(self.network_, part), z).cpu().numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Cluster of every row of ``X`` (int64 [n_samples]): the arg max of ``predict_proba``."""
+        return self.predict_proba(X).argmax(1).astype(np.int64)
 
 
 def saved_config(model: Any) -> dict[str, Any]:

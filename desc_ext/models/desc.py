@@ -57,7 +57,7 @@ _ROBUST: dict[str, Any] = _PAPER | {
     "smoothing": 0.1,
     "smoothing_scale": "relative",
     "within": "orthonormal",
-    "basis_weight": 0.01,
+    "basis_weight": 0.001,
     "clustering_weight": 1.0,
     "head_target": "labels",
     "warmup_epochs": 10,
@@ -139,7 +139,7 @@ class DESC(DeepClusterer):
     smoothing_scale          "absolute"   "relative"            what smoothing is measured in
     within                   "unit"       "orthonormal"         inside a block, eq. 7 asks unit columns, or
                                                                 S_kᵀS_k = I (side condition of eq. 5)
-    basis_weight             1            0.01                  λ1
+    basis_weight             1            0.001                 λ1
     clustering_weight        0.1          1                     λ2
     hard_weight              "norm"       "norm"                H: eq. 10, "one_plus": 1 + Norm, or "off"
     confidence               0.8          0.8                   σ, for membership in V
@@ -160,6 +160,10 @@ class DESC(DeepClusterer):
     Args:
         n_clusters: K.
         preset: "robust" or "paper".
+        features: None takes the rows as they are, "scattering" the wavelet scattering features of images
+            (:class:`desc_ext.features.Scattering2D`, J = 3, L = 8); the fitted transformer is ``features_``.
+        feature_dim: principal components of the features, at most; None keeps all channels.
+        image_shape: (H, W) or (C, H, W) of the images that flat rows hold; stacks [n, H, W] and [n, C, H, W] bring theirs.
         random_state: int, RandomState or None. The same integer on the same machine with the same number
             of threads gives the same bits.
         device: "auto" (CUDA where there is one), or a torch device.
@@ -180,7 +184,8 @@ class DESC(DeepClusterer):
             (reconstruction, basis, clustering, head), n_confident (|V|), mean_max_assignment,
             label_change, n_repaired (empty clusters re-seeded), cluster_sizes.
         resolved_params_: every option with its value.
-        n_features_in_: width of the training data.
+        features_: the fitted :class:`desc_ext.features.Scattering2D`, or None.
+        n_features_in_: columns of the training data, a row an image.
     """
 
     _method = "desc"
@@ -218,6 +223,9 @@ class DESC(DeepClusterer):
         pretrain_learning_rate: float | None = None,
         learning_rate: float | None = None,
         tol: float | None = None,
+        features: str | None = None,
+        feature_dim: int | None = 500,
+        image_shape: tuple[int, ...] | None = None,
         random_state: Any = None,
         device: str = "auto",
         dtype: str = "float32",
@@ -255,6 +263,9 @@ class DESC(DeepClusterer):
         self.pretrain_learning_rate = pretrain_learning_rate
         self.learning_rate = learning_rate
         self.tol = tol
+        self.features = features
+        self.feature_dim = feature_dim
+        self.image_shape = image_shape
         self.random_state = random_state
         self.device = device
         self.dtype = dtype

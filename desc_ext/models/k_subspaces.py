@@ -18,8 +18,18 @@ from torch import Tensor
 
 from desc_ext import ops
 from desc_ext.models.base import damaged_config, from_config, saved_config
-from desc_ext.models.options import FLAG, Check, check_options, choice, integer, number, resolve_device
-from desc_ext.models.rows import Rows, check_rows, check_training_rows
+from desc_ext.models.inputs import input_rows, input_width, restore_features, saved_features, training_rows
+from desc_ext.models.options import (
+    FLAG,
+    Check,
+    check_options,
+    choice,
+    integer,
+    number,
+    optional,
+    resolve_device,
+)
+from desc_ext.models.rows import Rows
 from desc_ext.models.start import (
     Search,
     leading_directions,
@@ -36,21 +46,17 @@ __all__ = ["KSubspaces"]
 _DEFAULT_DIM = 8
 
 
-def _or_none(check: Check) -> Check:
-    return lambda value: value is None or check[0](value), f"{check[1]}, or None"
-
-
 _OPTIONS: dict[str, Check] = {
-    "subspace_dim": _or_none(integer(1)),
+    "subspace_dim": optional(integer(1)),
     "unit_rows": FLAG,
-    "n_components": _or_none(integer(1)),
+    "n_components": optional(integer(1)),
     "init": choice("k-subspaces++", "k-means"),
     "n_init": integer(1),
     "max_iter": integer(1),
     "tol": number(0, 1),
     "decay": number(0, 1),
 }
-_KEPT_BY_PARTIAL_FIT = ("n_clusters", "dtype", "subspace_dim", "unit_rows")
+_KEPT_BY_PARTIAL_FIT = ("n_clusters", "dtype", "subspace_dim", "unit_rows", "features", "feature_dim")
 
 
 class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -75,6 +81,10 @@ class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         tol: an alternation ends when no larger share of the labels changes in an iteration.
         decay: what is left of a cluster's Gram matrix at each mini-batch of :meth:`partial_fit` that brings it
             rows; 1 forgets nothing.
+        features: None clusters the rows as they are, "scattering" the wavelet scattering features of images
+            (:class:`desc_ext.features.Scattering2D`, J = 3, L = 8); the fitted transformer is ``features_``.
+        feature_dim: principal components of the features, at most; None keeps all channels.
+        image_shape: (H, W) or (C, H, W) of the images that flat rows hold; stacks [n, H, W] and [n, C, H, W] bring theirs.
         random_state: int, RandomState or None. The same integer on the same machine gives the same bits, for any
             number of torch's threads.
         device: "auto" (CUDA where there is one), or a torch device.
@@ -95,7 +105,8 @@ class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             label_change, n_repaired, cluster_sizes), one a mini-batch (stage "partial_fit": as "refine" without
             label_change). The loss is the mean residual.
         resolved_params_: every option with its value.
-        n_features_in_: p.
+        features_: the fitted :class:`desc_ext.features.Scattering2D`, or None.
+        n_features_in_: columns of the training data, a row an image; p without features.
     """
 
     _method: ClassVar[str] = "k-subspaces"
@@ -112,6 +123,9 @@ class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         max_iter: int = 100,
         tol: float = 0.0,
         decay: float = 0.9,
+        features: str | None = None,
+        feature_dim: int | None = 500,
+        image_shape: tuple[int, ...] | None = None,
         random_state: Any = None,
         device: str = "auto",
         dtype: str = "float32",
@@ -127,6 +141,9 @@ class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.max_iter = max_iter
         self.tol = tol
         self.decay = decay
+        self.features = features
+        self.feature_dim = feature_dim
+        self.image_shape = image_shape
         self.random_state = random_state
         self.device = device
         self.dtype = dtype
@@ -136,15 +153,14 @@ class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     # ------------------------------------------------------------------ fit
     @torch.no_grad()
     def fit(self, X: Any, y: Any = None) -> KSubspaces:
-        """Finds K subspaces for ``X`` [n_samples, n_features]; ``y`` is ignored. Returns self.
+        """Finds K subspaces for ``X``, rows [n_samples, n_features] or images; ``y`` is ignored. Returns self.
 
         Raises:
             ValueError: ``X`` or an option is not usable; the message says which and why.
             TypeError: ``X`` is sparse or not numeric.
         """
         options = check_options(self, _OPTIONS)
-        X = check_rows(self, X, reset=True)
-        check_training_rows(X, options["n_clusters"])
+        X = training_rows(self, X, options)
         options = self._for_width(options, X.shape[1])
         seed = self._seed()
         rows = self._rows(X, options)
@@ -191,25 +207,28 @@ class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     def partial_fit(self, X: Any, y: Any = None) -> KSubspaces:
         """One step on the mini-batch ``X`` [m, n_features]; ``y`` is ignored. Returns self.
 
-        The first mini-batch finds the subspaces as :meth:`fit` does, but in the full space, and needs at least
-        n_clusters rows. Every later one adds its rows to the Gram matrices of their nearest subspaces, of which
-        ``decay`` is left, and takes the leading eigenvectors anew. A cluster is empty when mini-batches of the
-        weight 1, ``decay``, ``decay``², … back in time brought it less than one row; it then begins anew at the row
-        that fits worst. After :meth:`fit`, its clusters count as one mini-batch.
+        The first mini-batch finds the features, if any, and the subspaces as :meth:`fit` does, but in the full space,
+        and needs at least n_clusters rows. Every later one adds its rows to the Gram matrices of their nearest
+        subspaces, of which ``decay`` is left, and takes the leading eigenvectors anew. A cluster is empty when
+        mini-batches of the weight 1, ``decay``, ``decay``², … back in time brought it less than one row; it then
+        begins anew at the row that fits worst. After :meth:`fit`, its clusters count as one mini-batch.
 
         Keeps K·p² values beside the bases, and decomposes a p×p matrix for each cluster that gained rows: reduce
         very wide rows first (e.g. with PCA).
 
         Raises:
-            ValueError, TypeError: as :meth:`fit`; also where n_clusters, subspace_dim, unit_rows or dtype are no
-                longer those of the earlier steps.
+            ValueError, TypeError: as :meth:`fit`; also where n_clusters, subspace_dim, unit_rows, dtype, features or
+                feature_dim are no longer those of the earlier steps.
         """
         started = time.perf_counter()
         options = check_options(self, _OPTIONS)
         begun = self.__sklearn_is_fitted__()
-        X = check_rows(self, X, reset=not begun)
-        if not begun:
-            check_training_rows(X, options["n_clusters"])
+        if begun:
+            X = input_rows(self, X)
+            options |= {"features": self.features, "feature_dim": self.feature_dim}
+            options["image_shape"] = self.resolved_params_["image_shape"]
+        else:
+            X = training_rows(self, X, options)
         options = self._for_width(options, X.shape[1])
         if begun:
             self._refuse_other_options(options)
@@ -339,13 +358,18 @@ class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         """Nearest subspace of every row of ``X`` (int64 [n_samples])."""
         return self._residuals_of(X).argmin(1)
 
+    def certainty(self) -> np.ndarray:
+        """How certain each training row's cluster is [n], larger is more: minus its distance to the subspace."""
+        check_is_fitted(self)
+        return -self.embedding_.min(axis=1)
+
     def score(self, X: Any, y: Any = None) -> float:
         """Minus the sum of squared residuals of ``X`` to the nearest subspaces: larger is better."""
         return -float(self._residuals_of(X).min(1).astype(np.float64).sum())
 
     def _residuals_of(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = check_rows(self, X, reset=False)
+        X = input_rows(self, X)
         return self._residuals(self._rows(X, self.resolved_params_))
 
     @property
@@ -357,6 +381,7 @@ class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = []  # distances come out in the estimator's dtype
         return tags
 
@@ -368,10 +393,11 @@ class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         ``partial_fit`` its Gram matrices are saved too, so that it goes on with the same bits.
         """
         check_is_fitted(self)
-        tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        features, tensors = saved_features(self)
+        tensors |= {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
         if self._memory is not None:
             tensors["gram"], tensors["counts"] = self._memory
-        config = saved_config(self) | {"inertia": self.inertia_, "n_repaired": self.n_repaired_}
+        config = saved_config(self) | features | {"inertia": self.inertia_, "n_repaired": self.n_repaired_}
         write_state_folder(folder, "model", config, tensors)
 
     @classmethod
@@ -387,11 +413,13 @@ class KSubspaces(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             model = from_config(cls, folder, config)
             model.inertia_, model.n_repaired_ = config["inertia"], config["n_repaired"]
             k, d = model.resolved_params_["n_clusters"], model.resolved_params_["subspace_dim"]
-            p, n = model.n_features_in_, len(tensors.get("labels_", ()))
+            path = Path(folder) / config["tensor_file"]
+            restore_features(model, path, config, tensors)
+            p, n = input_width(model), len(tensors.get("labels_", ()))
         shapes = {"bases_": [k, p, d], "energies_": [k, d], "labels_": [n], "embedding_": [n, k]}
         if "gram" in tensors:
             shapes |= {"gram": [k, p, p], "counts": [k]}
-        check_tensors(Path(folder) / config["tensor_file"], tensors, shapes)
+        check_tensors(path, tensors, shapes)
         for name in _ARRAYS:
             setattr(model, name, tensors[name].numpy())
         model._memory = (tensors["gram"], tensors["counts"]) if "gram" in tensors else None

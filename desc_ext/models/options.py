@@ -7,13 +7,18 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-import torch
+from desc_ext.device import resolve_device
 
 __all__ = [
-    "FLAG", "Check", "check_options", "choice", "integer", "number", "resolve_device", "resolve_options",
+    "FLAG", "Check", "check_options", "choice", "integer", "number", "optional", "plain", "require", "resolve_device",
+    "resolve_options",
 ]  # fmt: skip
 
 Check = tuple[Callable[[Any], bool], str]
+
+
+def optional(check: Check) -> Check:
+    return lambda value: value is None or check[0](value), f"{check[1]}, or None"
 
 
 def integer(low: int) -> Check:
@@ -80,22 +85,30 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def resolve_options(model: Any, presets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def resolve_options(
+    model: Any, presets: Mapping[str, Mapping[str, Any]], checks: Mapping[str, Check] = CHECKS
+) -> dict[str, Any]:
     """The preset of ``model`` with the model's own arguments (those that are not None) put over it.
 
     Raises:
-        ValueError: an unknown preset, or a value that its option does not take.
+        ValueError: an unknown preset, a value that its option does not take, or resume without a checkpoint.
     """
     name = model.__class__.__name__
     options = check_options(model, {"preset": choice(*presets)})
-    if model.resume and model.checkpoint is None:
-        raise ValueError(f"{name}: resume=True needs checkpoint, the folder to continue from; got None")
+    require_checkpoint(model)
     for option, default in presets[model.preset].items():
         value = getattr(model, option)
         value = default if value is None else value
-        require(name, option, value, CHECKS[option])
-        options[option] = _plain(value)
+        require(name, option, value, checks[option])
+        options[option] = plain(value)
     return options
+
+
+def require_checkpoint(model: Any) -> None:
+    if model.resume and model.checkpoint is None:
+        raise ValueError(
+            f"{model.__class__.__name__}: resume=True needs checkpoint, the folder to continue from; got None"
+        )
 
 
 def check_options(model: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
@@ -108,7 +121,7 @@ def check_options(model: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
     for option, check in {**_COMMON, **checks}.items():
         value = getattr(model, option)
         require(model.__class__.__name__, option, value, check)
-        options[option] = _plain(value)
+        options[option] = plain(value)
     del options["verbose"]
     return options
 
@@ -118,23 +131,10 @@ def require(name: str, option: str, value: Any, check: Check) -> None:
         raise ValueError(f"{name}: {option} must be {check[1]}, got {value!r}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same value in types that JSON writes and reads back unchanged."""
     if isinstance(value, (tuple, list)):
         return [int(size) for size in value]
     if isinstance(value, (bool, str)) or value is None:
         return value
     return int(value) if isinstance(value, Integral) else float(value)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The torch device of the ``device`` argument; "auto" is CUDA where there is one, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be 'auto' or a torch device, got {device!r}") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r}, but this torch sees no CUDA device; use device='cpu'")
-    return resolved

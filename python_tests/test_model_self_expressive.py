@@ -1,0 +1,342 @@
+"""Self-expressive clustering: coefficients against constrained solves, spectra against NumPy's, and the estimator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn.cluster import SpectralClustering
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
+from sklearn.preprocessing import normalize
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from desc_ext.models import SelfExpressiveClustering, load_model, self_expressive, spectral
+from desc_ext.models.spectral import leading_eigenvectors, symmetric_affinity
+from desc_ext.training import Callback
+
+
+def subspaces(n_each=(60, 60, 60), p=30, dim=3, noise=0.01, seed=0):
+    """Rows of independent linear subspaces with noise, and the subspace of each."""
+    random = np.random.default_rng(seed)
+    parts = [random.normal(size=(n, dim)) @ np.linalg.qr(random.normal(size=(p, dim)))[0].T for n in n_each]
+    X = np.concatenate(parts) + noise * random.normal(size=(sum(n_each), p))
+    return X, np.repeat(np.arange(len(n_each)), n_each)
+
+
+def coefficients(z, ridge):
+    """C row by row from its definition: min ‖c‖² + ‖z_i − cZ‖²/ridge over c with c_i = 0."""
+    C = np.zeros((len(z), len(z)))
+    for i in range(len(z)):
+        rest = np.delete(np.arange(len(z)), i)
+        A = z[rest]
+        C[i, rest] = np.linalg.solve(A @ A.T + ridge * np.eye(len(rest)), A @ z[i])
+    return C
+
+
+def affinity_by_definition(z, ridge, k):
+    size = np.abs(coefficients(z, ridge))
+    kept = np.zeros_like(size)
+    for i, row in enumerate(size):
+        top = np.argsort(-row)[:k]
+        kept[i, top] = row[top]
+    return (kept + kept.T) / 2
+
+
+@parametrize_with_checks([SelfExpressiveClustering(random_state=0)])
+def test_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+# ---------------------------------------------------------------------- affinity
+
+
+@pytest.mark.parametrize("p", [12, 90])
+@pytest.mark.parametrize("ridge", [0.1, 3.0])
+def test_affinity_is_that_of_constrained_solves(p, ridge):
+    X, _ = subspaces(n_each=(25, 20, 15), p=p)
+    model = SelfExpressiveClustering(3, ridge=ridge, k=4, dtype="float64", random_state=0).fit(X)
+    expected = affinity_by_definition(normalize(X), ridge, 4)
+    np.testing.assert_allclose(model.affinity_matrix_.toarray(), expected, rtol=1e-8, atol=1e-12)
+    full = np.abs(coefficients(normalize(X), ridge))
+    rows = [3, 50, 17, 0]
+    np.testing.assert_allclose(
+        model.dense_affinity(rows), ((full + full.T) / 2)[np.ix_(rows, rows)], rtol=1e-8, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("scaling", ["none", "global", "standard", "minmax"])
+@pytest.mark.parametrize("unit_rows", [True, False])
+def test_scaling_and_units_of_the_ridge(scaling, unit_rows):
+    X, _ = subspaces(n_each=(20, 20, 20), p=8)
+    X = 5 * X + 1
+    z = {
+        "none": X,
+        "global": (X - X.mean(0)) / np.sqrt(X.var(0).mean()),
+        "standard": (X - X.mean(0)) / X.std(0),
+        "minmax": (X - X.min()) / (X.max() - X.min()),
+    }[scaling]
+    z = normalize(z) if unit_rows else z
+    ridge = 0.5 * np.square(z).sum(1).mean()
+    options = {
+        "scaling": scaling,
+        "unit_rows": unit_rows,
+        "ridge": 0.5,
+        "dtype": "float64",
+        "random_state": 0,
+    }
+    model = SelfExpressiveClustering(3, **options).fit(X)
+    np.testing.assert_allclose(
+        model.affinity_matrix_.toarray(), affinity_by_definition(z, ridge, 5), rtol=1e-7, atol=1e-12
+    )
+    if scaling == "none":  # nothing depends on the unit of X
+        other = SelfExpressiveClustering(3, **options).fit(1000 * X)
+        np.testing.assert_allclose(
+            other.affinity_matrix_.toarray(), model.affinity_matrix_.toarray(), rtol=1e-7
+        )
+
+
+def test_symmetric_affinity():
+    indices = np.array([[1, 2], [0, 2], [1, 0], [0, 1]])
+    values = np.array([[0.5, -0.25], [1.0, 0.0], [-2.0, 1.0], [0.0, 0.0]])
+    dense = np.zeros((4, 4))
+    np.put_along_axis(dense, indices, np.abs(values), 1)
+    affinity = symmetric_affinity(indices, values)
+    np.testing.assert_array_equal(affinity.toarray(), (dense + dense.T) / 2)
+    assert affinity.nnz == 6  # explicit zeros are gone
+
+
+# ---------------------------------------------------------------------- spectrum
+
+
+def random_graph(n, seed=0):
+    random = np.random.default_rng(seed)
+    graph = sparse.random_array((n, n), density=8 / n, rng=random, format="csr")
+    graph.setdiag(0)
+    return ((graph + graph.T) / 2).tocsr()
+
+
+@pytest.mark.parametrize("solver", ["arpack", "lobpcg"])
+@pytest.mark.parametrize("n", [40, 700])
+def test_eigenvectors_are_numpys(solver, n):
+    affinity = random_graph(n)
+    values, vectors = leading_eigenvectors(affinity, 6, solver, 0)
+    degree = affinity.toarray().sum(1)
+    normalised = affinity.toarray() / np.sqrt(np.outer(degree, degree))
+    expected, basis = np.linalg.eigh(normalised)
+    np.testing.assert_allclose(values, expected[:-7:-1], atol=1e-8)
+    overlap = np.abs(vectors.T @ basis[:, :-7:-1])
+    np.testing.assert_allclose(overlap, np.eye(6), atol=2e-3 if solver == "lobpcg" else 1e-6)
+    assert (vectors.max(0) >= -vectors.min(0)).all()
+    again = leading_eigenvectors(affinity, 6, solver, 0)
+    np.testing.assert_array_equal(again[1], vectors)
+
+
+@pytest.mark.parametrize("solver", ["arpack", "lobpcg"])
+def test_components_and_isolated_rows(solver):
+    """Eigenvalue 1 as often as there are components; a row without affinity has no part in any eigenvector."""
+    blocks = [random_graph(200, seed) for seed in range(3)]
+    affinity = sparse.block_diag([*blocks, sparse.csr_array((2, 2))], format="csr")
+    values, vectors = leading_eigenvectors(affinity, 4, solver, 0)
+    np.testing.assert_allclose(values[:3], 1, atol=1e-6)
+    assert values[3] < 0.999
+    np.testing.assert_allclose(vectors[600:], 0, atol=1e-3)
+    _, model = spectral.spectral_kmeans(vectors[:600, :3], 3, 5, 0)
+    assert adjusted_rand_score(np.repeat([0, 1, 2], 200), model.labels_) == 1
+
+
+def test_small_components_are_found_and_joined(monkeypatch):
+    X, truth = subspaces(n_each=(100, 100, 100))
+    random = np.random.default_rng(1)
+    # seven rows that have only each other: nearly one direction, far from all others
+    lone = np.zeros((7, 40))
+    lone[:, 35] = 1
+    lone[:, :35] = 1e-2 * random.normal(size=(7, 35))
+    X = np.concatenate([np.pad(X, ((0, 0), (0, 10))), lone])
+    model = SelfExpressiveClustering(3, ridge=0.1, random_state=0).fit(X)
+    record = model.history_[2]
+    assert (record["stage"], record["n_joined"]) == ("affinity", 7)
+    assert adjusted_rand_score(truth, model.labels_[:300]) > 0.95
+    coef = np.abs(coefficients(normalize(X), 0.1))
+    full = (coef + coef.T) / 2
+    for row in range(300, 307):  # its strongest link out of the component, and no other
+        linked = model.affinity_matrix_[[row]].toarray()[0, :300]
+        best = full[row, :300].argmax()
+        assert np.flatnonzero(linked).tolist() == [best]
+        np.testing.assert_allclose(linked[best], full[row, best], rtol=1e-3)
+    assert model.eigenvalues_[1] < 0.999
+    monkeypatch.setattr(
+        self_expressive, "_SMALL_SHARE", 0.0
+    )  # without it the seven rows claim an eigenvector
+    assert SelfExpressiveClustering(3, ridge=0.1, random_state=0).fit(X).eigenvalues_[1] > 1 - 1e-6
+
+
+# ---------------------------------------------------------------------- estimator
+
+
+@pytest.mark.parametrize("solver", ["arpack", "lobpcg"])
+def test_subspaces_are_found(solver):
+    X, truth = subspaces(n_each=(150, 150, 150, 150), p=40, dim=4, noise=0.02)
+    model = SelfExpressiveClustering(4, eigen_solver=solver, ridge=0.1, random_state=0).fit(X)
+    assert adjusted_rand_score(truth, model.labels_) > 0.99
+    new, new_truth = subspaces(n_each=(150, 150, 150, 150), p=40, dim=4, noise=0.02)
+    assert adjusted_rand_score(new_truth, model.predict(new + 1e-3)) > 0.95
+
+
+def test_labels_are_those_of_scikit_learn_on_the_same_affinity():
+    X = load_digits().data[:600]
+    model = SelfExpressiveClustering(10, random_state=0).fit(X)
+    other = SpectralClustering(10, affinity="precomputed", assign_labels="kmeans", random_state=0, n_init=20)
+    labels = other.fit(model.affinity_matrix_.toarray()).labels_
+    # scikit-learn divides eigenvectors by the root of the degree and rows by nothing, so not every row agrees
+    assert adjusted_rand_score(labels, model.labels_) > 0.5
+    wrong = np.random.default_rng(0).permutation(labels)
+    assert adjusted_rand_score(wrong, model.labels_) < 0.1
+
+
+def test_attributes_and_history():
+    X = load_digits().data[:400].astype(np.float32)
+    model = SelfExpressiveClustering(5, random_state=0).fit(X)
+    assert model.labels_.dtype == np.int64
+    assert model.embedding_.shape == (400, 6)
+    assert model.cluster_centers_.shape == (5, 6)
+    assert model.eigenvalues_.shape == (6,)
+    assert SelfExpressiveClustering(5, n_vectors=4, random_state=0).fit(X).embedding_.shape == (400, 4)
+    assert model.embedding_.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(model.embedding_, axis=1), 1, rtol=1e-6)
+    assert model.eigenvalues_[0] == pytest.approx(1)
+    assert (np.diff(model.eigenvalues_) <= 0).all()
+    affinity = model.affinity_matrix_
+    assert affinity.shape == (400, 400)
+    assert affinity.dtype == np.float32
+    assert (affinity != affinity.T).nnz == 0
+    assert not affinity.diagonal().any()
+    assert 5 * 400 <= affinity.nnz <= 10 * 400
+    stages = ["rows", "coefficients", "affinity", "eigenvectors", "k-means"]
+    assert [record["stage"] for record in model.history_] == stages
+    assert all(record["seconds"] > 0 for record in model.history_)
+    assert sum(model.history_[-1]["cluster_sizes"]) == 400
+    nearest = np.square(model.embedding_[:, None] - model.cluster_centers_).sum(2)
+    np.testing.assert_array_equal(nearest.argmin(1), model.labels_)
+    np.testing.assert_allclose(model.certainty(), -np.sqrt(nearest.min(1)), atol=1e-6)
+    assert model.inertia_ == pytest.approx(nearest.min(1).sum(), rel=1e-4)
+
+
+def test_new_rows_get_the_eigenvectors_extended():
+    """v_i = Σ_j W_ij v_j / (λ √(d_i d_j)), so an affinity row of the graph itself gives its own embedding."""
+    X, _ = subspaces()
+    model = SelfExpressiveClustering(3, dtype="float64", random_state=0).fit(X)
+    extension = model._extension.numpy()
+    embedding = normalize(model.affinity_matrix_ @ extension)
+    np.testing.assert_allclose(embedding, model.embedding_, atol=1e-9)
+    # a new row's coefficients are those of the plain ridge regression on all training rows
+    new = np.random.default_rng(5).normal(size=(7, X.shape[1]))
+    z, x = normalize(X), normalize(new)
+    coef = np.linalg.solve(z @ z.T + np.eye(len(z)), z @ x.T).T
+    found = model._on_training_rows(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, coef, atol=1e-10)
+    expected = np.zeros((7, 4))
+    for i, row in enumerate(np.abs(coef)):
+        top = np.argsort(-row)[:5]
+        expected[i] = row[top] @ extension[top]
+    np.testing.assert_allclose(model.transform(new), normalize(expected), atol=1e-9)
+
+
+def test_prediction_does_not_depend_on_company_and_agrees_with_the_fit():
+    X, _ = subspaces()
+    model = SelfExpressiveClustering(3, random_state=0).fit(X)
+    assert (model.predict(X) == model.labels_).mean() > 0.98
+    whole = model.transform(X)
+    np.testing.assert_array_equal(model.transform(X[17:18]), whole[17:18])
+    np.testing.assert_array_equal(model.transform(X[::-1]), whole[::-1])
+
+
+@pytest.mark.parametrize("p", [20, 400])
+def test_save_and_load(p, tmp_path):
+    X, _ = subspaces(p=p)
+    model = SelfExpressiveClustering(3, scaling="global", random_state=0).fit(X)
+    model.save(tmp_path)
+    for loaded in (SelfExpressiveClustering.load(tmp_path), load_model(tmp_path)):
+        assert loaded.get_params() == model.get_params()
+        np.testing.assert_array_equal(loaded.labels_, model.labels_)
+        np.testing.assert_array_equal(loaded.transform(X), model.transform(X))
+        np.testing.assert_array_equal(loaded.dense_affinity([1, 5]), model.dense_affinity([1, 5]))
+        assert (loaded.affinity_matrix_ != model.affinity_matrix_).nnz == 0
+        assert loaded.history_ == model.history_
+        assert (loaded.inertia_, loaded.n_iter_) == (model.inertia_, model.n_iter_)
+
+
+def test_scattering_features(tmp_path):
+    images = load_digits().images[:300]
+    model = SelfExpressiveClustering(10, features="scattering", feature_dim=50, random_state=0).fit(images)
+    rows = model.features_.transform(images)
+    expected = SelfExpressiveClustering(10, random_state=0).fit(rows)
+    np.testing.assert_array_equal(model.labels_, expected.labels_)
+    model.save(tmp_path)
+    np.testing.assert_array_equal(
+        load_model(tmp_path).predict(images), model.predict(images.reshape(300, 64))
+    )
+
+
+def test_same_seed_same_bits():
+    X = load_digits().data[:500]
+    first, second = (SelfExpressiveClustering(6, random_state=3).fit(X) for _ in range(2))
+    np.testing.assert_array_equal(first.embedding_, second.embedding_)
+    np.testing.assert_array_equal(first.labels_, second.labels_)
+
+
+def test_rows_of_zeros_and_few_rows():
+    X, _ = subspaces()
+    X[[5, 100]] = 0
+    model = SelfExpressiveClustering(3, random_state=0).fit(X)
+    assert model.affinity_matrix_[[5, 100]].nnz == 0
+    assert np.isfinite(model.embedding_).all()
+    assert np.isfinite(model.transform(np.zeros((2, 30)))).all()
+    few = SelfExpressiveClustering(2, k=5, random_state=0).fit(X[[0, 1, 70]])  # k is cut to n − 1
+    assert few.affinity_matrix_.nnz == 6
+    assert SelfExpressiveClustering(3, random_state=0).fit(X[[0, 1, 70]]).labels_.max() == 2
+
+
+def test_callbacks_hear_of_every_stage():
+    class Listener(Callback):
+        def __init__(self):
+            self.heard = []
+
+        def on_fit_begin(self, model, stages):
+            self.heard.append(dict(stages))
+
+        def on_epoch_end(self, model, record):
+            self.heard.append(record["stage"])
+
+        def on_fit_end(self, model):
+            self.heard.append("end")
+
+    listener = Listener()
+    SelfExpressiveClustering(3, callbacks=[listener], random_state=0, verbose=1).fit(subspaces()[0])
+    stages = ["rows", "coefficients", "affinity", "eigenvectors", "k-means"]
+    assert listener.heard == [dict.fromkeys(stages, 1), *stages, "end"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ridge": 0.0}, "ridge must be a finite number > 0, got 0.0"),
+        ({"k": 0}, "k must be an integer >= 1, got 0"),
+        ({"n_vectors": 0}, "n_vectors must be an integer >= 1, or None, got 0"),
+        ({"scaling": "l2"}, "scaling must be one of"),
+        ({"unit_rows": 1}, "unit_rows must be True or False"),
+        ({"eigen_solver": "amg"}, "eigen_solver must be one of 'arpack', 'lobpcg', got 'amg'"),
+        ({"n_init": 0}, "n_init must be an integer >= 1"),
+        ({"device": "tpu9"}, "device must be 'auto' or a torch device"),
+        ({"features": "scattering"}, "of images, but X has flat rows"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SelfExpressiveClustering(3, **options).fit(subspaces()[0])
+
+
+def test_overflow_is_refused():
+    with pytest.raises(ValueError, match="overflows float32"):
+        SelfExpressiveClustering(3, unit_rows=False).fit(1e30 * subspaces()[0])
