@@ -100,4 +100,60 @@ inline bool asks_orthonormal(const char* op, const Tensor& bases, const std::str
   return within == "orthonormal";
 }
 
+// Rows [b, n, p] of the families that take a leading batch dimension.
+inline ScalarType check_batch(const char* op, const char* name, const Tensor& tensor) {
+  check_shape(op, name, tensor, {-1, -1, -1});
+  return compute_type(op, name, tensor);
+}
+
+inline ScalarType check_topk(const char* op, const Tensor& y, int64_t k) {
+  check_shape(op, "y", y, {-1, -1, -1});
+  const int64_t n = y.size(1);
+  STD_TORCH_CHECK(k >= 0 && k <= (n > 1 ? n - 1 : 0), op, ": k must be between 0 and n - 1 = ", n - 1, ", got ", k);
+  return compute_type(op, "y", y);
+}
+
+inline void check_selected(const char* op, const Tensor& indices, std::initializer_list<int64_t> sizes) {
+  check_shape(op, "indices", indices, sizes);
+  STD_TORCH_CHECK(indices.scalar_type() == ScalarType::Long, op, ": indices must be int64");
+}
+
+// Whether the size of a learned C is asked for as the sum of magnitudes; else it is that of squares.
+inline bool asks_absolute(const char* op, const Tensor& z, const Tensor& coef, const std::string& penalty) {
+  check_shape(op, "z", z, {-1, -1, -1});
+  check_shape(op, "coef", coef, {z.size(0), z.size(1), z.size(1)});
+  check_same_type(op, "coef", coef, compute_type(op, "z", z));
+  STD_TORCH_CHECK(penalty == "l1" || penalty == "l2", op, ": penalty must be 'l1' or 'l2', got '", penalty, "'");
+  return penalty == "l1";
+}
+
+inline ScalarType check_collaboration(const char* op, const Tensor& prediction, const Tensor& y, const Tensor& row_max) {
+  check_shape(op, "y", y, {-1, -1, -1});
+  check_shape(op, "prediction", prediction, {y.size(0), y.size(1), -1});
+  check_shape(op, "row_max", row_max, {y.size(0), y.size(1)});
+  const auto compute = compute_type(op, "y", y);
+  check_same_type(op, "prediction", prediction, compute);
+  check_type(op, "row_max", row_max, compute);
+  return compute;
+}
+
+inline ScalarType check_energy(const char* op, const Tensor& z, const Tensor& features, double bandwidth) {
+  check_shape(op, "z", z, {-1, -1, -1});
+  check_shape(op, "features", features, {z.size(0), z.size(1), -1});
+  const auto compute = compute_type(op, "z", z);
+  check_same_type(op, "features", features, compute);
+  STD_TORCH_CHECK(std::isfinite(bandwidth) && bandwidth > 0, op, ": bandwidth must be finite and positive, got ", bandwidth);
+  return compute;
+}
+
+inline ScalarType check_info_nce(const char* op, const Tensor& z, const Tensor& g, double temperature) {
+  check_shape(op, "z", z, {-1, -1, -1});
+  check_shape(op, "g", g, {z.size(0), z.size(1), z.size(2)});
+  const auto compute = compute_type(op, "z", z);
+  check_same_type(op, "g", g, compute);
+  STD_TORCH_CHECK(std::isfinite(temperature) && temperature > 0, op, ": temperature must be finite and positive, got ",
+                  temperature);
+  return compute;
+}
+
 }  // namespace desc_ext

@@ -18,6 +18,7 @@ FLAGS = {
     "thread": ["-fsanitize=thread"],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
 }
+PROGRAMS = ("sanitize", "sanitize_pairs")
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 
 pytestmark = [
@@ -30,12 +31,13 @@ pytestmark = [
 @dataclass
 class Fault:
     sanitizer: str
-    case: str  # of sanitize.cpp
+    case: str  # of the program
     file: str
     after: str  # the edit is made behind the first occurrence of this
     old: str
     new: str
     report: tuple[str, ...]  # all of these are said
+    program: str = "sanitize"
 
 
 RACE = "WARNING: ThreadSanitizer: data race"
@@ -65,6 +67,18 @@ FAULTS = {
         "address", "segment_gram", "moments.cuh", "void accumulate(", "wait_copies<0>();", "",
         ("asynchronous copies were never waited for; the first begins here [device.h:",),
     ),
+    "barrier before entries move": Fault(
+        "thread", "largest", "self_expression.cuh", "void insert(", "__syncwarp();  // all have read", "// all have read",
+        (RACE, "select_largest"), "sanitize_pairs",
+    ),
+    "barrier before the largest changes": Fault(
+        "thread", "info_nce", "pairwise.cuh", "info_nce_sums(", "__syncwarp();  // all have read", "// all have read",
+        (RACE, "info_nce_sums"), "sanitize_pairs",
+    ),
+    "one row beyond a block of pairs": Fault(
+        "address", "laplacian", "pairwise.cuh", "laplacian_weights(", "local >= job.block.rows", "local > job.block.rows",
+        ("ERROR: AddressSanitizer: heap-buffer-overflow", "laplacian_weights"), "sanitize_pairs",
+    ),
 }  # fmt: skip
 
 
@@ -83,7 +97,8 @@ class Builds:
         self.runtime = {name: self.pool.submit(self.compile_runtime, name) for name in FLAGS}
         self.programs: dict[str, Future[Path]] = {}
         for sanitizer in FLAGS:
-            self.add(f"{sanitizer} sanitize", sanitizer, CSRC / "host_cuda" / "sanitize.cpp")
+            for program in PROGRAMS:
+                self.add(f"{sanitizer} {program}", sanitizer, CSRC / "host_cuda" / f"{program}.cpp")
         for sanitizer in FLAGS:
             self.add(f"{sanitizer} selftest", sanitizer, CSRC / "host_cuda" / "selftest.cpp")
         for name, fault in FAULTS.items():
@@ -117,7 +132,7 @@ class Builds:
 
 
 def plant(fault: Fault, folder: Path) -> Path:
-    """Copies the kernels, edits one line there, and returns the copy of sanitize.cpp."""
+    """Copies the kernels, edits one line there, and returns the copy of the program."""
     for room in ("cuda", "host_cuda"):
         shutil.copytree(CSRC / room, folder / room)
     path = folder / "cuda" / fault.file
@@ -125,7 +140,7 @@ def plant(fault: Fault, folder: Path) -> Path:
     assert marker, f"{fault.file} has no {fault.after!r} any more: choose another place for this fault"
     assert fault.old in rest, f"{fault.file} has no {fault.old!r} behind {fault.after!r} any more"
     path.write_text(before + marker + rest.replace(fault.old, fault.new, 1))
-    return folder / "host_cuda" / "sanitize.cpp"
+    return folder / "host_cuda" / f"{fault.program}.cpp"
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +151,11 @@ def builds(tmp_path_factory):
 
 
 @pytest.mark.parametrize("sanitizer", FLAGS)
-def test_kernels_are_clean(builds, sanitizer):
-    code, text = builds.run(f"{sanitizer} sanitize")
+@pytest.mark.parametrize(("program", "cases"), zip(PROGRAMS, (9, 6), strict=True))
+def test_kernels_are_clean(builds, sanitizer, program, cases):
+    code, text = builds.run(f"{sanitizer} {program}")
     lines = text.splitlines()
-    assert len(lines) >= 8, text
+    assert len(lines) == cases, text
     assert [line for line in lines if not line.endswith(": ok")] == []
     assert code == 0
 

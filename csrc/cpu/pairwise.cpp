@@ -17,16 +17,6 @@ static void add_blocks(const S* sums, int64_t blocks, int64_t terms, S* out) {
 
 // ---- collaborative loss --------------------------------------------------------------------------------------------
 
-static ScalarType check_collaboration(const char* op, const Tensor& prediction, const Tensor& y, const Tensor& row_max) {
-  check_shape(op, "y", y, {-1, -1, -1});
-  check_shape(op, "prediction", prediction, {y.size(0), y.size(1), -1});
-  check_shape(op, "row_max", row_max, {y.size(0), y.size(1)});
-  const auto compute = compute_type(op, "y", y);
-  check_same_type(op, "prediction", prediction, compute);
-  check_type(op, "row_max", row_max, compute);
-  return compute;
-}
-
 template <class T>
 struct PreparedCollaboration {
   PackedRows<T> y, prediction;
@@ -124,15 +114,6 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
 
 // ---- Laplacian energy ------------------------------------------------------------------------------------------------
 
-static ScalarType check_energy(const char* op, const Tensor& z, const Tensor& features, double bandwidth) {
-  check_shape(op, "z", z, {-1, -1, -1});
-  check_shape(op, "features", features, {z.size(0), z.size(1), -1});
-  const auto compute = compute_type(op, "z", z);
-  check_same_type(op, "features", features, compute);
-  STD_TORCH_CHECK(std::isfinite(bandwidth) && bandwidth > 0, op, ": bandwidth must be finite and positive, got ", bandwidth);
-  return compute;
-}
-
 // The mean row of every batch element, which distances do not see and differences of long rows would lose digits to.
 template <class T>
 static Array<T> mean_rows(const Tensor& z) {
@@ -218,16 +199,6 @@ static std::tuple<Tensor, Tensor> laplacian_energy_backward(const Tensor& grad, 
 }
 
 // ---- InfoNCE ---------------------------------------------------------------------------------------------------------
-
-static ScalarType check_info_nce(const char* op, const Tensor& z, const Tensor& g, double temperature) {
-  check_shape(op, "z", z, {-1, -1, -1});
-  check_shape(op, "g", g, {z.size(0), z.size(1), z.size(2)});
-  const auto compute = compute_type(op, "z", z);
-  check_same_type(op, "g", g, compute);
-  STD_TORCH_CHECK(std::isfinite(temperature) && temperature > 0, op, ": temperature must be finite and positive, got ",
-                  temperature);
-  return compute;
-}
 
 // Rows over their norms, which are kept at least 1e-12 as torch.nn.functional.normalize does.
 template <class T>
@@ -323,8 +294,7 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
 
 static Tensor squared_l12_norm(const Tensor& z) {
   const char* op = "squared_l12_norm";
-  check_shape(op, "z", z, {-1, -1, -1});
-  const auto compute = compute_type(op, "z", z);
+  const auto compute = check_batch(op, "z", z);
   const int64_t batch = z.size(0), n = z.size(1);
   Tensor out = empty_of(z, {batch}, compute);
   const Tensor rows = contiguous(z);
@@ -343,10 +313,8 @@ static Tensor squared_l12_norm(const Tensor& z) {
 
 static Tensor squared_l12_norm_backward(const Tensor& grad, const Tensor& z) {
   const char* op = "squared_l12_norm_backward";
-  check_shape(op, "z", z, {-1, -1, -1});
-  check_shape(op, "grad", grad, {z.size(0)});
-  const auto compute = compute_type(op, "z", z);
-  check_type(op, "grad", grad, compute);
+  const auto compute = check_batch(op, "z", z);
+  check_shape(op, "grad", grad, {z.size(0)}), check_type(op, "grad", grad, compute);
   const int64_t batch = z.size(0), n = z.size(1);
   const Tensor rows = contiguous(z), upstream = contiguous(grad);
   Tensor dz = gradient_like(rows, true);

@@ -37,10 +37,8 @@ static void select_largest(const Tensor& y, int64_t k, bool affinity, Tensor& in
 
 static std::tuple<Tensor, Tensor> coefficient_topk(const Tensor& y, int64_t k) {
   const char* op = "coefficient_topk";
-  check_shape(op, "y", y, {-1, -1, -1});
+  const auto compute = check_topk(op, y, k);
   const int64_t n = y.size(1);
-  STD_TORCH_CHECK(k >= 0 && k <= std::max<int64_t>(n - 1, 0), op, ": k must be between 0 and n - 1 = ", n - 1, ", got ", k);
-  const auto compute = compute_type(op, "y", y);
   Tensor indices = empty_of(y, {y.size(0), n, k}, ScalarType::Long), values = empty_of(y, {y.size(0), n, k}, compute);
   const Tensor rows = contiguous(y);
   if (indices.numel() > 0) dispatch(compute, [&]<class T>() { select_largest<T>(rows, k, false, indices, values); });
@@ -49,8 +47,7 @@ static std::tuple<Tensor, Tensor> coefficient_topk(const Tensor& y, int64_t k) {
 
 static std::tuple<Tensor, Tensor> affinity_row_max(const Tensor& y) {
   const char* op = "affinity_row_max";
-  check_shape(op, "y", y, {-1, -1, -1});
-  const auto compute = compute_type(op, "y", y);
+  const auto compute = check_batch(op, "y", y);
   const int64_t batch = y.size(0), n = y.size(1);
   Tensor indices = empty_of(y, {batch, n}, ScalarType::Long), values = empty_of(y, {batch, n}, compute);
   const Tensor rows = contiguous(y);
@@ -116,12 +113,10 @@ static void selected_backward(const char* op, const Tensor& grad, const Tensor& 
 
 static Tensor coefficient_topk_backward(const Tensor& grad, const Tensor& indices, const Tensor& y) {
   const char* op = "coefficient_topk_backward";
-  check_shape(op, "y", y, {-1, -1, -1});
-  check_shape(op, "indices", indices, {y.size(0), y.size(1), -1});
+  const auto compute = check_batch(op, "y", y);
+  check_selected(op, indices, {y.size(0), y.size(1), -1});
   const int64_t k = indices.size(2);
-  check_shape(op, "grad", grad, {y.size(0), y.size(1), k});
-  const auto compute = compute_type(op, "y", y);
-  check_type(op, "grad", grad, compute);
+  check_shape(op, "grad", grad, {y.size(0), y.size(1), k}), check_type(op, "grad", grad, compute);
   const Tensor rows = contiguous(y), upstream = contiguous(grad), at = contiguous(indices);
   Tensor dy = gradient_like(rows, true);
   dispatch(compute, [&]<class T>() { selected_backward<T>(op, upstream, at, rows, k, false, dy); });
@@ -130,11 +125,9 @@ static Tensor coefficient_topk_backward(const Tensor& grad, const Tensor& indice
 
 static Tensor affinity_row_max_backward(const Tensor& grad, const Tensor& indices, const Tensor& y) {
   const char* op = "affinity_row_max_backward";
-  check_shape(op, "y", y, {-1, -1, -1});
-  check_shape(op, "indices", indices, {y.size(0), y.size(1)});
-  check_shape(op, "grad", grad, {y.size(0), y.size(1)});
-  const auto compute = compute_type(op, "y", y);
-  check_type(op, "grad", grad, compute);
+  const auto compute = check_batch(op, "y", y);
+  check_selected(op, indices, {y.size(0), y.size(1)});
+  check_shape(op, "grad", grad, {y.size(0), y.size(1)}), check_type(op, "grad", grad, compute);
   const Tensor rows = contiguous(y), upstream = contiguous(grad), at = contiguous(indices);
   Tensor dy = gradient_like(rows, true);
   dispatch(compute, [&]<class T>() { selected_backward<T>(op, upstream, at, rows, 1, true, dy); });
@@ -142,14 +135,6 @@ static Tensor affinity_row_max_backward(const Tensor& grad, const Tensor& indice
 }
 
 // ---- a learned C ---------------------------------------------------------------------------------------------------
-
-static bool asks_absolute(const char* op, const Tensor& z, const Tensor& coef, const std::string& penalty) {
-  check_shape(op, "z", z, {-1, -1, -1});
-  check_shape(op, "coef", coef, {z.size(0), z.size(1), z.size(1)});
-  check_same_type(op, "coef", coef, compute_type(op, "z", z));
-  STD_TORCH_CHECK(penalty == "l1" || penalty == "l2", op, ": penalty must be 'l1' or 'l2', got '", penalty, "'");
-  return penalty == "l1";
-}
 
 static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor& z, const Tensor& coef,
                                                                    std::string penalty) {

@@ -1,11 +1,11 @@
-// Products with plain columns (product.cuh has the engine, its tiling and its numbers): distances to centroids, the
-// coefficients of a backward, and the rows of a gradient. Operations 2·n·p·C, 3·n·p·K for distances; bytes as the engine's,
-// and the output once, in packs of 16 bytes where it is aligned.
+// Products with plain columns (product.cuh has the engine, its tiling and its numbers): distances to centroids, products
+// of pairs of rows, the coefficients of a backward, and the rows of a gradient. Operations 2·n·p·C, 3·n·p·K for distances;
+// bytes as the engine's, and the output once, in packs of 16 bytes where it is aligned.
 //
 // Registers and shared memory as the engine plans them; nothing is added.
-// budget: product_(distances|coefficients|rows).*<float.* registers <= 128, shared <= 0, dynamic <= 37376
+// budget: product_(distances|pairs|coefficients|rows).*<float.* registers <= 128, shared <= 0, dynamic <= 37376
 // budget: product_rows<float,.*false.* registers <= 224, shared <= 0, dynamic <= 37376
-// budget: product_(distances|coefficients|rows).*<double.* registers <= 200, shared <= 0, dynamic <= 37376
+// budget: product_(distances|pairs|coefficients|rows).*<double.* registers <= 200, shared <= 0, dynamic <= 37376
 #pragma once
 
 #include "product.cuh"
@@ -47,29 +47,38 @@ __device__ __forceinline__ void for_each_pack(const Product<T>& job, const Block
 template <class T, int Width>
 using SlotSums = T[TileShape<T>::thread_rows][Width];
 
-// ‖z_i − c_k‖² to values [n, K]. All terms are positive and a chain of p additions would lose digits that the differences
-// do not: each stage is summed on its own, so a slot has only four columns, and two sums each.
-template <class T>
-struct DistancesEpilogue {
+// What the engine makes of row i and column k to values [n, pitch]; where `Padded`, rows begin and end at packs.
+template <class T, int Width, bool Padded>
+struct ValuesEpilogue {
   const Product<T>& job;
   T* values;
+  int pitch;
 
-  __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, kDistanceColumns>& sum) {
-    const int64_t K = job.plan.count;
-    const bool aligned = K % Pack<T>::size == 0;
-    for_each_pack<kDistanceColumns>(job, view, tile, aligned, [&](int i, int c, int64_t row, int column, bool whole) {
+  __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, Width>& sum) {
+    const int count = int(job.plan.count);
+    const bool aligned = Padded || pitch % Pack<T>::size == 0;
+    for_each_pack<Width>(job, view, tile, aligned, [&](int i, int c, int64_t row, int column, bool whole) {
       Pack<T> pack;
 #pragma unroll
       for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] = sum[i][c + u];
-      store_pack(values + row * K + column, pack, whole, K - column);
+      store_pack(values + row * pitch + column, pack, Padded || whole, count - column);
     });
   }
 };
 
+// ‖z_i − c_k‖². All terms are positive and a chain of p additions would lose digits that the differences do not: each
+// stage is summed on its own, so a slot has only four columns, and two sums each.
 template <class T>
-__global__ void __launch_bounds__(256, TileShape<T>::blocks) product_distances(Product<T> job, T* values) {
-  DistancesEpilogue<T> epilogue{job, values};
+__global__ void __launch_bounds__(256, TileShape<T>::blocks) product_distances(Product<T> job, T* values, int pitch) {
+  ValuesEpilogue<T, kDistanceColumns, false> epilogue{job, values, pitch};
   walk<LaneEngine<T, kDistanceColumns, true>>(job, epilogue);
+}
+
+// z_i·c_k.
+template <class T>
+__global__ void __launch_bounds__(256, TileShape<T>::blocks) product_pairs(Product<T> job, T* values, int pitch) {
+  ValuesEpilogue<T, kSlotColumns, true> epilogue{job, values, pitch};
+  walk<LaneEngine<T, kSlotColumns, false>>(job, epilogue);
 }
 
 // What multiplies the energy or residual of row i and subspace k on its way back: (grad_ik − shift_i)·factor_i·scalar.
@@ -170,10 +179,20 @@ __global__ void __launch_bounds__(256, Packs ? TileShape<T>::blocks : 1) product
   walk<LaneEngine<T, kSlotColumns, false>>(job, epilogue);
 }
 
+// Values stand `pitch` elements from row to row, or without a gap where it is not given.
 template <class T>
-cudaError_t run_distances(Product<T> job, T* values, cudaStream_t stream) {
+cudaError_t run_distances(Product<T> job, T* values, cudaStream_t stream, int64_t pitch = 0) {
   const dim3 grid = product_grid(job);
-  return launch(product_distances<T>, grid, job.threads, product_shared_bytes(job), stream, job, values);
+  return launch(product_distances<T>, grid, job.threads, product_shared_bytes(job), stream, job, values,
+                int(pitch ? pitch : job.plan.count));
+}
+
+// `pitch` is a multiple of 4.
+template <class T>
+cudaError_t run_products(Product<T> job, T* values, int64_t pitch, cudaStream_t stream) {
+  const dim3 grid = product_grid(job);
+  return launch(product_pairs<T>, grid, job.threads, product_shared_bytes(job), stream, job, values,
+                int(pitch));
 }
 
 template <class T>

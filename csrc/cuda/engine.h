@@ -8,6 +8,8 @@ namespace desc_ext::cuda {
 
 #define DESC_EXT_ENGINE(declare, T)                                                                                       \
   declare template cudaError_t run_values<T>(const Projection<T>&, dim3, T*, const T*, cudaStream_t);                     \
+  declare template cudaError_t run_distances<T>(Product<T>, T*, cudaStream_t, int64_t);                                   \
+  declare template cudaError_t run_products<T>(Product<T>, T*, int64_t, cudaStream_t);                                    \
   declare template cudaError_t run_coefficients<T>(Product<T>, const Upstream<T>&, int64_t, T*, cudaStream_t);            \
   declare template cudaError_t run_rows<T>(Product<T>, const RowsOut<T>&, cudaStream_t);                                  \
   declare template cudaError_t run_moments<T>(const Moments<T>&, cudaStream_t);                                           \

@@ -15,8 +15,8 @@
 //   settings.h    order, OS threads, counters: for tests                settings.cpp
 //   fiber.h       change of stacks                                    fiber.cpp
 //   sanitizer.h   what the sanitizers are told                        sanitizer.cpp
-// control.cpp is the tests' Python module; selftest.cpp (with selftest_kernels.h) tries the emulator, sanitize.cpp (with
-// sanitize.h) the kernels, both without torch or Python.
+// control.cpp is the tests' Python module; selftest.cpp (with selftest_kernels.h) tries the emulator, sanitize.cpp and
+// sanitize_pairs.cpp (with sanitize.h) the kernels, all without torch or Python.
 //
 // Not offered: blocks that wait for one another (they run one after the other), __activemask and everything else that
 // depends on which lanes happen to run together, thread block clusters, mbarriers, textures, device-side launches.

@@ -4,23 +4,10 @@
 // compiles one only.
 #include "sanitize.h"
 
-#include <functional>
-#include <map>
-#include <span>
-#include <string_view>
-
-#ifndef DESC_EXT_ONLY_CASE
-#define DESC_EXT_ONLY_CASE ""
-#endif
-
 namespace desc_ext::host_cuda::sanitize {
 namespace {
 
 using namespace cuda;
-
-constexpr bool compiled(std::string_view name) {
-  return std::string_view(DESC_EXT_ONLY_CASE).empty() || name == DESC_EXT_ONLY_CASE;
-}
 
 // Bases in the layouts of the kernels.
 template <class T>
@@ -163,24 +150,6 @@ void projection_gradient(Shape s) {
     expect_all_close(dbases, wanted_bases, P::stored, "the gradient of the bases");
   }
 }
-
-struct SortedLabels {
-  std::vector<int64_t> labels, begin, order;
-
-  SortedLabels(int64_t n, int64_t segments)
-      : labels(size_t(n)), begin(workspace<int64_t>(segments + 1)), order(workspace<int64_t>(n)) {
-    std::mt19937 generator(6);
-    for (auto& label : labels) label = int64_t(generator() % unsigned(segments)) / 2 * 2;  // odd segments stay empty
-    const int chunks = label_chunks(n, segments);
-    std::vector<int64_t> counts(size_t(chunks * segments), 0);
-    check(run_sort_labels({labels.data(), n, segments, chunks, begin.data(), order.data(), counts.data()}, nullptr));
-    for (int64_t k = 0, at = 0; k < segments; ++k) {
-      if (begin[size_t(k)] != at) throw std::runtime_error("the sort of the labels: a segment begins at the wrong place");
-      for (int64_t i = 0; i < n; ++i)
-        if (labels[size_t(i)] == k && order[size_t(at++)] != i) throw std::runtime_error("the sort of the labels: a wrong row");
-    }
-  }
-};
 
 template <class P>
 void nearest_gradient(Shape s) {
@@ -373,27 +342,6 @@ void segment_gram(Shape s) {
   expect_all_close(dweight, wanted_weight, P::computed, "the gradient of the weights");
 }
 
-// 1, odd sizes, tails of tiles and packs, several chunks of a subspace, K·d below and above p, several row blocks.
-constexpr Shape kShapes[] = {{33, 3, 20, 5}, {5, 5, 24, 11}, {1, 1, 1, 1}, {3, 2, 5, 2}, {131, 19, 7, 1}, {70, 4, 33, 3}};
-
-using F32 = Precision<float, Storage::f32>;
-using F64 = Precision<double, Storage::f64>;
-using BF16 = Precision<float, Storage::bf16>;
-
-// All shapes in float32, the first two in the other types, whose kernels differ in the size of a tile or in the copies.
-// Races do not depend on the order, and ThreadSanitizer is slow: it sees two shapes in reverse.
-template <class Case>
-void over(Case f32, Case f64, Case bf16) {
-  for (const LaneOrder lanes : {LaneOrder::forward, LaneOrder::reverse}) {
-    set_settings({lanes, lanes == LaneOrder::forward ? BlockOrder::forward : BlockOrder::reverse, 0, 1});
-    for (const Shape shape : std::span(kShapes).first(kThreadSanitizer && lanes == LaneOrder::reverse ? 2 : std::size(kShapes)))
-      f32(shape);
-    for (const Shape shape : {kShapes[0], kShapes[1]}) f64(shape), bf16(shape);
-  }
-}
-
-using Cases = std::map<std::string, std::function<void()>>;
-
 template <class F32, class F64, class BF16>
 Cases all_cases() {
   Cases cases;
@@ -417,25 +365,6 @@ Cases all_cases() {
 }  // namespace desc_ext::host_cuda::sanitize
 
 int main(int count, char** arguments) {
-  using namespace desc_ext::host_cuda;
-  without_address_randomisation(arguments);
-  const auto cases = sanitize::all_cases<sanitize::F32, sanitize::F64, sanitize::BF16>();
-  const std::string only = count > 1 ? arguments[1] : "";
-  if (count > 2 || (!only.empty() && !cases.count(only))) {
-    for (const auto& [name, run] : cases) std::printf("%s\n", name.c_str());
-    return 2;
-  }
-  bool failed = false;
-  for (const auto& [name, run] : cases) {
-    if (!only.empty() && only != name) continue;
-    try {
-      run();
-      std::printf("%s: ok\n", name.c_str());
-    } catch (const std::exception& error) {
-      failed = true;
-      std::printf("%s: %s\n", name.c_str(), error.what());
-    }
-    std::fflush(stdout);
-  }
-  return failed;
+  using namespace desc_ext::host_cuda::sanitize;
+  return run_cases(count, arguments, all_cases<F32, F64, BF16>());
 }

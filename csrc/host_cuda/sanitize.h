@@ -1,17 +1,25 @@
-// Arrays and plain double-precision loops for sanitize.cpp.
+// Arrays, plain double-precision loops and the choice of cases for sanitize.cpp and sanitize_pairs.cpp.
 #pragma once
 
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "../cuda/assignment.cuh"
 #include "../cuda/orthogonality.cuh"
 #include "../cuda/segments.cuh"
+
+#ifndef DESC_EXT_ONLY_CASE
+#define DESC_EXT_ONLY_CASE ""
+#endif
 
 namespace desc_ext::host_cuda::sanitize {
 
@@ -158,6 +166,80 @@ struct Truth {
 
 inline void expect_all_close(const auto& got, const std::vector<double>& wanted, Storage storage, const char* what) {
   for (size_t at = 0; at < wanted.size(); ++at) expect_close(got.get(int64_t(at)), wanted[at], storage, what);
+}
+
+struct SortedLabels {
+  std::vector<int64_t> labels, begin, order;
+
+  SortedLabels(int64_t n, int64_t segments) : SortedLabels(random(n, segments), segments) {}
+
+  SortedLabels(std::vector<int64_t> given, int64_t segments)
+      : labels(std::move(given)), begin(workspace<int64_t>(segments + 1)), order(workspace<int64_t>(int64_t(labels.size()))) {
+    const auto n = int64_t(labels.size());
+    const int chunks = cuda::label_chunks(n, segments);
+    std::vector<int64_t> counts(size_t(chunks * segments), 0);
+    check(cuda::run_sort_labels({labels.data(), n, segments, chunks, begin.data(), order.data(), counts.data()}, nullptr));
+    for (int64_t k = 0, at = 0; k < segments; ++k) {
+      if (begin[size_t(k)] != at) throw std::runtime_error("the sort of the labels: a segment begins at the wrong place");
+      for (int64_t i = 0; i < n; ++i)
+        if (labels[size_t(i)] == k && order[size_t(at++)] != i) throw std::runtime_error("the sort of the labels: a wrong row");
+    }
+  }
+
+  static std::vector<int64_t> random(int64_t n, int64_t segments) {
+    std::vector<int64_t> labels(size_t(n), 0);
+    std::mt19937 generator(6);
+    for (auto& label : labels) label = int64_t(generator() % unsigned(segments)) / 2 * 2;  // odd segments stay empty
+    return labels;
+  }
+};
+
+constexpr bool compiled(std::string_view name) {
+  return std::string_view(DESC_EXT_ONLY_CASE).empty() || name == DESC_EXT_ONLY_CASE;
+}
+
+// 1, odd sizes, tails of tiles and packs, several chunks of a subspace, K·d below and above p, several row blocks.
+constexpr Shape kShapes[] = {{33, 3, 20, 5}, {5, 5, 24, 11}, {1, 1, 1, 1}, {3, 2, 5, 2}, {131, 19, 7, 1}, {70, 4, 33, 3}};
+
+using F32 = Precision<float, Storage::f32>;
+using F64 = Precision<double, Storage::f64>;
+using BF16 = Precision<float, Storage::bf16>;
+
+// All shapes in float32, the first two in the other types, whose kernels differ in the size of a tile or in the copies.
+// Races do not depend on the order, and ThreadSanitizer is slow: it sees two shapes in reverse.
+template <class Case>
+void over(Case f32, Case f64, Case bf16) {
+  for (const LaneOrder lanes : {LaneOrder::forward, LaneOrder::reverse}) {
+    set_settings({lanes, lanes == LaneOrder::forward ? BlockOrder::forward : BlockOrder::reverse, 0, 1});
+    for (const Shape shape : std::span(kShapes).first(kThreadSanitizer && lanes == LaneOrder::reverse ? 2 : std::size(kShapes)))
+      f32(shape);
+    for (const Shape shape : {kShapes[0], kShapes[1]}) f64(shape), bf16(shape);
+  }
+}
+
+using Cases = std::map<std::string, std::function<void()>>;
+
+// What a program does: `cases` all or the one named.
+inline int run_cases(int count, char** arguments, const Cases& cases) {
+  without_address_randomisation(arguments);
+  const std::string only = count > 1 ? arguments[1] : "";
+  if (count > 2 || (!only.empty() && !cases.count(only))) {
+    for (const auto& [name, run] : cases) std::printf("%s\n", name.c_str());
+    return 2;
+  }
+  bool failed = false;
+  for (const auto& [name, run] : cases) {
+    if (!only.empty() && only != name) continue;
+    try {
+      run();
+      std::printf("%s: ok\n", name.c_str());
+    } catch (const std::exception& error) {
+      failed = true;
+      std::printf("%s: %s\n", name.c_str(), error.what());
+    }
+    std::fflush(stdout);
+  }
+  return failed;
 }
 
 }  // namespace desc_ext::host_cuda::sanitize
