@@ -19,7 +19,9 @@ CXX = os.environ.get("CXX", "g++")
 LAYOUTS = """
 #include <cstdio>
 
+#include "cuda/columns.cuh"
 #include "cuda/moments.cuh"
+#include "cuda/tensor.cuh"
 
 using namespace desc_ext::cuda;
 
@@ -36,6 +38,9 @@ int main() {
   while (scanf("%lld %lld %lld %lld", &n, &p, &K, &d) == 4) {
     print(plan_subspaces<float>(K, d, p), n);
     print(plan_columns<float>(K * d, p), n);
+    const Plan tensor = plan_tensor(K, d, p);
+    printf("%d %d %d %d %d %d %d\\n", tensor.width, tensor.chunks, tensor.slots, tensor.tiles, tensor.depth,
+           tensor_cores_pay(K, d, p), cut_depth<float>(plan_columns<float>(p, K * d), n).cuts);
     printf("%d %d\\n", moment_chunks<float>(n, K * d, p, false), multiprocessors());
   }
 }
@@ -66,9 +71,9 @@ def test_model_lays_tiles_out_as_the_kernels_do(tmp_path):
     given = "\n".join(" ".join(map(str, shape)) for shape in SHAPES)
     done = subprocess.run([tmp_path / "layouts"], input=given, capture_output=True, text=True, check=True)
     lines = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    assert len(lines) == 3 * len(SHAPES)
+    assert len(lines) == 4 * len(SHAPES)
     for at, (n, p, n_subspaces, dim) in enumerate(SHAPES):
-        *products, (chunks, multiprocessors) = lines[3 * at : 3 * at + 3]
+        *products, tensor, (chunks, multiprocessors) = lines[4 * at : 4 * at + 4]
         plans = model.plan_subspaces(n_subspaces, dim, p), model.plan_columns(n_subspaces * dim, p)
         for plan, line in zip(plans, products, strict=True):
             found = (
@@ -82,6 +87,10 @@ def test_model_lays_tiles_out_as_the_kernels_do(tmp_path):
             )
             grid = model.product_grid(plan, n, multiprocessors)
             assert (*found, plan.panel_elements, *grid) == line, (n, p, n_subspaces, dim)
+        plan = model.plan_tensor(n_subspaces, dim, p)
+        cuts = model.depth_cuts(model.plan_columns(p, n_subspaces * dim), n, multiprocessors)
+        pays = model.tensor_cores_pay(n_subspaces, dim, p)
+        assert tensor == (plan.width, plan.chunks, plan.slots, plan.tiles, plan.depth, pays, cuts)
         assert model.moment_chunks(n, n_subspaces * dim, p, multiprocessors) == chunks
 
 

@@ -39,6 +39,8 @@ PASSES = [
 ]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PEERS = ["compiled Gram", "Gram", "product + reduction", "literal"]
+# float32 forward passes on tensor cores: ours wherever they can be used, and torch's with its own setting at "high".
+TF32 = ["desc_ext TF32", "Gram TF32"]
 COLUMNS = ["operator", "pass", "dtype", "n, p, K, d", "cache", "candidate"]
 COLUMNS += ["ms", "×", "TFLOP/s", "of matmul", "GB/s", "of copy", "MiB"]
 WAIT = 4_000_000  # clock cycles, about 2 ms: longer than queueing any of these calls takes
@@ -153,7 +155,26 @@ def candidates(name: str, part: str, arguments: tuple, wanted: list[str]) -> dic
     for label in wanted:
         function = forms[label.removeprefix("compiled ")][name]
         functions[label] = torch.compile(function) if label.startswith("compiled") else function
+    if part == "forward" and arguments[0].dtype == torch.float32 and arguments[0].is_cuda:
+        functions |= dict(zip(TF32, (tf32_operator(name), with_tf32(peers.GRAM[name])), strict=True))
     return {label: preparation(function, part, arguments) for label, function in functions.items()}
+
+
+def tf32_operator(name: str) -> Callable:
+    """The operator itself, which takes the permission that ``desc_ext.ops`` asks the environment for."""
+    operator = getattr(torch.ops.desc_ext, name)
+    return lambda *arguments: operator(*arguments, allow_tf32=True)
+
+
+def with_tf32(function: Callable) -> Callable:
+    def run(*arguments):
+        torch.set_float32_matmul_precision("high")
+        try:
+            return function(*arguments)
+        finally:
+            torch.set_float32_matmul_precision("highest")
+
+    return run
 
 
 def operations(part: str, shape: Shape) -> int:
@@ -256,7 +277,9 @@ class Report:
             f"Medians of {self.rounds} interleaved rounds behind one warm-up (one where a candidate took over three times as "
             "long as the best peer), without the time to start launches. TFLOP/s counts the operations the result needs, "
             "GB/s each input and output once. Peers given bfloat16 also round what lies between to bfloat16; desc_ext adds "
-            "in float32. `product + reduction` is right only for orthonormal bases. ×: time of the candidate / time of "
+            "in float32. `product + reduction` is right only for orthonormal bases. `TF32`: on tensor "
+            "cores, where rows and bases keep 10 bits of their mantissa; shares are of the float32 product. ×: time of the "
+            "candidate / time of "
             "desc_ext. MiB: peak of one call beside what was there before, result included.",
             "",
             f"| {' | '.join(COLUMNS)} |",
@@ -279,7 +302,11 @@ class Report:
 
 
 COLOURS = dict(
-    zip(["desc_ext", *PEERS], ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#999999"], strict=True)
+    zip(
+        ["desc_ext", *PEERS, *TF32],
+        ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#999999", "#56B4E9", "#D55E00"],
+        strict=True,
+    )
 )
 MARKERS = {"projection_residual": "o", "nearest_subspace": "s", "weighted_projection_loss": "^"}
 

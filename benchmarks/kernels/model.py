@@ -7,6 +7,7 @@ each output written once. Prediction, for every launch in turn: the larger of
 
     operations that are computed, padding too / (peak × share of the main loop's instructions that multiply and add
                                                        × share of the multiprocessors' time that blocks fill)
+        (on tensor cores: their TF32 peak, since one instruction keeps them busy for many clocks)
     bytes of the launch / bandwidth of the memory
     bytes that the launch takes from L2 / bandwidth of L2, where a number is published
 
@@ -44,22 +45,24 @@ class Card:
     bandwidth: float  # GB/s of the memory
     l2_bandwidth: float | None  # GB/s
     source: str
+    tensor_teraflops: float = math.nan  # TF32, dense
 
 
 CARDS = [
     Card(
         "A100 SXM 80 GB", "sm_80", 108, 19.5, 2039, 7219,
-        "NVIDIA A100 datasheet; L2: 5,120 bytes a clock of 1.41 GHz (NVIDIA A100 architecture white paper)",
+        "NVIDIA A100 datasheet; L2: 5,120 bytes a clock of 1.41 GHz (NVIDIA A100 architecture white paper)", 156,
     ),
     Card(
         "H100 SXM", "sm_90a", 132, 67, 3350, 8986,
-        "NVIDIA H100 datasheet; L2: Ultrasonics Sonochemistry 99:106546 (2023), table 3",
+        "NVIDIA H100 datasheet; L2: Ultrasonics Sonochemistry 99:106546 (2023), table 3", 495,
     ),
     Card(
         "B200", "sm_100", 148, 75, 7700, None,
         "hmc-tech.com/gpus, NVIDIA B200 (148 × 128 lanes, 1.98 GHz); multiprocessors: chipsandcheese.com, \"Nvidia's B200\"",
+        1100,
     ),
-    Card("L4", "sm_80", 58, 30.3, 300, None, "NVIDIA L4 datasheet; at 72 W it does not hold the clock of its peak"),
+    Card("L4", "sm_80", 58, 30.3, 300, None, "NVIDIA L4 datasheet; at 72 W it does not hold the clock of its peak", 60),
 ]  # fmt: skip
 
 
@@ -105,6 +108,20 @@ def plan_columns(count: int, p: int, width: int = SLOT_COLUMNS) -> Plan:
     return _plan(count, 1, p, width, width, 1)
 
 
+def plan_tensor(count: int, dim: int, p: int) -> Plan:
+    """Subspaces on tensor cores, which compute all slots (plan_tensor of tensor.cuh)."""
+    chunks = ceil_div(dim, SLOT_COLUMNS)
+    tiles = ceil_div(count, SLOTS)
+    return Plan(
+        count, dim, p, 1, ceil_div(dim, chunks), chunks, ceil_div(count, tiles), tiles, ceil_div(p, 8) * 8
+    )
+
+
+def tensor_cores_pay(count: int, dim: int, p: int) -> bool:
+    plan = plan_tensor(count, dim, p)
+    return dim * p >= 256 and 2 * count * dim >= plan.tiles * plan.chunks * SLOTS * SLOT_COLUMNS
+
+
 def _plan(count: int, dim: int, p: int, shared: int, width: int, chunks: int) -> Plan:
     every = ceil_div(count, shared)
     tiles = ceil_div(every, SLOTS)
@@ -124,7 +141,17 @@ def moment_chunks(n: int, x: int, y: int, multiprocessors: int) -> int:
 
 
 def piece_rows(n: int, columns: int) -> int:
-    return min(max((8 << 20) // (columns * 4), 256), n)
+    return min(max((8 << 20) // (columns * 4), 2048), n)
+
+
+def depth_cuts(plan: Plan, n: int, multiprocessors: int) -> int:
+    """Into how many parts rows of a gradient cut their depth (cut_depth of columns.cuh)."""
+    rows = ceil_div(n, TILE_ROWS)
+    wanted = BLOCKS_WANTED * multiprocessors // (rows * plan.tiles)
+    for cuts in range(min(wanted, (8 << 20) // (rows * TILE_ROWS * plan.count * 4)), 1, -1):
+        if plan.p % (cuts * PACK) == 0 and plan.p // cuts >= 64:
+            return cuts
+    return 1
 
 
 # Launches
@@ -138,6 +165,7 @@ class Launch:
     computed: int  # operations, padding too
     memory_bytes: int
     l2_bytes: int
+    tensor: bool = False
 
 
 def product(kernel: str, plan: Plan, n: int, multiprocessors: int, memory_bytes: int) -> Launch:
@@ -146,6 +174,19 @@ def product(kernel: str, plan: Plan, n: int, multiprocessors: int, memory_bytes:
     # Each block reads all its panels, and its rows again for every tile and chunk.
     l2_bytes = 4 * (rows * plan.panel_elements + n * plan.p * plan.tiles * plan.chunks)
     return Launch(kernel, rows * cuts, plan.threads, computed, memory_bytes, l2_bytes)
+
+
+def rows_product(kernel: str, plan: Plan, n: int, multiprocessors: int, memory_bytes: int) -> Launch:
+    """The rows of a gradient, with the depth of the product cut where rows alone leave multiprocessors idle."""
+    cuts = depth_cuts(plan, n, multiprocessors)
+    whole = product(kernel, plan, n, multiprocessors, memory_bytes)
+    if cuts == 1:
+        return whole
+    blocks = ceil_div(n, TILE_ROWS) * cuts * product_grid(plan, n * cuts, multiprocessors)[1]
+    partial_bytes = 8 * cuts * n * plan.count  # written and read once
+    return Launch(
+        whole.kernel, blocks, whole.threads, whole.computed, memory_bytes, whole.l2_bytes + partial_bytes
+    )
 
 
 def moments(x: int, y: int, n: int, multiprocessors: int) -> Launch:
@@ -171,6 +212,19 @@ def forward(name: str, written: Callable[[int, int], int]) -> Callable[[Shape, i
     return launches
 
 
+def tensor_forward(name: str, written: Callable[[int, int], int]) -> Callable[[Shape, int], Iterator[Launch]]:
+    def launches(shape: Shape, multiprocessors: int) -> Iterator[Launch]:
+        n, p, n_subspaces, dim = shape
+        plan = plan_tensor(n_subspaces, dim, p)
+        rows, cuts = product_grid(plan, n, multiprocessors)
+        computed = 2 * rows * TILE_ROWS * plan.depth * plan.tiles * plan.chunks * SLOTS * SLOT_COLUMNS
+        l2_bytes = 4 * (rows * plan.panel_elements + n * p * plan.tiles * plan.chunks)
+        memory_bytes = 4 * (n * p + written(n, n_subspaces))
+        yield Launch(f"{name}<0>", rows * cuts, 128, computed, memory_bytes, l2_bytes, tensor=True)
+
+    return launches
+
+
 def loss_backward(shape: Shape, multiprocessors: int) -> Iterator[Launch]:
     """Gradients of rows and bases, piece by piece: coefficients, which stay in L2, and two products of them."""
     n, p, n_subspaces, dim = shape
@@ -183,7 +237,7 @@ def loss_backward(shape: Shape, multiprocessors: int) -> Iterator[Launch]:
         yield product(
             "product_coefficients<float>", plan, count, multiprocessors, 4 * count * (p + n_subspaces)
         )
-        yield product(f"product_rows<float, {packs}>", back, count, multiprocessors, 4 * count * p)
+        yield rows_product(f"product_rows<float, {packs}>", back, count, multiprocessors, 4 * count * p)
         yield moments(columns, p, count, multiprocessors)
 
 
@@ -193,6 +247,14 @@ class Pass:
     launches: Callable[[Shape, int], Iterator[Launch]]
     products: int  # of 2·n·p·K·d operations that the result needs
     bytes: Callable[[Shape], int]  # each input and output once
+    tensor: bool = False  # on tensor cores
+
+    def runs(self, shape: Shape) -> bool:
+        _, p, n_subspaces, dim = shape
+        return not self.tensor or tensor_cores_pay(n_subspaces, dim, p)
+
+    def peak(self, card: Card) -> float:
+        return card.tensor_teraflops if self.tensor else card.teraflops
 
 
 def traffic(*, rows: int, pairs: int, row_values: int = 0) -> Callable[[Shape], int]:
@@ -222,6 +284,27 @@ PASSES = [
         traffic(rows=1, pairs=1),
     ),
     Pass("weighted_projection_loss, backward", loss_backward, 2, traffic(rows=2, pairs=1)),
+    Pass(
+        "projection_residual, forward, tensor cores (TF32)",
+        tensor_forward("product_tensor_values", lambda n, k: n * k),
+        1,
+        traffic(rows=1, pairs=1),
+        tensor=True,
+    ),
+    Pass(
+        "nearest_subspace, forward, tensor cores (TF32)",
+        tensor_forward("product_tensor_nearest", lambda n, k: 3 * n),
+        1,
+        traffic(rows=1, pairs=0, row_values=3),
+        tensor=True,
+    ),
+    Pass(
+        "weighted_projection_loss, forward, tensor cores (TF32)",
+        tensor_forward("product_tensor_loss", lambda n, k: n * k),
+        1,
+        traffic(rows=1, pairs=1),
+        tensor=True,
+    ),
 ]
 SHAPES: list[Shape] = [
     (100_000, 50, 10, 5), (100_000, 128, 100, 8), (20_000, 512, 100, 16), (50_000, 64, 1000, 8),
@@ -244,7 +327,7 @@ class Prediction:
 
 def floor(card: Card, passing: Pass, shape: Shape) -> float:
     operations = passing.products * 2 * math.prod(shape)
-    return max(operations / card.teraflops / 1e9, passing.bytes(shape) / card.bandwidth / 1e6)
+    return max(operations / passing.peak(card) / 1e9, passing.bytes(shape) / card.bandwidth / 1e6)
 
 
 def filled(launch: Launch, multiprocessors: int) -> float:
@@ -256,7 +339,8 @@ def predict(card: Card, passing: Pass, shape: Shape, share: Callable[[str], floa
     limits = dict.fromkeys(("arithmetic", "memory", "L2"), 0.0)
     total = computed = busy = count = 0
     for launch in passing.launches(shape, card.multiprocessors):
-        arithmetic = launch.computed / (card.teraflops * 1e9 * share(launch.kernel))
+        speed = card.tensor_teraflops if launch.tensor else card.teraflops * share(launch.kernel)
+        arithmetic = launch.computed / (speed * 1e9)
         times = {
             "arithmetic": arithmetic / filled(launch, card.multiprocessors),
             "memory": launch.memory_bytes / card.bandwidth / 1e6,
@@ -318,11 +402,12 @@ brackets floor / predicted, and what limits it. Useful: operations that the meth
 tiles included. Filled: share of the multiprocessors' time that blocks fill; the rest is waiting for the last ones.
 
 What the model leaves out: the clock under load, the time to start a launch, waiting at barriers and for shared memory,
-the kernels that prepare the bases, epilogues, and residuals that are computed directly because they are small. So times
-will be longer than these; the model shows which shapes have room and where it is lost.
+the kernels that prepare the bases, epilogues, and residuals that are computed directly because they are small; on tensor
+cores also that mma.sync, which these kernels use, does not reach the peak of Hopper and Blackwell. So times will be longer
+than these; the model shows which shapes have room and where it is lost.
 
-| card | TFLOP/s | memory GB/s | L2 GB/s | multiprocessors | machine code | source |
-| --- | ---: | ---: | ---: | ---: | --- | --- |
+| card | TFLOP/s | TF32 TFLOP/s | memory GB/s | L2 GB/s | multiprocessors | machine code | source |
+| --- | ---: | ---: | ---: | ---: | ---: | --- | --- |
 """
 
 
@@ -331,14 +416,16 @@ def table(resources: Resources) -> str:
     for card in CARDS:
         level2 = f"{card.l2_bandwidth:.0f}" if card.l2_bandwidth else "not published"
         lines.append(
-            f"| {card.name} | {card.teraflops:g} | {card.bandwidth:g} | {level2} | {card.multiprocessors} | "
-            f"{card.machine_code} | {card.source} |"
+            f"| {card.name} | {card.teraflops:g} | {card.tensor_teraflops:g} | {card.bandwidth:g} | {level2} | "
+            f"{card.multiprocessors} | {card.machine_code} | {card.source} |"
         )
     columns = ["n, p, K, d", "card", "launches", "useful", "filled", "multiply-add", "warps", "floor ms"]
     for passing in PASSES:
         lines += ["", f"## {passing.label}", "", f"| {' | '.join([*columns, 'predicted ms'])} |"]
         lines += [f"| --- | --- |{' ---: |' * 7}"]
-        lines += [row(passing, shape, card, resources) for shape in SHAPES for card in CARDS]
+        lines += [
+            row(passing, shape, card, resources) for shape in filter(passing.runs, SHAPES) for card in CARDS
+        ]
     lines += [
         "",
         "Launches: of the products only. Multiply-add: its share of the main loop, and warps: how many stand on a "

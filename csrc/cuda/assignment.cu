@@ -142,7 +142,7 @@ static std::tuple<Tensor, Tensor> student_t_assignment_backward(const Tensor& gr
                                     device.stream));
       if (need_z) {
         const RowsOut<T> out{mutable_rows_of(dz, first), here, row_sum, T(2), T(-1)};
-        check(run_rows<T>(make_product<T>(weights, count, back_plan, back_panels), out, device.stream));
+        rows_to_out<T>(op, h, count, back_plan, back_panels, out, z, device);
       }
       if (!need_centroids) continue;
       auto job = make_moments<T>(weights, here, count);

@@ -6,6 +6,7 @@
 // budget: product_(distances|pairs|coefficients|rows).*<float.* registers <= 128, shared <= 0, dynamic <= 37376
 // budget: product_rows<float,.*false.* registers <= 224, shared <= 0, dynamic <= 37376
 // budget: product_(distances|pairs|coefficients|rows).*<double.* registers <= 200, shared <= 0, dynamic <= 37376
+// budget: cut_rows.* registers <= 48, shared <= 0, dynamic <= 0
 #pragma once
 
 #include "product.cuh"
@@ -179,6 +180,46 @@ __global__ void __launch_bounds__(256, Packs ? TileShape<T>::blocks : 1) product
   walk<LaneEngine<T, kSlotColumns, false>>(job, epilogue);
 }
 
+// Rows [n, p] from weights [n, C] and C columns, where blocks of whole rows would leave multiprocessors idle: the depth C is
+// cut into equal parts, whose products stand in `partial` until they are added up in order. The rows of a part are those of
+// the weights read as [n · cuts, C / cuts].
+template <class T>
+struct DepthCuts {
+  int64_t n, set_rows;  // n, and n rounded up to whole blocks
+  int cuts;
+
+  __host__ __device__ int64_t index_elements() const { return cuts > 1 ? set_rows * cuts : 0; }
+  int64_t partial_elements(const Plan& plan) const { return index_elements() * plan.count; }
+};
+
+// As many parts as keep two blocks on every multiprocessor, within 8 MiB and with at least 64 columns each.
+template <class T>
+DepthCuts<T> cut_depth(const Plan& plan, int64_t n) {
+  const int64_t rows = ceil_div<int64_t>(n, TileShape<T>::rows), set_rows = rows * TileShape<T>::rows;
+  const int64_t wanted = TileShape<T>::blocks * multiprocessors() / (rows * plan.tiles);
+  const int64_t fit = (int64_t(8) << 20) / (set_rows * plan.count * int64_t(sizeof(T)));
+  for (int64_t cuts = wanted < fit ? wanted : fit; cuts > 1; --cuts)
+    if (plan.p % (cuts * TileShape<T>::pack) == 0 && plan.p / cuts >= 64) return {n, set_rows, int(cuts)};
+  return {n, set_rows, 1};
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) cut_rows_index(DepthCuts<T> depth, int64_t* index) {
+  const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, row = at % depth.set_rows;
+  if (at < depth.index_elements()) write(index + at, (row < depth.n ? row : depth.n - 1) * depth.cuts + at / depth.set_rows);
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) cut_rows_sum(DepthCuts<T> depth, int64_t width, const T* partial, RowsOut<T> rows) {
+  const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, row = at / width;
+  if (row >= depth.n) return;
+  T sum = 0;
+  for (int cut = 0; cut < depth.cuts; ++cut) sum += read(partial + cut * depth.set_rows * width + at);
+  sum *= rows.inner;
+  if (rows.row_factor) sum += read(rows.row_factor + row) * load_element<T>(rows.x.data, rows.x.storage, at);
+  store_element<T>(rows.out.data, rows.out.storage, at, rows.outer * sum);
+}
+
 // Values stand `pitch` elements from row to row, or without a gap where it is not given.
 template <class T>
 cudaError_t run_distances(Product<T> job, T* values, cudaStream_t stream, int64_t pitch = 0) {
@@ -208,6 +249,24 @@ cudaError_t run_rows(Product<T> job, const RowsOut<T>& rows, cudaStream_t stream
                      (!rows.row_factor || copy_mode<T>(rows.x) == CopyMode::packs);
   return launch(packs ? product_rows<T, true> : product_rows<T, false>, grid, job.threads, product_shared_bytes(job),
                 stream, job, rows);
+}
+
+// The same by parts; `index` and `partial` hold as many elements as `depth` says. `weights` [n, C] lie row after row.
+template <class T>
+cudaError_t run_cut_rows(const DepthCuts<T>& depth, const T* weights, const Plan& plan, const T* panels,
+                         const RowsOut<T>& rows, int64_t* index, T* partial, cudaStream_t stream) {
+  const auto blocks = [](int64_t elements) { return dim3(unsigned(ceil_div<int64_t>(elements, 256))); };
+  DESC_EXT_TRY(launch(cut_rows_index<T>, blocks(depth.index_elements()), 256, 0, stream, depth, index));
+  Plan part = plan;
+  part.p = plan.p / depth.cuts;
+  const Rows parts{weights, sizeof(T) == 8 ? Storage::f64 : Storage::f32, part.p, index};
+  auto job = make_product<T>(parts, depth.index_elements(), part, panels);
+  job.packs = int(part.p) / TileShape<T>::pack;
+  job.set_rows = depth.set_rows, job.set_elements = part.p * kSlotColumns * plan.slots;
+  const RowsOut<T> plain{{partial, parts.storage, plan.count}, {}, nullptr, T(1), T(1)};
+  DESC_EXT_TRY(run_rows<T>(job, plain, stream));
+  return launch(cut_rows_sum<T>, blocks(depth.n * plan.count), 256, 0, stream, depth, plan.count,
+                static_cast<const T*>(partial), rows);
 }
 
 }  // namespace desc_ext::cuda

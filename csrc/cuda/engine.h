@@ -12,6 +12,8 @@ namespace desc_ext::cuda {
   declare template cudaError_t run_products<T>(Product<T>, T*, int64_t, cudaStream_t);                                    \
   declare template cudaError_t run_coefficients<T>(Product<T>, const Upstream<T>&, int64_t, T*, cudaStream_t);            \
   declare template cudaError_t run_rows<T>(Product<T>, const RowsOut<T>&, cudaStream_t);                                  \
+  declare template cudaError_t run_cut_rows<T>(const DepthCuts<T>&, const T*, const Plan&, const T*, const RowsOut<T>&,   \
+                                               int64_t*, T*, cudaStream_t);                                               \
   declare template cudaError_t run_moments<T>(const Moments<T>&, cudaStream_t);                                           \
   declare template cudaError_t run_upstream_rows<T>(const Upstream<T>&, const T*, int64_t, int64_t, T*, T*, cudaStream_t); \
   declare template cudaError_t run_prepare_bases<T>(const void*, Storage, int64_t, int64_t, int64_t, Metric,              \

@@ -61,7 +61,7 @@ class ProjectionGradient {
       if (dz) {
         if (residual) check(run_upstream_rows<T>(here, nullptr, count, K, nullptr, row_sum, device_.stream));
         const RowsOut<T> out{mutable_rows_of(*dz, first), rows, residual ? row_sum.get() : nullptr, T(2), T(residual ? -1 : 1)};
-        check(run_rows<T>(make_product<T>(weighted, count, back_plan, back_panels), out, device_.stream));
+        rows_to_out<T>(op_, coefficients, count, back_plan, back_panels, out, z_, device_);
       }
       if (dbases) {
         auto job = make_moments<T>(weighted, rows, count);

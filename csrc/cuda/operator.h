@@ -104,6 +104,21 @@ void moments_to_out(const char* op, Moments<T> job, const Tensor& like, const De
   check_launch(op, run_moments(job, device.stream));
 }
 
+// out = outer · (row_factor x + inner · weights · columns) for weights [n, C] and the columns in `panels`, its depth cut
+// where the rows alone would not fill the device.
+template <class T>
+void rows_to_out(const char* op, const T* weights, int64_t n, const Plan& plan, const T* panels, const RowsOut<T>& out,
+                 const Tensor& like, const Device& device) {
+  const auto depth = cut_depth<T>(plan, n);
+  if (depth.cuts == 1) {
+    const Rows rows{weights, kStorage<T>, plan.p, nullptr};
+    return check_launch(op, run_rows<T>(make_product<T>(rows, n, plan, panels), out, device.stream));
+  }
+  Workspace<int64_t> index(like, depth.index_elements());
+  Workspace<T> partial(like, depth.partial_elements(plan));
+  check_launch(op, run_cut_rows<T>(depth, weights, plan, panels, out, index, partial, device.stream));
+}
+
 inline Metric metric_of(const char* op, const std::string& name) {
   return asks_residual(op, name) ? Metric::residual : Metric::energy;
 }

@@ -124,6 +124,9 @@ struct Product {
   int threads;          // of a block
   int stage;            // elements of the engine's stage
   int tiles_per_block;  // blockIdx.y takes its share of the tiles
+  int packs;            // of depth in a row: all of the panels', but where sets of rows share it out
+  int64_t set_rows = 0;      // a multiple of a block's rows, where not 0: each set of so many takes up the depth of the
+  int64_t set_elements = 0;  // panels where the one before it ends, so many elements on
 };
 
 template <class T>
@@ -281,9 +284,10 @@ __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) 
   const Plan& plan = job.plan;
   const int first_tile = int(blockIdx.y) * job.tiles_per_block;
   const int end_tile = plan.tiles - first_tile < job.tiles_per_block ? plan.tiles : first_tile + job.tiles_per_block;
-  const int all_packs = plan.depth / Shape::pack, stages = (all_packs + kPacksDeep - 1) / kPacksDeep;
+  const int all_packs = job.packs, stages = (all_packs + kPacksDeep - 1) / kPacksDeep;
   const int panel_step = Engine::panel_step(plan), chunk_columns = plan.depth * kSlotColumns * plan.slots;
   const T* panel = job.panels + int64_t(first_tile) * plan.chunks * chunk_columns;  // of the next stage to be filled
+  if (job.set_rows) panel += int64_t(blockIdx.x) * Shape::rows / job.set_rows * job.set_elements;
   auto packs_at = [&](int stage) {
     const int left = all_packs - stage * kPacksDeep;
     return left < kPacksDeep ? left : kPacksDeep;
@@ -337,7 +341,8 @@ dim3 product_grid(Product<T>& job) {
 
 template <class T>
 Product<T> make_product(const Rows& z, int64_t n, const Plan& plan, const T* panels) {
-  return {z, n, copy_mode<T>(z), plan, panels, false, plan.threads(), LaneEngine<T, 1, false>::stage, 0};
+  return {z, n, copy_mode<T>(z), plan, panels, false, plan.threads(), LaneEngine<T, 1, false>::stage, 0,
+          plan.depth / TileShape<T>::pack};
 }
 
 }  // namespace desc_ext::cuda
