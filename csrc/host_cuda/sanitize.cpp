@@ -137,6 +137,18 @@ void projection_gradient(Shape s) {
     check(run_upstream_rows<T>(upstream, nullptr, s.n, s.K, nullptr, row_sum.data(), nullptr));
     const RowsOut<T> out{dz.mutable_rows(), z.rows(), residual ? row_sum.data() : nullptr, T(2), T(residual ? -1 : 1)};
     check(run_rows<T>(make_product<T>(coefficients.rows(), s.n, back_plan, back_panels.data()), out, nullptr));
+    Matrix<T> dz_of_parts(s.n, s.p, P::stored);
+    const bool even = C % (2 * TileShape<T>::pack) == 0;
+    if (even) {
+      const int64_t rows = ceil_div<int64_t>(s.n, TileShape<T>::rows) * TileShape<T>::rows;
+      const DepthCuts<T> depth{s.n, rows, 2};
+      auto index = workspace<int64_t>(depth.index_elements());
+      auto partial = workspace<T>(depth.partial_elements(back_plan));
+      RowsOut<T> parts = out;
+      parts.out = dz_of_parts.mutable_rows();
+      check(run_cut_rows<T>(depth, coefficients.data(), back_plan, back_panels.data(), parts, index.data(), partial.data(),
+                            nullptr));
+    }
     std::vector<T> moments(size_t(C * s.p), T(0));
     run_accumulating(make_moments<T>(coefficients.rows(), z.rows(), s.n), moments);
     const Matrix<T> dbases = prepared.gradient(moments);
@@ -147,6 +159,7 @@ void projection_gradient(Shape s) {
       for (int64_t k = 0; k < s.K; ++k)
         truth.add_gradient(metric, i, k, (grad.at(i, k) - shift.get(i)) * factor.get(i), wanted_z, wanted_bases);
     expect_all_close(dz, wanted_z, P::stored, "the gradient of z");
+    if (even) expect_all_close(dz_of_parts, wanted_z, P::stored, "the gradient of z by parts");
     expect_all_close(dbases, wanted_bases, P::stored, "the gradient of the bases");
   }
 }
