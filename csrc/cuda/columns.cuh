@@ -177,7 +177,7 @@ struct RowsEpilogue {
 template <class T, bool Packs>
 __global__ void __launch_bounds__(256, Packs ? TileShape<T>::blocks : 1) product_rows(Product<T> job, RowsOut<T> rows) {
   RowsEpilogue<T, Packs> epilogue{job, rows};
-  walk<LaneEngine<T, kSlotColumns, false>>(job, epilogue);
+  walk<LaneEngine<T, kSlotColumns, false>, true>(job, epilogue);
 }
 
 // Rows [n, p] from weights [n, C] and C columns, where blocks of whole rows would leave multiprocessors idle: the depth C is

@@ -276,7 +276,8 @@ struct LaneEngine {
 inline constexpr int kDistanceColumns = 4;  // of a slot, where distances are summed
 
 // Walks over the block's tiles; epilogue.chunk(view, tile, chunk, sum) gets the products of each chunk of columns.
-template <class Engine, class T, class Epilogue>
+// Sets of rows are for kernels compiled with `Sets`: elsewhere they would cost registers.
+template <class Engine, bool Sets = false, class T, class Epilogue>
 __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) {
   using Shape = TileShape<T>;
   const Engine engine(block_view(job));
@@ -284,10 +285,10 @@ __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) 
   const Plan& plan = job.plan;
   const int first_tile = int(blockIdx.y) * job.tiles_per_block;
   const int end_tile = plan.tiles - first_tile < job.tiles_per_block ? plan.tiles : first_tile + job.tiles_per_block;
-  const int all_packs = job.packs, stages = (all_packs + kPacksDeep - 1) / kPacksDeep;
+  const int all_packs = Sets ? job.packs : plan.depth / Shape::pack, stages = (all_packs + kPacksDeep - 1) / kPacksDeep;
   const int panel_step = Engine::panel_step(plan), chunk_columns = plan.depth * kSlotColumns * plan.slots;
   const T* panel = job.panels + int64_t(first_tile) * plan.chunks * chunk_columns;  // of the next stage to be filled
-  if (job.set_rows) panel += int64_t(blockIdx.x) * Shape::rows / job.set_rows * job.set_elements;
+  if (Sets && job.set_rows) panel += int64_t(blockIdx.x) * Shape::rows / job.set_rows * job.set_elements;
   auto packs_at = [&](int stage) {
     const int left = all_packs - stage * kPacksDeep;
     return left < kPacksDeep ? left : kPacksDeep;
