@@ -2,8 +2,8 @@
 //
 // A tile holds the values of the rows of one strip with those of another, [column][row lane]. Both its products,
 //   strip_product   out[c][lane] (+)= Σ_j a[j][lane] · b[j][c]
-// for the values (a, b strips: j runs over p) and for sums Σ_j value_ij x_j (a: values, b: rows x_j), use one register
-// tile of 2 × kTileColumns accumulators.
+// for the values (a, b strips: j runs over p) and for sums Σ_j value_ij x_j (a: values, b: rows x_j), use the register tile
+// of panel_product, with strides of their own.
 #pragma once
 
 #include "../pair_kernels.h"
@@ -12,55 +12,11 @@
 
 namespace desc_ext::cpu::DESC_EXT_ISA {
 
-template <class T, int C, bool difference>
-static void strip_tile(const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t length, T* out, bool add) {
-  constexpr int L = kLanes<T>;
-  Vector<T> sum[C][2];
-  DESC_EXT_UNROLL
-  for (int c = 0; c < C; ++c) sum[c][0] = sum[c][1] = Vector<T>{};
-  for (int64_t j = 0; j < length; ++j) {
-    const Vector<T> low = load(a), high = load(a + L);
-    DESC_EXT_UNROLL
-    for (int c = 0; c < C; ++c) {
-      const T x = b[c];
-      if constexpr (difference) {
-        const Vector<T> u = low - x, v = high - x;
-        sum[c][0] += u * u;
-        sum[c][1] += v * v;
-      } else {
-        sum[c][0] += low * x;
-        sum[c][1] += high * x;
-      }
-    }
-    a += a_stride;
-    b += b_stride;
-  }
-  DESC_EXT_UNROLL
-  for (int c = 0; c < C; ++c) {
-    T* to = out + c * 2 * L;
-    if (add) {
-      sum[c][0] += load(to);
-      sum[c][1] += load(to + L);
-    }
-    store(to, sum[c][0]);
-    store(to + L, sum[c][1]);
-  }
-}
-
-template <class T, bool difference, int... C>
-static constexpr auto strip_tiles(std::integer_sequence<int, C...>) {
-  using Tile = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, bool);
-  struct Tiles {
-    Tile at[sizeof...(C)];
-  };
-  return Tiles{{strip_tile<T, C + 1, difference>...}};
-}
-
 template <class T, bool difference = false>
 static inline void strip_product(const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t columns,
                                  int64_t length, T* out, bool add) {
-  static constexpr auto tiles = strip_tiles<T, difference>(std::make_integer_sequence<int, kTileColumns>());
-  constexpr int64_t kPiece = difference ? 32 : 128;  // as in panel_product
+  static constexpr auto tiles = panel_tiles<T, difference>(std::make_integer_sequence<int, kTileColumns>());
+  constexpr int64_t kPiece = kReductionPiece<difference>;
   const int64_t cuts = (columns + kTileColumns - 1) / kTileColumns;
   for (int64_t j = 0; j < length; j += kPiece)
     for (int64_t cut = 0; cut < cuts; ++cut) {
@@ -83,6 +39,14 @@ static inline void transpose_tile(const T* in, T* out) {
       DESC_EXT_UNROLL
       for (int i = 0; i < L; ++i) store(out + (b * L + i) * R + a * L, square[i]);
     }
+}
+
+// A tile on the diagonal that holds each pair once, in the lanes behind its column, gets the other order: its mirror image.
+template <class T>
+static inline void mirror_tile(T* tile) {
+  constexpr int R = kStrip<T>;
+  for (int c = 0; c < R; ++c)
+    for (int r = c + 1; r < R; ++r) tile[r * R + c] = tile[c * R + r];
 }
 
 // The strips of the two blocks of a pair; on the diagonal (`square`) only tiles first ≤ second are visited.

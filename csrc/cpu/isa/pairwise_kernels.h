@@ -145,11 +145,8 @@ static void collaborate_backward(const Collaboration<T>& job, const BlockPair& p
     pair_values<T>(range, job.y, job.y, from, to, products);
     pair_values<T>(range, job.prediction, job.prediction, from, to, common);
   };
-  // A tile on the diagonal holds each pair once: the other order is its mirror image.
   const auto keep = [&](PairWeights<T>& weights, T* tile, int64_t s, int64_t t) {
-    if (s == t)
-      for (int c = 0; c < R; ++c)
-        for (int r = c + 1; r < R; ++r) tile[r * R + c] = tile[c * R + r];
+    if (s == t) mirror_tile(tile);
     weights.set(s, t, tile);
   };
   for_tiles<T>(range, p, compute, [&](int64_t s, int64_t t, int64_t at) {
@@ -229,9 +226,7 @@ static void laplacian_backward(const LaplacianEnergy<T>& job, const BlockPair& p
   };
   // Row sums of both sides beside the weights themselves: Σ_j w_ij (x_i − x_j) = x_i Σ_j w_ij − Σ_j w_ij x_j.
   const auto keep = [&](PairWeights<T>& weights, T* tile, T* sums, int64_t s, int64_t t) {
-    if (s == t)
-      for (int c = 0; c < R; ++c)
-        for (int r = c + 1; r < R; ++r) tile[r * R + c] = tile[c * R + r];
+    if (s == t) mirror_tile(tile);
     weights.set(s, t, tile);
     Vector<T> low{}, high{};
     for (int c = 0; c < R; ++c) {

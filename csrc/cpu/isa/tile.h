@@ -85,7 +85,8 @@ static void pack_transposed(const T* source, int64_t stride, const T* scale, int
 // ---- the two register tiles ------------------------------------------------------------------------------------
 
 template <class T, int C, bool difference>
-static void panel_tile(const T* in, const T* panel, int64_t length, T* out, bool add) {
+static void panel_tile(const T* in, int64_t in_stride, const T* panel, int64_t panel_stride, int64_t length, T* out,
+                       bool add) {
   constexpr int L = kLanes<T>;
   Vector<T> sum[C][2];
   DESC_EXT_UNROLL
@@ -104,8 +105,8 @@ static void panel_tile(const T* in, const T* panel, int64_t length, T* out, bool
         sum[c][1] += high * x;
       }
     }
-    in += 2 * L;
-    panel += C;
+    in += in_stride;
+    panel += panel_stride;
   }
   DESC_EXT_UNROLL
   for (int c = 0; c < C; ++c) {
@@ -155,7 +156,7 @@ static void outer_tile(const T* lanes, int64_t lanes_stride, const T* rows, int6
 
 template <class T, bool difference, int... C>
 static constexpr auto panel_tiles(std::integer_sequence<int, C...>) {
-  using Tile = void (*)(const T*, const T*, int64_t, T*, bool);
+  using Tile = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, bool);
   struct Tiles {
     Tile at[sizeof...(C)];
   };
@@ -171,16 +172,19 @@ static constexpr auto outer_tiles(std::integer_sequence<int, C...>) {
   return Tiles{{outer_tile<T, C + 1>...}};
 }
 
+// Long reductions are cut so that a piece of the panel stays in the first-level cache and roundings do not pile up:
+// the sum of sums of n/m terms is off by √(n/m) roundings rather than √n. Squares, all positive, pile up faster.
+template <bool difference>
+inline constexpr int64_t kReductionPiece = difference ? 32 : 128;
+
 // out[c][strip] (+)= Σ_j in[j][strip] panel[j][c] for one panel of `width` columns; squared differences
 // (in − panel)² are summed instead where `difference` is set.
 template <class T, bool difference = false>
 static inline void panel_product(const T* in, const T* panel, int64_t width, int64_t length, T* out, bool add) {
   static constexpr auto tiles = panel_tiles<T, difference>(std::make_integer_sequence<int, kTileColumns>());
-  // Long reductions are cut so that a piece of the panel stays in the first-level cache and roundings do not pile up:
-  // the sum of sums of n/m terms is off by √(n/m) roundings rather than √n. Squares, all positive, pile up faster.
-  constexpr int64_t kPiece = difference ? 32 : 128;
+  constexpr int64_t kPiece = kReductionPiece<difference>, R = kStrip<T>;
   for (int64_t j = 0; j < length; j += kPiece)
-    tiles.at[width - 1](in + j * kStrip<T>, panel + j * width, std::min(kPiece, length - j), out, add || j > 0);
+    tiles.at[width - 1](in + j * R, R, panel + j * width, width, std::min(kPiece, length - j), out, add || j > 0);
 }
 
 // sums[c][0..stride) += Σ over strips and rows of lanes[c][row] · rows[row][0..stride), columns [from, columns), from
