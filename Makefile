@@ -75,6 +75,7 @@ test-gpu: has-gpu $(STAMPS)/package-cuda
 bench-gpu: has-gpu $(STAMPS)/package-cuda
 	@echo "== Measuring the kernels on the GPU; results go to benchmarks/kernels/results/"
 	@$(VENV_PYTHON) benchmarks/kernels/gpu.py $(ARGS)
+	@$(VENV_PYTHON) benchmarks/kernels/gpu_pairs.py
 
 cuda: build/cuda/sources.sha256 $(STAMPS)/package $(STAMPS)/cuda-tools
 	@echo "== Writing benchmarks/kernels/cuda_resources.md"

@@ -360,7 +360,7 @@ def peak_bytes(device: torch.device, call: Callable[[], object]) -> int:
 
 @needs_kernels
 @every_case
-def test_peak_memory_is_outputs_plus_16_mib(ops, case):
+def test_peak_memory_is_outputs_and_a_workspace(ops, case):
     """An array of a coefficient for each row and column of the bases would be larger, with the emulator's short rows too;
     so would one of a number for each pair, though what is over pairs may also hold its rows in the kernels' layouts."""
     if case.name in PAIRS:
@@ -368,10 +368,10 @@ def test_peak_memory_is_outputs_plus_16_mib(ops, case):
         tensors = many_rows(case, ops.device, shape)
         rows = sum(value.nbytes for name, value in tensors.items() if name != "coef")
         # Blocks of pairs (the emulator's are smaller), the rows' layouts, and some numbers for each row.
-        allowed = (16 << 20 if ops.name == "cuda" else 64 << 10) + 8 * rows + 128 * shape[0]
+        allowed = (64 << 20 if ops.name == "cuda" else 256 << 10) + 8 * rows + 128 * shape[0]
         assert allowed < 4 * shape[0] ** 2
     else:
-        shape, allowed = (200_000, 64, 100, 8) if ops.name == "cuda" else (8000, 8, 100, 8), 16 << 20
+        shape, allowed = ((200_000, 64, 100, 8), 112 << 20) if ops.name == "cuda" else ((8000, 8, 100, 8), 16 << 20)
         tensors = many_rows(case, ops.device, shape)
     case = replace(case, call=lambda f, z, y, *w: f(z, y, 100, *w)) if case.name == "segment_gram" else case
     for name in case.differentiable:

@@ -12,7 +12,9 @@ import pytest
 from conftest import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "kernels"))
+import bench_pairwise
 import gpu
+import gpu_pairs
 import model
 
 CXX = os.environ.get("CXX", "g++")
@@ -41,7 +43,8 @@ int main() {
     const Plan tensor = plan_tensor(K, d, p);
     printf("%d %d %d %d %d %d %d\\n", tensor.width, tensor.chunks, tensor.slots, tensor.tiles, tensor.depth,
            tensor_cores_pay(K, d, p), cut_depth<float>(plan_columns<float>(p, K * d), n).cuts);
-    printf("%d %d\\n", moment_chunks<float>(n, K * d, p, false), multiprocessors());
+    printf("%d %d %lld\\n", moment_chunks<float>(n, K * d, p, false), multiprocessors(),
+           (long long)piece_rows<float>(n, K * d));
   }
 }
 """
@@ -73,7 +76,7 @@ def test_model_lays_tiles_out_as_the_kernels_do(tmp_path):
     lines = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
     assert len(lines) == 4 * len(SHAPES)
     for at, (n, p, n_subspaces, dim) in enumerate(SHAPES):
-        *products, tensor, (chunks, multiprocessors) = lines[4 * at : 4 * at + 4]
+        *products, tensor, (chunks, multiprocessors, piece) = lines[4 * at : 4 * at + 4]
         plans = model.plan_subspaces(n_subspaces, dim, p), model.plan_columns(n_subspaces * dim, p)
         for plan, line in zip(plans, products, strict=True):
             found = (
@@ -88,10 +91,12 @@ def test_model_lays_tiles_out_as_the_kernels_do(tmp_path):
             grid = model.product_grid(plan, n, multiprocessors)
             assert (*found, plan.panel_elements, *grid) == line, (n, p, n_subspaces, dim)
         plan = model.plan_tensor(n_subspaces, dim, p)
-        cuts = model.depth_cuts(model.plan_columns(p, n_subspaces * dim), n, multiprocessors)
+        columns, small = n_subspaces * dim, 6 << 20  # the bound of what is not compiled for a GPU
+        cuts = model.depth_cuts(model.plan_columns(p, columns), n, multiprocessors, small)
         pays = model.tensor_cores_pay(n_subspaces, dim, p)
         assert tensor == (plan.width, plan.chunks, plan.slots, plan.tiles, plan.depth, pays, cuts)
-        assert model.moment_chunks(n, n_subspaces * dim, p, multiprocessors) == chunks
+        assert model.moment_chunks(n, columns, p, multiprocessors) == chunks
+        assert model.piece_rows(n, columns, multiprocessors, small) == piece
 
 
 def test_model_by_hand():
@@ -118,10 +123,11 @@ def test_model_by_hand():
 
 def test_model_counts_the_products_of_a_backward():
     card = model.CARDS[0]
-    shape = (20_000, 64, 16, 8)
+    shape = (500_000, 64, 16, 8)
     launches = list(model.loss_backward(shape, card.multiprocessors))
-    piece = (8 << 20) // (16 * 8 * 4)
-    assert len(launches) == 3 * -(-20_000 // piece)
+    wave = 2 * card.multiprocessors * 128  # rows of two blocks on each
+    piece = (64 << 20) // (16 * 8 * 4) // wave * wave
+    assert len(launches) == 3 * -(-500_000 // piece)
     assert {launch.kernel for launch in launches} == {
         "product_coefficients<float>", "product_rows<float, true>", "moments_tile<float, 64, false>"
     }  # fmt: skip
@@ -159,3 +165,16 @@ def test_benchmark_stops_in_time_and_says_what_is_missing(tmp_path):
     gpu.main(["--device", "cpu", "--shapes", "300,12,4,3", "--minutes", "0", "--out", str(tmp_path)])
     table = (tmp_path / "gpu-cpu.md").read_text()
     assert table.count("0 minutes were over") == len(gpu.DTYPES) * len(gpu.PASSES)
+
+
+def test_pair_benchmark_runs_on_the_cpu(tmp_path):
+    gpu_pairs.main(
+        ["--device", "cpu", "--shapes", "60,5", "90,7", "--rounds", "1", "--out", str(tmp_path)]
+    )  # fmt: skip
+    rows = [line for line in (tmp_path / "gpu-pairs-cpu.md").read_text().splitlines() if "60, 5 |" in line]
+    passes = [tuple(line.removeprefix("| ").split(" | ")[:2]) for line in rows]
+    losses = [*bench_pairwise.OURS, "self_expression_residual"]
+    wanted = [(name, part) for name in losses for part in ("forward", "full")]
+    assert sorted(passes) == sorted([*wanted, *((name, "forward") for name in gpu_pairs.SELECTIONS)])
+    _, _, _, ours, _, eager, ratio, _ = rows[0].strip("| ").split(" | ")
+    assert float(ratio) == pytest.approx(float(eager) / float(ours), rel=0.02)

@@ -181,9 +181,9 @@ def test_tf32_needs_both_permissions(monkeypatch):
         torch.backends.cuda.matmul.fp32_precision = before
 
 
-def test_tensor_cores_are_off_unless_asked_for():
+def test_tensor_cores_can_be_forbidden():
     code = "from desc_ext.ops import precision; print(precision._TENSOR_CORES)"
-    for value, expected in {None: "False", "0": "False", "1": "True", "always": "True"}.items():
+    for value, expected in {None: "True", "0": "False", "1": "True", "always": "True"}.items():
         environment = {key: text for key, text in os.environ.items() if key != "DESC_EXT_TENSOR_CORES"}
         environment |= {"DESC_EXT_TENSOR_CORES": value} if value else {}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

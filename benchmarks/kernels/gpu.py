@@ -194,6 +194,10 @@ def traffic(name: str, part: str, shape: Shape, width: int) -> int:
 # The run
 
 
+def slug(device_name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
+
+
 class Report:
     def __init__(self, clock: Clock, rounds: int):
         self.clock, self.rounds = clock, rounds
@@ -254,7 +258,7 @@ class Report:
     def path(self, folder: Path, extension: str) -> Path:
         """Results of several cards stand side by side."""
         folder.mkdir(exist_ok=True)
-        return folder / f"gpu-{re.sub(r'[^a-z0-9]+', '-', self.device_name.lower()).strip('-')}.{extension}"
+        return folder / f"gpu-{slug(self.device_name)}.{extension}"
 
     def write(self, folder: Path) -> None:
         with open(self.path(folder, "csv"), "w", newline="") as file:
@@ -383,7 +387,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch._dynamo.config.recompile_limit = 128
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     device = torch.device(options.device)
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     report = Report(Clock(device), options.rounds)
     for name, part, dtype, shape in jobs(options.shapes):

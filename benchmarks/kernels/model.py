@@ -140,15 +140,19 @@ def moment_chunks(n: int, x: int, y: int, multiprocessors: int) -> int:
     return min(max(min(wanted, n // (4 * MOMENT_DEPTH), (4 << 20) // (x * y * 4)), 1), 1024)
 
 
-def piece_rows(n: int, columns: int) -> int:
-    return min(max((8 << 20) // (columns * 4), 2048), n)
+def piece_rows(n: int, columns: int, multiprocessors: int, piece_bytes: int = 64 << 20) -> int:
+    fit = max(piece_bytes // (columns * 4), 2048)
+    wave = BLOCKS_WANTED * multiprocessors * TILE_ROWS
+    while wave > fit:
+        wave //= 2
+    return min(fit // wave * wave, n)
 
 
-def depth_cuts(plan: Plan, n: int, multiprocessors: int) -> int:
+def depth_cuts(plan: Plan, n: int, multiprocessors: int, partial_bytes: int = 32 << 20) -> int:
     """Into how many parts rows of a gradient cut their depth (cut_depth of columns.cuh)."""
     rows = ceil_div(n, TILE_ROWS)
     wanted = BLOCKS_WANTED * multiprocessors // (rows * plan.tiles)
-    for cuts in range(min(wanted, (8 << 20) // (rows * TILE_ROWS * plan.count * 4)), 1, -1):
+    for cuts in range(min(wanted, partial_bytes // (rows * TILE_ROWS * plan.count * 4)), 1, -1):
         if plan.p % (cuts * PACK) == 0 and plan.p // cuts >= 64:
             return cuts
     return 1
@@ -230,7 +234,7 @@ def loss_backward(shape: Shape, multiprocessors: int) -> Iterator[Launch]:
     n, p, n_subspaces, dim = shape
     columns = n_subspaces * dim
     plan, back = plan_columns(columns, p), plan_columns(p, columns)
-    piece = piece_rows(n, columns)
+    piece = piece_rows(n, columns, multiprocessors)
     packs = str(p % PACK == 0).lower()
     for first in range(0, n, piece):
         count = min(piece, n - first)

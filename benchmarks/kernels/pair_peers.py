@@ -37,7 +37,7 @@ def laplacian_energy(z: Tensor, features: Tensor) -> Tensor:
 
 def info_nce(z: Tensor, g: Tensor) -> Tensor:
     cosines = normalize(z, dim=1) @ normalize(g, dim=1).T
-    return cross_entropy(cosines / TEMPERATURE, torch.arange(len(z)))
+    return cross_entropy(cosines / TEMPERATURE, torch.arange(len(z), device=z.device))
 
 
 def coefficient_topk(y: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def coefficient_topk(y: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
     indices, values = [], []
     for begin in range(0, len(y), 2000):
         coef = (y[begin : begin + 2000] @ y.T) * scale[begin : begin + 2000, None]
-        coef[torch.arange(len(coef)), torch.arange(begin, begin + len(coef))] = 0
+        coef.diagonal(begin).zero_()
         indices.append(coef.abs().topk(k, dim=1).indices)
         values.append(coef.gather(1, indices[-1]))
     return torch.cat(indices), torch.cat(values)

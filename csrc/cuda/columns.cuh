@@ -138,17 +138,18 @@ struct RowsOut {
   T outer, inner;
 };
 
-// `Packs` where every access is a whole aligned pack of T; the other kernel goes element by element, in any storage type.
+// `Packs` where every access is a whole aligned pack of T, rows that are wider than the columns being filled up with zeros;
+// the other kernel goes element by element, in any storage type.
 template <class T, bool Packs>
 struct RowsEpilogue {
   const Product<T>& job;
   const RowsOut<T>& rows;
 
   __device__ __forceinline__ void chunk(const BlockView<T>& view, int tile, int, const SlotSums<T, kSlotColumns>& sum) {
-    const int width = int(job.plan.count);
     for_each_pack<kSlotColumns>(job, view, tile, Packs, [&](int i, int c, int64_t row, int column, bool) {
+      row += blockIdx.z * job.set_rows;
       const T factor = rows.row_factor ? read(rows.row_factor + row) : T(0);
-      const int64_t at = row * width + column;
+      const int64_t at = row * rows.out.width + column;
       Pack<T> pack;
 #pragma unroll
       for (int u = 0; u < Pack<T>::size; ++u) pack.at[u] = rows.inner * sum[i][c + u];
@@ -164,7 +165,7 @@ struct RowsEpilogue {
       } else {
 #pragma unroll
         for (int u = 0; u < Pack<T>::size; ++u) {
-          if (column + u >= width) return;
+          if (column + u >= int(job.plan.count)) return;
           if (rows.row_factor) pack.at[u] += factor * load_element<T>(rows.x.data, rows.x.storage, at + u);
           store_element<T>(rows.out.data, rows.out.storage, at + u, rows.outer * pack.at[u]);
           keep_order();
@@ -181,40 +182,62 @@ __global__ void __launch_bounds__(256, Packs ? TileShape<T>::blocks : 1) product
 }
 
 // Rows [n, p] from weights [n, C] and C columns, where blocks of whole rows would leave multiprocessors idle: the depth C is
-// cut into equal parts, whose products stand in `partial` until they are added up in order. The rows of a part are those of
-// the weights read as [n · cuts, C / cuts].
+// cut into equal parts, whose products stand in `partial` until they are added up in order.
+#ifdef __CUDACC__
+inline constexpr int64_t kPieceBytes = int64_t(64) << 20, kPartialBytes = int64_t(32) << 20;
+#else
+inline constexpr int64_t kPieceBytes = int64_t(6) << 20, kPartialBytes = kPieceBytes;  // small tests meet the bounds too
+#endif
+
 template <class T>
 struct DepthCuts {
   int64_t n, set_rows;  // n, and n rounded up to whole blocks
   int cuts;
 
-  __host__ __device__ int64_t index_elements() const { return cuts > 1 ? set_rows * cuts : 0; }
-  int64_t partial_elements(const Plan& plan) const { return index_elements() * plan.count; }
+  int64_t partial_elements(const Plan& plan) const { return cuts > 1 ? cuts * set_rows * plan.count : 0; }
+
+  // The products of `weights` [n, C] with the depth from `first` on of the panels, a part in each set of blocks.
+  Product<T> job(const T* weights, int64_t C, Plan plan, const T* panels, int64_t first) const {
+    plan.p = C / cuts;
+    const int64_t slice = kSlotColumns * plan.slots;
+    const Rows rows{weights, sizeof(T) == 8 ? Storage::f64 : Storage::f32, C, nullptr};
+    auto product = make_product<T>(rows, n, plan, panels + first * slice);
+    product.packs = int(plan.p / TileShape<T>::pack);
+    product.sets = cuts, product.set_rows = set_rows, product.set_elements = plan.p * slice;
+    return product;
+  }
 };
 
-// As many parts as keep two blocks on every multiprocessor, within 8 MiB and with at least 64 columns each.
+// As many parts as keep two blocks on every multiprocessor, within kPartialBytes and with at least 64 columns each.
 template <class T>
 DepthCuts<T> cut_depth(const Plan& plan, int64_t n) {
   const int64_t rows = ceil_div<int64_t>(n, TileShape<T>::rows), set_rows = rows * TileShape<T>::rows;
   const int64_t wanted = TileShape<T>::blocks * multiprocessors() / (rows * plan.tiles);
-  const int64_t fit = (int64_t(8) << 20) / (set_rows * plan.count * int64_t(sizeof(T)));
+  const int64_t fit = kPartialBytes / (set_rows * plan.count * int64_t(sizeof(T)));
   for (int64_t cuts = wanted < fit ? wanted : fit; cuts > 1; --cuts)
     if (plan.p % (cuts * TileShape<T>::pack) == 0 && plan.p / cuts >= 64) return {n, set_rows, int(cuts)};
   return {n, set_rows, 1};
 }
 
+// Rows are taken in pieces whose coefficients [rows, columns] take at most kPieceBytes (2,048 rows may take more), so that
+// the workspace does not grow with n: as many whole waves of blocks as fit, or a half, a quarter, ... of one, which
+// cut_depth() makes a whole one of.
 template <class T>
-__global__ void __launch_bounds__(256) cut_rows_index(DepthCuts<T> depth, int64_t* index) {
-  const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, row = at % depth.set_rows;
-  if (at < depth.index_elements()) write(index + at, (row < depth.n ? row : depth.n - 1) * depth.cuts + at / depth.set_rows);
+int64_t piece_rows(int64_t n, int64_t columns) {
+  const int64_t most = kPieceBytes / (columns * int64_t(sizeof(T))), fit = most < 2048 ? 2048 : most;
+  int64_t wave = int64_t(TileShape<T>::blocks) * multiprocessors() * TileShape<T>::rows;
+  while (wave > fit) wave /= 2;
+  const int64_t piece = fit / wave * wave;
+  return piece < n ? piece : n;
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) cut_rows_sum(DepthCuts<T> depth, int64_t width, const T* partial, RowsOut<T> rows) {
+__global__ void __launch_bounds__(256)
+    cut_rows_sum(DepthCuts<T> depth, int64_t width, const T* partial, int64_t pitch, RowsOut<T> rows) {
   const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, row = at / width;
   if (row >= depth.n) return;
   T sum = 0;
-  for (int cut = 0; cut < depth.cuts; ++cut) sum += read(partial + cut * depth.set_rows * width + at);
+  for (int cut = 0; cut < depth.cuts; ++cut) sum += read(partial + (cut * depth.set_rows + row) * pitch + at % width);
   sum *= rows.inner;
   if (rows.row_factor) sum += read(rows.row_factor + row) * load_element<T>(rows.x.data, rows.x.storage, at);
   store_element<T>(rows.out.data, rows.out.storage, at, rows.outer * sum);
@@ -245,28 +268,28 @@ cudaError_t run_coefficients(Product<T> job, const Upstream<T>& upstream, int64_
 template <class T>
 cudaError_t run_rows(Product<T> job, const RowsOut<T>& rows, cudaStream_t stream) {
   const dim3 grid = product_grid(job);
-  const bool packs = copy_mode<T>({rows.out.data, rows.out.storage, job.plan.count, nullptr}) == CopyMode::packs &&
+  const bool packs = copy_mode<T>({rows.out.data, rows.out.storage, rows.out.width, nullptr}) == CopyMode::packs &&
                      (!rows.row_factor || copy_mode<T>(rows.x) == CopyMode::packs);
   return launch(packs ? product_rows<T, true> : product_rows<T, false>, grid, job.threads, product_shared_bytes(job),
                 stream, job, rows);
 }
 
-// The same by parts; `index` and `partial` hold as many elements as `depth` says. `weights` [n, C] lie row after row.
+// The parts' sums, which stand `pitch` elements from row to row, added up in order.
+template <class T>
+cudaError_t run_cut_sum(const DepthCuts<T>& depth, int64_t width, const T* partial, int64_t pitch, const RowsOut<T>& rows,
+                        cudaStream_t stream) {
+  const dim3 grid(unsigned(ceil_div<int64_t>(depth.n * width, 256)));
+  return launch(cut_rows_sum<T>, grid, 256, 0, stream, depth, width, partial, pitch, rows);
+}
+
+// run_rows() by parts; `partial` holds as many elements as `depth` says. `weights` [n, C] lie row after row.
 template <class T>
 cudaError_t run_cut_rows(const DepthCuts<T>& depth, const T* weights, const Plan& plan, const T* panels,
-                         const RowsOut<T>& rows, int64_t* index, T* partial, cudaStream_t stream) {
-  const auto blocks = [](int64_t elements) { return dim3(unsigned(ceil_div<int64_t>(elements, 256))); };
-  DESC_EXT_TRY(launch(cut_rows_index<T>, blocks(depth.index_elements()), 256, 0, stream, depth, index));
-  Plan part = plan;
-  part.p = plan.p / depth.cuts;
-  const Rows parts{weights, sizeof(T) == 8 ? Storage::f64 : Storage::f32, part.p, index};
-  auto job = make_product<T>(parts, depth.index_elements(), part, panels);
-  job.packs = int(part.p) / TileShape<T>::pack;
-  job.set_rows = depth.set_rows, job.set_elements = part.p * kSlotColumns * plan.slots;
-  const RowsOut<T> plain{{partial, parts.storage, plan.count}, {}, nullptr, T(1), T(1)};
+                         const RowsOut<T>& rows, T* partial, cudaStream_t stream) {
+  const auto job = depth.job(weights, plan.p, plan, panels, 0);
+  const RowsOut<T> plain{{partial, job.z.storage, plan.count}, {}, nullptr, T(1), T(1)};
   DESC_EXT_TRY(run_rows<T>(job, plain, stream));
-  return launch(cut_rows_sum<T>, blocks(depth.n * plan.count), 256, 0, stream, depth, plan.count,
-                static_cast<const T*>(partial), rows);
+  return run_cut_sum<T>(depth, plan.count, partial, plan.count, rows, stream);
 }
 
 }  // namespace desc_ext::cuda

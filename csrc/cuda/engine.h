@@ -13,7 +13,9 @@ namespace desc_ext::cuda {
   declare template cudaError_t run_coefficients<T>(Product<T>, const Upstream<T>&, int64_t, T*, cudaStream_t);            \
   declare template cudaError_t run_rows<T>(Product<T>, const RowsOut<T>&, cudaStream_t);                                  \
   declare template cudaError_t run_cut_rows<T>(const DepthCuts<T>&, const T*, const Plan&, const T*, const RowsOut<T>&,   \
-                                               int64_t*, T*, cudaStream_t);                                               \
+                                               T*, cudaStream_t);                                                         \
+  declare template cudaError_t run_cut_sum<T>(const DepthCuts<T>&, int64_t, const T*, int64_t, const RowsOut<T>&,         \
+                                              cudaStream_t);                                                              \
   declare template cudaError_t run_moments<T>(const Moments<T>&, cudaStream_t);                                           \
   declare template cudaError_t run_upstream_rows<T>(const Upstream<T>&, const T*, int64_t, int64_t, T*, T*, cudaStream_t); \
   declare template cudaError_t run_prepare_bases<T>(const void*, Storage, int64_t, int64_t, int64_t, Metric,              \

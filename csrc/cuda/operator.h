@@ -114,9 +114,8 @@ void rows_to_out(const char* op, const T* weights, int64_t n, const Plan& plan, 
     const Rows rows{weights, kStorage<T>, plan.p, nullptr};
     return check_launch(op, run_rows<T>(make_product<T>(rows, n, plan, panels), out, device.stream));
   }
-  Workspace<int64_t> index(like, depth.index_elements());
   Workspace<T> partial(like, depth.partial_elements(plan));
-  check_launch(op, run_cut_rows<T>(depth, weights, plan, panels, out, index, partial, device.stream));
+  check_launch(op, run_cut_rows<T>(depth, weights, plan, panels, out, partial, device.stream));
 }
 
 inline Metric metric_of(const char* op, const std::string& name) {
@@ -189,14 +188,5 @@ struct ValuesLaunch {
     job.scratch = scratch;
   }
 };
-
-// Rows are taken in pieces whose coefficients [rows, columns] take about 8 MiB: they stay in L2 between the kernels of a
-// backward, and the workspace does not grow with n. Many columns still get rows enough to be worth the launches.
-template <class T>
-int64_t piece_rows(int64_t n, int64_t columns) {
-  const int64_t fit = (int64_t(8) << 20) / (columns * int64_t(sizeof(T))), least = 2048;
-  const int64_t piece = fit < least ? least : fit;
-  return piece < n ? piece : n;
-}
 
 }  // namespace desc_ext::cuda

@@ -1,4 +1,4 @@
-// How pairs of rows are walked over on CUDA: in blocks of rows × columns whose values take 16 MiB together and stay in
+// How pairs of rows are walked over on CUDA: in blocks of rows × columns whose values take 32 MiB together and stay in
 // L2, batch element by batch element. The rows of either side are prepared, and packed for the product engine, once. What
 // this takes grows with n·p, not with n².
 #pragma once
@@ -11,37 +11,53 @@
 namespace desc_ext::cuda {
 
 #ifdef __CUDACC__
-inline constexpr int64_t kPairBytes = int64_t(16) << 20, kPairColumns = 512;
+inline constexpr int64_t kPairBytes = int64_t(32) << 20;
 #else
-inline constexpr int64_t kPairBytes = int64_t(64) << 10, kPairColumns = 128;  // so that small tests have several blocks
+inline constexpr int64_t kPairBytes = int64_t(128) << 10;  // so that small tests have several blocks
 #endif
+inline constexpr int64_t kPairRows = 8192, kPairColumns = kSlots * kSlotColumns;  // of a block at most; of a tile
 
-// The pairs of n rows with n columns, cut evenly; a call holds `arrays` of values of each block.
+// The pairs of n rows with n columns, cut into blocks of whole tiles of the product engine; a call holds `arrays` of values
+// of each block.
 class PairBlocks {
  public:
+  // The shape that needs the fewest waves of tiles, a launch counting as a part of one.
   template <class T>
   static PairBlocks of(int64_t n, int arrays) {
-    const int64_t values = kPairBytes / (arrays * int64_t(sizeof(T)));
+    constexpr int64_t tile_rows = TileShape<T>::rows;
+    const int64_t most = kPairBytes / (arrays * int64_t(sizeof(T)) * tile_rows * kPairColumns);
+    const int64_t at_once = int64_t(TileShape<T>::blocks) * multiprocessors();
+    const int64_t tall = ceil_div(n, tile_rows), wide = ceil_div(n, kPairColumns);
     PairBlocks blocks;
-    blocks.n_ = n, blocks.rows_ = part(n, values / kPairColumns);
-    const int64_t fit = values / std::max<int64_t>(1, blocks.rows_) / 128 * 128;
-    blocks.columns_ = std::min(n, ceil_div<int64_t>(part(n, fit), 128) * 128);
+    blocks.n_ = n;
+    double least = INFINITY;
+    for (int64_t rows = std::min({tall, most, kPairRows / tile_rows}); rows > 0; --rows)
+      for (int64_t waves = 1; waves <= 3; ++waves) {
+        const int64_t columns = std::clamp<int64_t>(waves * at_once / rows, 1, std::min(wide, most / rows));
+        const double launches = double(ceil_div(tall, rows) * ceil_div(wide, columns));
+        const double cost = launches * (double(ceil_div(rows * columns, at_once)) + 0.15);
+        if (cost >= least) continue;
+        least = cost;
+        blocks.rows_ = std::min(n, rows * tile_rows), blocks.columns_ = std::min(n, columns * kPairColumns);
+      }
     return blocks;
   }
 
   int64_t row_blocks() const { return n_ ? ceil_div(n_, rows_) : 0; }
   int64_t column_blocks() const { return n_ ? ceil_div(n_, columns_) : 0; }
+  int64_t n() const { return n_; }
   int64_t rows() const { return rows_; }
   int64_t columns(int64_t j) const { return std::min(columns_, n_ - j * columns_); }
   int64_t elements() const { return rows_ * pitch(columns_); }
+  // Of all pitches of the blocks of a row together.
+  int64_t depth() const { return n_ ? (column_blocks() - 1) * columns_ + pitch(columns(column_blocks() - 1)) : 0; }
   PairBlock at(int64_t i, int64_t j) const {
     return {i * rows_, std::min(rows_, n_ - i * rows_), j * columns_, columns(j), pitch(columns(j))};
   }
 
  private:
-  // n over as few equal parts as fit.
-  static int64_t part(int64_t n, int64_t most) { return n ? ceil_div(n, ceil_div(n, most)) : 0; }
-  static int64_t pitch(int64_t columns) { return ceil_div<int64_t>(columns, 4) * 4; }  // rows begin at packs
+  // Rows begin at packs, and up to eight parts of one end there.
+  static int64_t pitch(int64_t columns) { return ceil_div<int64_t>(columns, 32) * 32; }
 
   int64_t n_ = 0, rows_ = 0, columns_ = 0;
 };
@@ -133,46 +149,71 @@ class ColumnSide {
 };
 
 // Rows x [n, p] of a batch element as what weights are multiplied by: Σ_j weight_ij x_j for the rows of a block of rows,
-// added up over the blocks of columns.
+// added up over the blocks of columns. Where the rows' tiles would leave multiprocessors idle, each block of columns is cut
+// into parts, and every part adds to sums of its own until total() puts them together in order.
 template <class T>
 class WeightedSums {
  public:
   WeightedSums(const char* op, const Tensor& like, const PairBlocks& blocks, int64_t p, const Device& device)
-      : op_(op), blocks_(blocks), p_(p), device_(device),
-        panels_(like, p ? blocks.column_blocks() * panel_elements() : 0), sums_(like, blocks.rows() * p),
-        ones_(empty_of(like, {blocks.rows()}, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float)) {
+      : op_(op), blocks_(blocks), p_(p), pitch_(ceil_div<int64_t>(p, 4) * 4), device_(device), plan_(plan(blocks, p)),
+        panels_(like, p ? plan_.panel_elements() : 0), sums_(like, blocks.rows() * p), parts_(like, set_rows() * pitch_),
+        ones_(empty_of(like, {set_rows()}, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float)) {
     torch::stable::fill_(ones_, 1.0);
   }
 
   void pack(const T* x) {
-    for (int64_t j = 0; j < blocks_.column_blocks() && p_ > 0; ++j)
-      check_launch(op_, run_pack_panels<T>(plan(j), x + blocks_.at(0, j).column * p_, true, nullptr, panels(j), device_.stream));
+    if (p_ > 0 && blocks_.depth() > 0) check(run_pack_panels<T>(plan_, x, true, nullptr, panels_, device_.stream));
   }
 
-  void add(T* weights, const PairBlock& block, int64_t j) {
+  void add(T* weights, const PairBlock& block) {
     if (p_ == 0) return;
-    const Rows rows{weights, kStorage<T>, block.pitch, nullptr}, before{sums_.get(), kStorage<T>, p_, nullptr};
-    const RowsOut<T> out{{sums_.get(), kStorage<T>, p_}, before, block.column ? data<T>(ones_) : nullptr, T(1), T(1)};
-    check_launch(op_, run_rows<T>(make_product<T>(rows, block.rows, plan(j), panels(j)), out, device_.stream));
+    const MutableRows parts{parts_.get(), kStorage<T>, pitch_};
+    const RowsOut<T> out{parts, {parts.data, parts.storage, pitch_, nullptr}, block.column ? data<T>(ones_) : nullptr, T(1), T(1)};
+    check(run_rows<T>(cuts(block.rows).job(weights, block.pitch, plan_, panels_, block.column), out, device_.stream));
   }
-  const T* get() { return sums_; }
+
+  // The sums [rows, p] of the block's rows.
+  const T* total(const PairBlock& block) {
+    if (p_ == 0) return sums_;
+    const RowsOut<T> out{{sums_.get(), kStorage<T>, p_}, {}, nullptr, T(1), T(1)};
+    check(run_cut_sum<T>(cuts(block.rows), p_, parts_, pitch_, out, device_.stream));
+    return sums_;
+  }
 
   // factor_i x_i + sign · sums_i, where x is given, else the sums, as rows of `out`.
   void store(const PairBlock& block, const T* x, const T* factor, T sign, const MutableRows& out) {
     if (p_ == 0) return;
-    check_launch(op_, run_pair_store<T>({sums_.get(), x, factor, sign, block.rows, out}, device_.stream));
+    check(run_pair_store<T>({total(block), x, factor, sign, block.rows, out}, device_.stream));
   }
 
  private:
-  Plan plan(int64_t j) const { return plan_columns<T>(p_, blocks_.columns(j)); }
-  int64_t panel_elements() const { return blocks_.column_blocks() ? plan(0).panel_elements() : 0; }
-  T* panels(int64_t j) { return panels_ + j * panel_elements(); }
+  void check(cudaError_t error) const { check_launch(op_, error); }
+
+  static Plan plan(const PairBlocks& blocks, int64_t p) {
+    Plan plan = plan_columns<T>(std::max<int64_t>(p, 1), blocks.n());
+    plan.depth = int(blocks.depth());
+    return plan;
+  }
+
+  // One part, or 2, 4 or 8, of which a pitch is a multiple.
+  DepthCuts<T> cuts(int64_t rows) const {
+    const int64_t tiles = ceil_div<int64_t>(rows, TileShape<T>::rows);
+    int cuts = 1;
+    while (cuts < 8 && 2 * cuts * tiles * plan_.tiles <= TileShape<T>::blocks * multiprocessors()) cuts *= 2;
+    return {rows, tiles * TileShape<T>::rows, cuts};
+  }
+  int64_t set_rows() const {
+    const auto all = cuts(blocks_.rows());
+    const int64_t fewer = TileShape<T>::blocks * multiprocessors() / plan_.tiles * TileShape<T>::rows;  // in a last block
+    return std::max(all.set_rows * all.cuts, std::min(fewer, 8 * all.set_rows));
+  }
 
   const char* op_;
   const PairBlocks& blocks_;
-  const int64_t p_;
+  const int64_t p_, pitch_;
   const Device& device_;
-  Workspace<T> panels_, sums_;
+  const Plan plan_;
+  Workspace<T> panels_, sums_, parts_;
   Tensor ones_;
 };
 

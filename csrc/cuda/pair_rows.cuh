@@ -30,6 +30,12 @@ __device__ __forceinline__ T magnitude(T x) {
   return x < 0 ? -x : x;
 }
 
+// A row's values end at its pitch; what stands behind the last pair is weighed too, by nothing.
+template <class T>
+__device__ __forceinline__ void end_row(const PairBlock& block, int64_t local, T* values) {
+  for (int64_t c = block.columns + lane_index(); c < block.pitch; c += kWarp) write(values + local * block.pitch + c, T(0));
+}
+
 // What a row has added up over the blocks before.
 template <class S>
 __device__ __forceinline__ void add_to_row(const PairBlock& block, S* at, S value) {

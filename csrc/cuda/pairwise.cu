@@ -119,8 +119,8 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
           job.slope = prepared.leverage.slope + b * n, job.soft = soft_indicator;
           if (need_y) job.grad_norm = grad_norm, job.grad_max = mutable_data<T>(dmax) + b * n;
           check_launch(op, run_collaborate_weights(job, device.stream));
-          if (need_y) y_sums->add(prepared.products, block, j);
-          if (need_prediction) prediction_sums->add(prepared.common, block, j);
+          if (need_y) y_sums->add(prepared.products, block);
+          if (need_prediction) prediction_sums->add(prepared.common, block);
         });
         const PairBlock block = blocks.at(i, 0);
         if (need_prediction) prediction_sums->store(block, nullptr, nullptr, T(1), batch_rows(dprediction, b, block.row));
@@ -216,8 +216,8 @@ static std::tuple<Tensor, Tensor> laplacian_energy_backward(const Tensor& grad, 
           auto job = prepared.job(b, block, j, need_features);
           job.grad = data<T>(upstream) + b, job.weight_z = weight_z, job.weight_features = weight_features;
           check_launch(op, run_laplacian_weights(job, device.stream));
-          if (need_z) z_sums->add(prepared.far, block, j);
-          if (need_features) feature_sums->add(prepared.distances, block, j);
+          if (need_z) z_sums->add(prepared.far, block);
+          if (need_features) feature_sums->add(prepared.distances, block);
         });
         // Σ_j w_ij (x_i − x_j) = x_i Σ_j w_ij − Σ_j w_ij x_j.
         const PairBlock block = blocks.at(i, 0);
@@ -295,10 +295,10 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
           job.log_sum = data<T>(saved) + b * n, job.grad = data<T>(upstream) + b;
           job.factor = T(1 / (double(n) * temperature)), job.by_column = by_column;
           check_launch(op, run_info_nce_weights(job, device.stream));
-          sums.add(cosines, block, j);
+          sums.add(cosines, block);
         });
         const PairBlock block = blocks.at(i, 0);
-        const ThroughNorm<T> rest{sums.get(), first[b] + block.row * p, first.inverse_norm(b) + block.row, block.rows,
+        const ThroughNorm<T> rest{sums.total(block), first[b] + block.row * p, first.inverse_norm(b) + block.row, block.rows,
                                   batch_rows(out, b, block.row)};
         check_launch(op, run_info_nce_rows(rest, device.stream));
       });

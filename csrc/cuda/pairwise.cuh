@@ -96,6 +96,8 @@ __global__ void __launch_bounds__(kPairThreads, 4) collaborate_weights(Collabora
   }
   const T scale = read(job.scale + row), inverse = read(job.inverse_max + row);
   T scale_sum = 0, max_sum = 0;
+  end_row(job.block, local, job.common);
+  if (job.grad_norm) end_row(job.block, local, job.products);
   for (int64_t c = lane_index(); c < job.block.columns; c += kWarp) {
     const int64_t j = job.block.column + c, at = local * job.block.pitch + c;
     const T product = read(job.products + at), mean = (scale + read(job.scale + j)) * T(0.5);
@@ -184,6 +186,8 @@ __global__ void __launch_bounds__(kPairThreads, 4) laplacian_weights(LaplacianEn
   if (local >= job.block.rows) return;
   const T grad = 2 * read(job.grad);
   T sum = 0, feature_sum = 0;
+  end_row(job.block, local, job.far);
+  if (job.distances) end_row(job.block, local, job.distances);
   for (int64_t c = lane_index(); c < job.block.columns; c += kWarp) {
     const int64_t at = local * job.block.pitch + c;
     const T weight = job.block.column + c == row ? T(0) : grad * exponential(read(job.far + at) * -job.rate);
@@ -271,6 +275,7 @@ __global__ void __launch_bounds__(kPairThreads, 4) info_nce_weights(InfoNce<T> j
   const int64_t local = warp_row(), row = job.block.row + local;
   if (local >= job.block.rows) return;
   const T factor = read(job.grad) * job.factor, own = read(job.log_sum + row);
+  end_row(job.block, local, job.values);
   for (int64_t c = lane_index(); c < job.block.columns; c += kWarp) {
     const int64_t j = job.block.column + c, at = local * job.block.pitch + c;
     const T log_sum = job.by_column ? read(job.log_sum + j) : own;

@@ -124,9 +124,11 @@ struct Product {
   int threads;          // of a block
   int stage;            // elements of the engine's stage
   int tiles_per_block;  // blockIdx.y takes its share of the tiles
-  int packs;            // of depth in a row: all of the panels', but where sets of rows share it out
-  int64_t set_rows = 0;      // a multiple of a block's rows, where not 0: each set of so many takes up the depth of the
-  int64_t set_elements = 0;  // panels where the one before it ends, so many elements on
+  int packs;            // of depth in a row: all of the panels', but where sets share it out
+  // Sets of blocks share the depth out, plan.p columns of the rows for each: a set takes up the panels where the one before
+  // it ends, `set_elements` on, and its results stand `set_rows` rows on.
+  int sets = 1;
+  int64_t set_rows = 0, set_elements = 0;
 };
 
 template <class T>
@@ -154,15 +156,24 @@ __device__ __forceinline__ BlockView<T> block_view(const Product<T>& job) {
 }
 
 // The rows' depth [k0, k0 + packs) of a stage.
-template <class T>
+template <bool Sets, class T>
 __device__ __forceinline__ void fill_rows(const Product<T>& job, const BlockView<T>& view, T* stage, int k0, int packs) {
   using Shape = TileShape<T>;
+  const int64_t set_column = Sets ? int64_t(blockIdx.z) * job.plan.p : 0;
 #pragma unroll 1
   for (int c = view.thread; c < Shape::rows * kPacksDeep; c += int(blockDim.x)) {
     const int row = c / kPacksDeep, part = c % kPacksDeep, column = k0 + part * Shape::pack;
-    if (part < packs)
-      copy_pack<T>(stage + row * Shape::pitch + part * Shape::pack, job.z, job.mode, view.first + row, column,
-                   row < view.active_rows ? int(job.plan.p) - column : 0);
+    if (part >= packs) continue;
+    T* to = stage + row * Shape::pitch + part * Shape::pack;
+    const int left = row < view.active_rows ? int(job.plan.p) - column : 0;
+    if (job.mode != CopyMode::packs) {
+      copy_pack<T>(to, job.z, job.mode, view.first + row, column + set_column, left);
+      continue;
+    }
+    // What copy_pack would do, without an index.
+    const int valid = left < 0 ? 0 : left > Shape::pack ? Shape::pack : left;
+    const int64_t at = valid > 0 ? (view.first + row) * job.z.width + column + set_column : 0;
+    copy_async<16>(to, static_cast<const T*>(job.z.data) + at, valid * int(sizeof(T)));
   }
 }
 
@@ -218,14 +229,17 @@ struct LaneEngine {
 
   static __device__ __forceinline__ void fill_columns(const Plan& plan, const BlockView<T>& view, T* stage, int packs,
                                                       const T* panel) {
-    T* columns = stage + Shape::rows_size;
-    const int lines = packs * Shape::pack * Shape::pieces, slot = view.thread % kSlots;
     // A line holds all slots; 16 threads take one, so that no division by the number of slots is needed.
+    const int lines = packs * Shape::pack * Shape::pieces, slot = view.thread % kSlots, step = int(blockDim.x) / kSlots;
+    if (slot >= plan.slots) return;
+    const int line = view.thread / kSlots;
+    T* to = stage + Shape::rows_size + (line * kSlots + slot) * Shape::pack;
+    const T* from = panel + (line * plan.slots + slot) * Shape::pack;
 #pragma unroll 1
-    for (int line = view.thread / kSlots; line < lines; line += int(blockDim.x) / kSlots)
-      if (slot < plan.slots)
-        copy_async<16>(columns + (line * kSlots + slot) * Shape::pack,
-                       panel + int64_t(line * plan.slots + slot) * Shape::pack, 16);
+    for (int left = lines - line; left > 0; left -= step) {
+      copy_async<16>(to, from, 16);
+      to += step * kSlots * Shape::pack, from += step * plan.slots * Shape::pack;
+    }
   }
 
   __device__ __forceinline__ void multiply(const T* stage, int packs, Sum& sum) const {
@@ -264,7 +278,9 @@ struct LaneEngine {
 #pragma unroll
         for (int i = 0; i < Shape::thread_rows; ++i)
 #pragma unroll
-          for (int c = 0; c < Width; ++c) {
+          for (int step = 0; step < Width; ++step) {
+            // Back and forth: an operand that two instructions share is not fetched twice, and fewer meet in a register bank.
+            const int c = i % 2 ? Width - 1 - step : step;
             const T factor = Distance ? z[i].at[v] - b[c] : z[i].at[v];
             sum[i][c] += factor * (Distance ? factor : b[c]);
           }
@@ -276,7 +292,7 @@ struct LaneEngine {
 inline constexpr int kDistanceColumns = 4;  // of a slot, where distances are summed
 
 // Walks over the block's tiles; epilogue.chunk(view, tile, chunk, sum) gets the products of each chunk of columns.
-// Sets of rows are for kernels compiled with `Sets`: elsewhere they would cost registers.
+// Sets of blocks are for kernels compiled with `Sets`: elsewhere they would cost registers.
 template <class Engine, bool Sets = false, class T, class Epilogue>
 __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) {
   using Shape = TileShape<T>;
@@ -288,7 +304,7 @@ __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) 
   const int all_packs = Sets ? job.packs : plan.depth / Shape::pack, stages = (all_packs + kPacksDeep - 1) / kPacksDeep;
   const int panel_step = Engine::panel_step(plan), chunk_columns = plan.depth * kSlotColumns * plan.slots;
   const T* panel = job.panels + int64_t(first_tile) * plan.chunks * chunk_columns;  // of the next stage to be filled
-  if (Sets && job.set_rows) panel += int64_t(blockIdx.x) * Shape::rows / job.set_rows * job.set_elements;
+  if (Sets) panel += int64_t(blockIdx.z) * job.set_elements;
   auto packs_at = [&](int stage) {
     const int left = all_packs - stage * kPacksDeep;
     return left < kPacksDeep ? left : kPacksDeep;
@@ -297,7 +313,7 @@ __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) 
     const int packs = packs_at(stage);
     const BlockView<T> view = block_view(job);
     T* to = shared + buffer * Engine::stage;
-    fill_rows(job, view, to, stage * Shape::depth, packs);
+    fill_rows<Sets>(job, view, to, stage * Shape::depth, packs);
     Engine::fill_columns(plan, view, to, packs, panel);
     commit_copies();
     panel += stage + 1 == stages ? chunk_columns - (stages - 1) * panel_step : panel_step;
@@ -334,10 +350,10 @@ size_t product_shared_bytes(const Product<T>& job, int64_t extra = 0) {
 template <class T>
 dim3 product_grid(Product<T>& job) {
   const int64_t row_blocks = ceil_div<int64_t>(job.n, TileShape<T>::rows);
-  const int64_t wanted = ceil_div<int64_t>(2 * TileShape<T>::blocks * multiprocessors(), row_blocks);
+  const int64_t wanted = ceil_div<int64_t>(2 * TileShape<T>::blocks * multiprocessors(), row_blocks * job.sets);
   const int64_t cuts = wanted < job.plan.tiles ? wanted : job.plan.tiles;
   job.tiles_per_block = int(ceil_div<int64_t>(job.plan.tiles, cuts));
-  return dim3(unsigned(row_blocks), unsigned(ceil_div(job.plan.tiles, job.tiles_per_block)));
+  return dim3(unsigned(row_blocks), unsigned(ceil_div(job.plan.tiles, job.tiles_per_block)), unsigned(job.sets));
 }
 
 template <class T>

@@ -126,7 +126,7 @@ static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor&
           const PairBlock block = blocks.at(i, j);
           check(run_expression_block<T>({block, rows_of(coefficients, b * n), absolute, coef_block, sizes + b * n},
                                         device.stream));
-          sums.add(coef_block, block, j);
+          sums.add(coef_block, block);
         }
         const PairBlock block = blocks.at(i, 0);
         sums.store(block, own[b] + block.row * p, nullptr, T(-1), batch_rows(difference, b, block.row));

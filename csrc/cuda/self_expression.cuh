@@ -209,6 +209,7 @@ template <class T>
 __global__ void __launch_bounds__(kPairThreads, 4) expression_block(ExpressionBlock<T> job) {
   const int64_t local = warp_row(), row = job.block.row + local;
   if (local >= job.block.rows) return;
+  end_row(job.block, local, job.out);
   T sum = 0;
   for (int64_t c = lane_index(); c < job.block.columns; c += kWarp) {
     const int64_t j = job.block.column + c;

@@ -142,11 +142,10 @@ void projection_gradient(Shape s) {
     if (even) {
       const int64_t rows = ceil_div<int64_t>(s.n, TileShape<T>::rows) * TileShape<T>::rows;
       const DepthCuts<T> depth{s.n, rows, 2};
-      auto index = workspace<int64_t>(depth.index_elements());
       auto partial = workspace<T>(depth.partial_elements(back_plan));
       RowsOut<T> parts = out;
       parts.out = dz_of_parts.mutable_rows();
-      check(run_cut_rows<T>(depth, coefficients.data(), back_plan, back_panels.data(), parts, index.data(), partial.data(),
+      check(run_cut_rows<T>(depth, coefficients.data(), back_plan, back_panels.data(), parts, partial.data(),
                             nullptr));
     }
     std::vector<T> moments(size_t(C * s.p), T(0));

@@ -13,13 +13,13 @@ _VARIABLE = "DESC_EXT_TENSOR_CORES"
 _asked = os.environ.get(_VARIABLE, "")
 if _asked not in ("", "0", "1", "always"):
     raise ImportError(
-        f"{_VARIABLE}={_asked} means nothing: set it to 1 (tensor cores where they should pay), always (wherever "
-        "they can) or 0 (never, the default)"
+        f"{_VARIABLE}={_asked} means nothing: set it to 1 (tensor cores where they should pay, the default), always "
+        "(wherever they can) or 0 (never)"
     )
-_TENSOR_CORES = _asked in ("1", "always")
+_TENSOR_CORES = _asked != "0"
 
 
 def allow_tf32(z: Tensor) -> bool:
-    """True where it has been asked for twice: by DESC_EXT_TENSOR_CORES and by torch's own setting for products
-    of float32 matrices (``torch.set_float32_matmul_precision``). In a compiled graph: as it was when traced."""
+    """True where torch's own setting for products of float32 matrices (``torch.set_float32_matmul_precision``) allows
+    it, and DESC_EXT_TENSOR_CORES is not 0. In a compiled graph: as it was when traced."""
     return _TENSOR_CORES and z.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32"
