@@ -32,7 +32,9 @@ console = Console(
 DataArgument = Annotated[
     str,
     typer.Argument(
-        metavar="DATA", help="A known name (see `desc-ext datasets`) or a .npy, .npz, .csv, .parquet file."
+        metavar="DATA",
+        help="A known name (see `desc-ext datasets`), a .npy, .npz, .csv or .parquet file, or texts: a .jsonl file, a .csv "
+        "with a column `text`, a folder.",
     ),
 ]
 ResultArgument = Annotated[
@@ -82,15 +84,23 @@ def fit(
     model: Annotated[
         str,
         typer.Option(
-            help="The method: desc, edesc, ncsc, ae-kmeans, k-subspaces, self-expressive or dsc-net."
+            help="The method: desc, edesc, ncsc, asc2d, dec, idec, dcec, ae-kmeans, k-subspaces, self-expressive, dsc-net "
+            "or lrsc."
         ),
     ] = "desc",
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
-    preset: Annotated[str | None, typer.Option(help="robust (default) or paper.")] = None,
+    preset: Annotated[str | None, typer.Option(help="robust (default where there is one) or paper.")] = None,
     features: Annotated[
         str | None, typer.Option(help="scattering: cluster images by their wavelet scattering features.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the clustering stage.")] = None,
+    external: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Other data that the method learns from, named as DATA is (lrsc)."),
+    ] = None,
+    external_labels: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Where a file of external data keeps its classes.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the method; may be repeated."),
@@ -112,9 +122,11 @@ def fit(
     with plain_errors():
         estimator_class = runs.find_model(model)
         chosen = {"n_clusters": clusters, "random_state": seed, "preset": preset, "epochs": epochs}
-        chosen["features"] = features
+        chosen |= {"features": features, "external": external}
         options = runs.estimator_options(model, estimator_class, settings or [], chosen)
-        dataset = data.load_dataset(source, labels, data_dir, download)
+        dataset = data.load_dataset(
+            source, labels, data_dir, download, external=external, external_labels=external_labels
+        )
         run = runs.Run(out, model, options, dataset, resume=resume, overwrite=overwrite)
         console.print(
             f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} columns, "
@@ -232,11 +244,10 @@ def datasets(data_dir: DataDirOption = None) -> None:
             table.add_column(column, justify=justify, overflow="fold", no_wrap=column == "name")
         missing = False
         for known in data.KNOWN.values():
-            found = "scikit-learn" if not known.parts else data.find_idx_folder(known, data_dir)
+            found = "scikit-learn" if not known.folders else data.find_folder(known, data_dir)
             missing |= found is None
-            height, width = known.image_shape
             table.add_row(
-                known.name, f"{known.n:,}", str(height * width), str(len(known.class_names)), known.licence,
+                known.name, f"{known.n:,}", str(known.n_columns), str(len(known.class_names)), known.licence,
                 "-" if found is None else str(found),
             )  # fmt: skip
         console.print(table)

@@ -1,4 +1,4 @@
-"""Reads data sets: known ones by name, others from .npy, .npz, .csv and .parquet files."""
+"""Reads data sets: known ones by name, others from files of rows, of images or of texts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import csv
 import gzip
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["KNOWN", "DataError", "Dataset", "KnownDataset", "data_folders", "find_idx_folder", "load_dataset"]
+from desc_ext.text import TEXT_SUFFIXES, Documents, as_rows, is_text, read_documents
+
+__all__ = ["KNOWN", "DataError", "Dataset", "KnownDataset", "data_folders", "find_folder", "load_dataset"]
 
 FILE_SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 
@@ -31,6 +33,8 @@ class Dataset:
         class_names: names of the classes 0, 1, ..., or None.
         image_shape: (height, width) or (height, width, channels) of a row that is an image, else None.
         source: the file or folder that was read.
+        of_text: whether the rows are those of texts (:class:`desc_ext.text.TextFeatures`).
+        external: other data in the space of these rows, for methods that learn from such, or None.
     """
 
     name: str
@@ -39,6 +43,8 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     image_shape: tuple[int, ...] | None = None
     source: str = ""
+    of_text: bool = False
+    external: Dataset | None = None
 
     @property
     def images(self) -> np.ndarray:
@@ -51,16 +57,23 @@ class Dataset:
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A data set that is known by name: digits from scikit-learn, the others as published idx files."""
+    """A data set that is known by name: digits from scikit-learn, others as idx files (images) or .jsonl.gz (text)."""
 
     name: str
     n: int
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, int] | None
     class_names: tuple[str, ...]
     licence: str
     folders: tuple[str, ...] = ()  # names that its folder goes by, the first being the usual one
     parts: tuple[str, ...] = ()  # "train" and "t10k", the prefixes of the idx files
     openml: str | None = None
+    documents: str | None = None  # the name of its .jsonl.gz file
+    dimension: int = 0  # columns of its rows, if it is text
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of its rows."""
+        return self.dimension if self.image_shape is None else self.image_shape[0] * self.image_shape[1]
 
 
 _DIGITS = tuple("0123456789")
@@ -70,6 +83,23 @@ _FASHION = (
 _MNIST_FOLDERS, _FASHION_FOLDERS = ("mnist", "MNIST"), ("fashion-mnist", "fashion_mnist", "FashionMNIST")
 _BOTH, _TEST = ("train", "t10k"), ("t10k",)
 _MNIST_LICENCE, _FASHION_LICENCE = "CC BY-SA 3.0", "MIT"
+_BBC = ("business", "entertainment", "politics", "sports", "tech")
+# LRSC's paper draws 10 groups at random and does not name them; these are one such draw (NumPy's default_rng(0)).
+_NEWSGROUPS_A = (
+    "comp.os.ms-windows.misc", "comp.sys.ibm.pc.hardware", "comp.sys.mac.hardware", "misc.forsale", "rec.motorcycles",
+    "rec.sport.hockey", "sci.crypt", "sci.med", "talk.politics.guns", "talk.religion.misc",
+)  # fmt: skip
+_NEWSGROUPS_B = (
+    "alt.atheism", "comp.graphics", "comp.windows.x", "rec.autos", "rec.sport.baseball", "sci.electronics",
+    "sci.space", "soc.religion.christian", "talk.politics.mideast", "talk.politics.misc",
+)  # fmt: skip
+_NEWSGROUPS = tuple(sorted(_NEWSGROUPS_A + _NEWSGROUPS_B))
+_NEWSGROUPS_PLACE = {
+    "licence": "no licence given",
+    "folders": ("20newsgroups", "20-newsgroups"),
+    "documents": "20newsgroups.jsonl.gz",
+    "dimension": 512,
+}
 KNOWN: dict[str, KnownDataset] = {
     known.name: known
     for known in (
@@ -88,6 +118,13 @@ KNOWN: dict[str, KnownDataset] = {
             "fashion-mnist-test", 10_000, (28, 28), _FASHION, _FASHION_LICENCE,
             _FASHION_FOLDERS, _TEST, "Fashion-MNIST",
         ),
+        KnownDataset(
+            "bbc-news", 2225, None, _BBC, "research use", ("bbc-news", "bbc_news"),
+            documents="bbc-news.jsonl.gz", dimension=256,
+        ),
+        KnownDataset("20newsgroups", 18_821, None, _NEWSGROUPS, **_NEWSGROUPS_PLACE),
+        KnownDataset("20newsgroups-a", 9399, None, _NEWSGROUPS_A, **_NEWSGROUPS_PLACE),
+        KnownDataset("20newsgroups-b", 9422, None, _NEWSGROUPS_B, **_NEWSGROUPS_PLACE),
     )
 }  # fmt: skip
 
@@ -97,29 +134,56 @@ def load_dataset(
     labels: str | None = None,
     data_dir: str | os.PathLike | None = None,
     download: bool = False,
+    *,
+    external: str | os.PathLike | None = None,
+    external_labels: str | None = None,
+    dimension: int | None = None,
 ) -> Dataset:
-    """Reads a known data set or a file.
+    """Reads a known data set, a file, or a folder of texts.
+
+    Texts become rows by :class:`desc_ext.text.TextFeatures`: tf-idf, truncated SVD, unit rows. Vocabulary and singular
+    directions are those of ``source``, and the texts of ``external`` are put into that space.
 
     Args:
-        source: a name of :data:`KNOWN`, or the path of a .npy, .npz, .csv or .parquet file.
-        labels: where a file's known classes are: the name of a column (.csv, .parquet) or array (.npz), the
-            number of a column (.csv without a header; -1 is the last), or a .npy file (.npy, .npz).
+        source: a name of :data:`KNOWN`; the path of a .npy, .npz, .csv or .parquet file of numbers; or texts: a .jsonl
+            or .jsonl.gz file (an object a line with the key "text"), a .csv file with a column "text", or a folder
+            with a folder of text files for each class.
+        labels: where a file's known classes are: the name of a column (.csv, .parquet), array (.npz) or key (.jsonl),
+            the number of a column (.csv without a header; -1 is the last), or a .npy file (.npy, .npz).
         data_dir: the folder to look into first for a known data set.
-        download: fetch a known data set through scikit-learn from OpenML where no folder has it.
+        download: fetch a known data set of images through scikit-learn from OpenML where no folder has it.
+        external: other data, named as ``source`` is; they become ``external`` of the result.
+        external_labels: as ``labels``, of the external data.
+        dimension: columns of the rows of texts; None: 256, and 512 for 20 Newsgroups.
 
     Raises:
         DataError: for a name that is not known, a file that is missing or damaged, or a column that is
             missing or not numeric; the message says where it looked and what would help.
     """
+    target = _read(source, labels, data_dir, download)
+    other = None if external is None else _read(external, external_labels, data_dir, download)
+    of_text = isinstance(target, Documents)
+    if other is not None and isinstance(other, Documents) != of_text:
+        raise DataError(
+            f"'{source}' and the external data '{external}' do not fit: one is text, the other is not"
+        )
+    if of_text:
+        target, other = as_rows(target, dimension, other)
+    return target if other is None else replace(target, external=other)
+
+
+def _read(source: str | os.PathLike, labels: str | None, data_dir, download: bool) -> Dataset | Documents:
     path = Path(source)
     if str(source) in KNOWN:
         if labels is not None:
             raise DataError(f"{source} brings its own known classes; leave out --labels")
         return _load_known(KNOWN[str(source)], data_dir, download)
+    if is_text(path):
+        return read_documents(path, labels)
     if path.suffix.lower() not in FILE_SUFFIXES:
         raise DataError(
             f"'{source}' is neither a known data set ({', '.join(KNOWN)}) "
-            f"nor a {', '.join(FILE_SUFFIXES)} file"
+            f"nor a {', '.join((*FILE_SUFFIXES, *TEXT_SUFFIXES))} file nor a folder of texts"
         )
     if not path.is_file():
         raise DataError(f"the file {path} does not exist (looked in {path.absolute().parent})")
@@ -151,8 +215,8 @@ def data_folders(data_dir: str | os.PathLike | None = None) -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
-def find_idx_folder(known: KnownDataset, data_dir: str | os.PathLike | None = None) -> Path | None:
-    """The folder that holds all idx files of ``known``, or None.
+def find_folder(known: KnownDataset, data_dir: str | os.PathLike | None = None) -> Path | None:
+    """The folder that holds all files of ``known``, or None.
 
     A folder counts only under the data set's own name: MNIST and Fashion-MNIST name their files alike.
     """
@@ -162,6 +226,8 @@ def find_idx_folder(known: KnownDataset, data_dir: str | os.PathLike | None = No
         candidates += [base / name / "raw" for name in known.folders]  # as torchvision keeps them
         for folder in candidates:
             names = [f"{part}-{kind}" for part in known.parts for kind in ("images-idx3", "labels-idx1")]
+            if known.documents is not None and not (folder / known.documents).is_file():
+                continue
             if all(_idx_file(folder, name) is not None for name in names):
                 return folder
     return None
@@ -172,7 +238,7 @@ def _idx_file(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _load_known(known: KnownDataset, data_dir, download: bool) -> Dataset:
+def _load_known(known: KnownDataset, data_dir, download: bool) -> Dataset | Documents:
     if data_dir is not None and not Path(data_dir).is_dir():
         raise DataError(f"the data folder {data_dir} does not exist")
     if known.name == "digits":
@@ -180,16 +246,21 @@ def _load_known(known: KnownDataset, data_dir, download: bool) -> Dataset:
 
         bunch = load_digits()
         X, labels, source = bunch.data.astype(np.float32) / 16, bunch.target, "scikit-learn"
-    elif (folder := find_idx_folder(known, data_dir)) is not None:
+    elif (folder := find_folder(known, data_dir)) is not None:
+        if known.documents is not None:
+            found = read_documents(folder / known.documents, "label", known.class_names)
+            return replace(found, name=known.name, dimension=known.dimension)
         X, labels, source = *_read_idx_folder(known, folder), str(folder)
-    elif download:
+    elif download and known.openml is not None:
         X, labels, source = *_fetch_openml(known), "OpenML"
     else:
         looked = ", ".join(str(base / known.folders[0]) for base in data_folders(data_dir))
+        files = known.documents or f"{known.parts[-1]}-images-idx3-ubyte.gz ..."
+        fetch = "" if known.openml is None else ", or fetch them with --download"
         raise DataError(
-            f"{known.name} was not found: its idx files ({known.parts[-1]}-images-idx3-ubyte.gz ...) "
-            f"are in none of {looked}; "
-            "name their folder with --data-dir or DESC_EXT_DATA, or fetch them with --download"
+            f"{known.name} was not found: its {'file' if known.documents else 'idx files'} ({files}) "
+            f"{'is' if known.documents else 'are'} in none of {looked}; "
+            f"name their folder with --data-dir or DESC_EXT_DATA{fetch}"
         )
     return Dataset(known.name, X, labels.astype(np.int64), known.class_names, known.image_shape, source)
 

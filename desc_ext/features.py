@@ -21,7 +21,7 @@ from torch import Tensor
 from desc_ext.device import resolve_device
 from desc_ext.scattering import Scattering
 
-__all__ = ["Scattering2D", "image_rows"]
+__all__ = ["Scattering2D", "image_rows", "resized_images"]
 
 _GRAM_ROWS, _GRAM_COLUMNS = 1024, 512
 # Pixels of the padded images that are transformed together: on a CPU what the caches hold.
@@ -68,6 +68,17 @@ def image_rows(
             f"{tuple(image_shape)} are wanted; give X [n, H, W] or [n, C, H, W] of that shape"
         )
     return X.reshape(len(X), math.prod(found)), found
+
+
+def resized_images(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Images [n, H, W] or [n, C, H, W] at ``size`` (height, width): bilinear, with antialiasing; float32."""
+    stack = torch.from_numpy(np.array(images, dtype=np.float32))
+    maps = stack[:, None] if stack.dim() == 3 else stack
+    resized = [
+        torch.nn.functional.interpolate(part, tuple(size), mode="bilinear", antialias=True)
+        for part in maps.split(_GRAM_ROWS)
+    ]
+    return torch.cat(resized).reshape(*stack.shape[:-2], *size).numpy()
 
 
 def _as_numpy(X: Tensor) -> np.ndarray:

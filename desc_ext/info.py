@@ -9,7 +9,7 @@ from importlib.metadata import version
 import torch
 
 import desc_ext
-from desc_ext.data import KNOWN, data_folders, find_idx_folder
+from desc_ext.data import KNOWN, data_folders, find_folder
 
 __all__ = ["collect_info", "format_info"]
 
@@ -38,7 +38,7 @@ def collect_info(data_dir: str | None = None) -> dict:
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "data": {
-            name: "scikit-learn" if not known.parts else _text(find_idx_folder(known, data_dir))
+            name: "scikit-learn" if not known.folders else _text(find_folder(known, data_dir))
             for name, known in KNOWN.items()
         },
     }

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "Autoencoder", "ClassifierHead", "ConvAutoencoder", "ResidualAutoencoder", "SelfExpressiveLayer",
-    "linear_layer", "multilayer_perceptron",
+    "Autoencoder", "ClassifierHead", "ConvAutoencoder", "ConvDecoder", "DeepConvEncoder", "Discriminator",
+    "ResidualAutoencoder", "SelfExpressiveLayer", "linear_layer", "multilayer_perceptron",
 ]  # fmt: skip
 
 
@@ -311,6 +311,98 @@ class ClassifierHead(nn.Module):
         return self.layers(maps).mean((2, 3)).softmax(1)
 
 
+class Discriminator(nn.Module):
+    """Tells real rows from fake ones: fully connected ``n_features – sizes – 1``, ReLU between, the last layer linear."""
+
+    def __init__(self, n_features: int, sizes: Sequence[int], generator: torch.Generator) -> None:
+        super().__init__()
+        self.layers = multilayer_perceptron([n_features, *sizes, 1], generator)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits [n] of the rows [n, n_features] being real."""
+        return self.layers(rows).squeeze(1)
+
+
+class DeepConvEncoder(nn.Module):
+    """Features of images by 17 convolutions of kernel 3: one, and eight pre-activation residual blocks of two.
+
+    The blocks come in four groups of two; each group but the first halves the map, ⌈h/2⌉. A block's shortcut is the
+    identity (every second pixel, new channels zero), and its second convolution starts at zero: so deep a network
+    trains without normalisation layers, and what a row gives does not depend on the rows beside it.
+
+    Args:
+        image_shape: (C, H, W) of the flat rows.
+        channels: of the four groups, not decreasing.
+        generator: draws the parameters.
+
+    Attributes:
+        latent_dim: length of a row of features, the last of ``channels``.
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], channels: Sequence[int], generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        if len(channels) != 4 or sorted(channels) != list(channels):
+            raise ValueError(f"channels must be four numbers that do not decrease; got {list(channels)}")
+        self.image_shape, self.latent_dim = tuple(image_shape), channels[-1]
+        layers: list[nn.Module] = [_conv(image_shape[0], channels[0], 3, 1, generator)]
+        width = channels[0]
+        for group, n_out in enumerate(channels):
+            for stride in (2 if group else 1, 1):
+                layers.append(_IdentityBlock(width, n_out, stride, generator))
+                width = n_out
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [n, latent_dim] of flat images ``x`` [n, C·H·W]: the mean of the last map."""
+        images = x.reshape(-1, *self.image_shape).contiguous(memory_format=torch.channels_last)
+        return self.layers(images).relu().mean((2, 3))
+
+
+class _IdentityBlock(nn.Module):
+    def __init__(self, n_in: int, n_out: int, stride: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.first = _conv(n_in, n_out, 3, stride, generator)
+        self.second = _conv(n_out, n_out, 3, 1, generator)
+        with torch.no_grad():
+            self.first.weight.mul_(math.sqrt(6))  # from torch's default to the variance 2/fan of He et al.
+            self.second.weight.zero_()
+            self.second.bias.zero_()
+        self.stride, self.added = stride, n_out - n_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+        return shortcut + self.second(self.first(x.relu()).relu())
+
+
+class ConvDecoder(nn.Module):
+    """Flat images [n, C·H·W] of rows [n, p]: a linear layer to a map, then transposed convolutions that double it.
+
+    Args:
+        image_shape: (C, H, W).
+        channels: of the maps, from the largest to the smallest; as many convolutions of kernel 3, ReLU between.
+        latent_dim: p.
+        generator: draws the parameters.
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], channels: Sequence[int], latent_dim: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        widths, sizes = [image_shape[0], *channels], _map_sizes(image_shape[1:], [2] * len(channels))
+        self.map_shape = (widths[-1], *sizes[-1])
+        self.from_code = linear_layer(latent_dim, math.prod(self.map_shape), generator)
+        layers: list[nn.Module] = []
+        for i in reversed(range(len(channels))):
+            layers += [nn.ReLU(), _transposed(widths[i + 1], widths[i], 3, 2, sizes[i], generator)]
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor) -> Tensor:
+        maps = self.from_code(z).reshape(-1, *self.map_shape)
+        return self.layers(maps.contiguous(memory_format=torch.channels_last)).flatten(1)
+
+
 class SelfExpressiveLayer(nn.Module):
     """A learned coefficient matrix C [n, n] with diag C = 0: 1e-4 everywhere else before training."""
 
@@ -321,6 +413,10 @@ class SelfExpressiveLayer(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """C z [n, p]."""
         return _ProductWithoutDiagonal.apply(self.coefficient, z)
+
+    def express(self, z: Tensor, penalty: str) -> tuple[Tensor, Tensor]:
+        """C z [n, p], and ‖C‖²_F (``penalty`` "l2") or Σ_ij |C_ij| ("l1"); one gradient [n, n] for both."""
+        return _Expression.apply(self.coefficient, z, penalty)
 
 
 class _ProductWithoutDiagonal(torch.autograd.Function):
@@ -337,3 +433,33 @@ class _ProductWithoutDiagonal(torch.autograd.Function):
         coefficient, z = ctx.saved_tensors
         of_z = coefficient.mT @ grad - coefficient.diagonal()[:, None] * grad
         return (grad @ z.mT).fill_diagonal_(0), of_z
+
+
+# Rows of C that a pass over it takes at a time, where a temporary of C's own size would be needed.
+_BLOCK_ROWS = 1024
+
+
+class _Expression(torch.autograd.Function):
+    """(C − diag C) z and the size of C − diag C. Beside C and its gradient, nothing of C's size is made."""
+
+    @staticmethod
+    def forward(ctx, coefficient: Tensor, z: Tensor, penalty: str) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(coefficient, z)
+        ctx.penalty = penalty
+        diagonal = coefficient.diagonal()
+        # by rows, and their sum in float64: one long sum in float32 would lose the small entries
+        if penalty == "l2":
+            rows = torch.linalg.vector_norm(coefficient, dim=1).double().square() - diagonal.double().square()
+        else:
+            rows = torch.linalg.vector_norm(coefficient, ord=1, dim=1).double() - diagonal.double().abs()
+        return coefficient @ z - diagonal[:, None] * z, rows.sum().to(z.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor, grad_size: Tensor) -> tuple[Tensor, Tensor, None]:
+        coefficient, z = ctx.saved_tensors
+        of_coefficient = grad @ z.mT
+        for part, rows in zip(of_coefficient.split(_BLOCK_ROWS), coefficient.split(_BLOCK_ROWS), strict=True):
+            part.addcmul_(2 * rows if ctx.penalty == "l2" else rows.sign(), grad_size)
+        of_z = coefficient.mT @ grad - coefficient.diagonal()[:, None] * grad
+        return of_coefficient.fill_diagonal_(0), of_z, None

@@ -25,7 +25,12 @@ _COLORS = (
 _MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*")
 _INK, _FAINT = "#222222", "#d9d9d9"
 METRICS = {"acc": "ACC", "nmi": "NMI", "ari": "ARI"}
-SHARES = {"label_change": "rows that changed cluster", "mean_max_assignment": "mean largest assignment"}
+SHARES = {
+    "label_change": "rows that changed cluster",
+    "mean_max_assignment": "mean largest assignment",
+    "mean_max_target": "mean largest target",
+    "discriminator_accuracy": "discriminator accuracy",
+}
 
 
 def cluster_colors(n_clusters: int) -> list[str]:

@@ -35,6 +35,7 @@ _FLAGS = {
     "random_state": "--seed",
     "preset": "--preset",
     "features": "--features",
+    "external": "--external",
 }
 _OF_THE_RUN = ("callbacks", "checkpoint", "resume", "verbose")
 _RESULTS = (
@@ -290,8 +291,11 @@ class Run:
         self._checkpoint.mkdir(parents=True, exist_ok=True)
         _write_json(self._checkpoint / "run.json", self._asked)
         kept = {"checkpoint": self._checkpoint / "state", "resume": self.resume}
+        options, other = dict(self.options), self.dataset.external
+        if other is not None:
+            options["external"] = other.images if other.labels is None else (other.images, other.labels)
         estimator = MODELS[self.model](
-            **self.options, callbacks=self._callbacks(), **(kept if self.keeps_checkpoints else {})
+            **options, callbacks=self._callbacks(), **(kept if self.keeps_checkpoints else {})
         )
         started = time.perf_counter()
         try:
@@ -352,6 +356,8 @@ class Run:
         )
         self._draw_affinity(estimator)
         parameters = estimator.get_params() | estimator.resolved_params_
+        if "external" in self.options:  # its name rather than its rows
+            parameters["external"] = self.options["external"]
         versions = {
             "desc_ext": desc_ext.__version__,
             "torch": str(torch.__version__),

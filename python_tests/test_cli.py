@@ -277,7 +277,7 @@ def test_folders_that_hold_no_model(tmp_path, digits_run):
     ("arguments", "message"),
     [
         (["imagenet", "--clusters", "3"], "neither a known data set"),
-        (["digits", "--clusters", "3", "--model", "dec"], "there is no model 'dec'; models are desc, edesc"),
+        (["digits", "--clusters", "3", "--model", "deep"], "there is no model 'deep'; models are desc"),
         (["digits", "--clusters", "0"], "n_clusters must be an integer >= 1, got 0"),
         (["digits", "--clusters", "3", "--preset", "best"], "preset must be one of"),
         (["digits", "--clusters", "3", "--labels", "kind"], "leave out --labels"),

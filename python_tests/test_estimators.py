@@ -13,7 +13,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from desc_ext.models import DESC, EDESC, MODELS, NCSC, AutoencoderKMeans, DSCNet, KSubspaces, load_model
+from desc_ext.models import (
+    ASC2D,
+    DEC,
+    DESC,
+    EDESC,
+    IDEC,
+    LRSC,
+    MODELS,
+    NCSC,
+    AutoencoderKMeans,
+    DSCNet,
+    KSubspaces,
+    load_model,
+)
 from desc_ext.training import Callback
 
 # small networks are never sure of themselves, nor is NCSC on noise; test_model_* test the warnings themselves
@@ -28,17 +41,23 @@ COLLABORATIVE = {
     "hidden_sizes": (24,), "head_sizes": (16,), "pretrain_epochs": 2, "expression_epochs": 1, "classifier_epochs": 2,
     "epochs": 2, "pretrain_batch_size": 64, "batch_size": 64, "min_batches": 1,
 }  # fmt: skip
+ROUNDS = SMALL | {"epochs": 4, "update_interval": 6, "tol": 0.0}
 OPTIONS = {
     "desc": REFINED,
     "edesc": REFINED,
     "ncsc": COLLABORATIVE,
+    "asc2d": ROUNDS | {"discriminator_sizes": (16,)},
+    "dec": ROUNDS,
+    "idec": ROUNDS,
+    "dcec": ROUNDS,
     "dsc-net": SMALL | {"epochs": 3},
+    "lrsc": SMALL | {"epochs": 3},
     "ae-kmeans": SMALL,
     "k-subspaces": {"n_init": 3},
     "self-expressive": {},
 }
-# those of the shared two stages; test_model_ncsc and test_model_dsc_net look at the others
-NETWORKS = ["desc", "edesc", "ae-kmeans"]
+# those of the shared two stages; test_model_ncsc, test_model_dsc_net and test_model_lrsc look at the others
+NETWORKS = ["desc", "edesc", "asc2d", "dec", "idec", "dcec", "ae-kmeans"]
 
 
 def small(method: str, n_clusters: int = 3, **options):
@@ -60,7 +79,11 @@ def digits():
             random_state=0,
             **COLLABORATIVE | {"classifier_epochs": 10, "min_batches": 5, "learning_rate": 1e-2},
         ),
+        ASC2D(random_state=0, **OPTIONS["asc2d"]),
+        DEC(random_state=0, **ROUNDS),
+        IDEC(random_state=0, **ROUNDS),
         DSCNet(random_state=0, **OPTIONS["dsc-net"]),
+        LRSC(random_state=0, **OPTIONS["lrsc"]),
         KSubspaces(random_state=0),
     ]
 )
@@ -237,7 +260,7 @@ def test_clone_parameters_and_pipeline(digits):
     assert list(model.fit(digits).get_feature_names_out()[:2]) == ["desc0", "desc1"]
 
 
-@pytest.mark.parametrize("scaling", ["global", "standard", "minmax", "none"])
+@pytest.mark.parametrize("scaling", ["global", "standard", "minmax", "uncentred", "none"])
 def test_scaling(scaling):
     X = np.random.default_rng(0).normal(3, [1, 5, 0], size=(500, 3))
     from desc_ext.models.rows import Rows, scaling_statistics
@@ -248,6 +271,7 @@ def test_scaling(scaling):
         "global": (X - X.mean(0)) / (X - X.mean(0)).std(),
         "standard": (X - X.mean(0)) / np.array([*X.std(0)[:2], 1]),
         "minmax": (X - X.min()) / (X.max() - X.min()),
+        "uncentred": X / np.sqrt(np.mean(X**2)),
         "none": X,
     }[scaling]
     np.testing.assert_allclose(scaled, expected, atol=1e-12)
@@ -358,6 +382,10 @@ class Interrupt(Callback):
         ("desc", "refine", 1),
         ("desc", "refine", 3),
         ("edesc", "refine", 2),
+        ("asc2d", "refine", 3),
+        ("dec", "refine", 2),
+        ("idec", "refine", 2),
+        ("dcec", "pretrain", 4),
         ("ae-kmeans", "pretrain", 2),
     ],
 )

@@ -371,7 +371,9 @@ def test_peak_memory_is_outputs_and_a_workspace(ops, case):
         allowed = (64 << 20 if ops.name == "cuda" else 256 << 10) + 8 * rows + 128 * shape[0]
         assert allowed < 4 * shape[0] ** 2
     else:
-        shape, allowed = ((200_000, 64, 100, 8), 112 << 20) if ops.name == "cuda" else ((8000, 8, 100, 8), 16 << 20)
+        shape, allowed = (
+            ((200_000, 64, 100, 8), 112 << 20) if ops.name == "cuda" else ((8000, 8, 100, 8), 16 << 20)
+        )
         tensors = many_rows(case, ops.device, shape)
     case = replace(case, call=lambda f, z, y, *w: f(z, y, 100, *w)) if case.name == "segment_gram" else case
     for name in case.differentiable:

@@ -74,6 +74,7 @@ class Fit:
     noise: torch.Generator  # draws the input corruption (on the device)
     callbacks: list[Callback]
     stage: str = "pretrain"  # one of the estimator's _stages
+    without_clusters: tuple[str, ...] = ("pretrain",)  # the stages before there are initial labels
     epoch: int = 0  # epochs finished in this stage
     stopped: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -324,7 +325,10 @@ class DeepEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         asked = [bool(callback.on_epoch_end(self, record)) for callback in fit.callbacks]
         fit.stopped = stop or any(asked)
         if self.checkpoint is not None:
-            write_checkpoint(self.checkpoint, self._method, fit, optimizer)
+            self._write_checkpoint(fit, optimizer)
+
+    def _write_checkpoint(self, fit: Fit, optimizer: torch.optim.Optimizer) -> None:
+        write_checkpoint(self.checkpoint, self._method, fit, optimizer)
 
     # ------------------------------------------------------------------ saving and loading
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -398,6 +402,8 @@ class DeepClusterer(DeepEmbedding):
 def saved_config(model: Any) -> dict[str, Any]:
     """What every saved estimator's ``config.json`` holds; :func:`from_config` reads it back."""
     params = model.get_params(deep=False) | {"callbacks": None}
+    if not isinstance(params.get("external", ""), str):  # data, not a name
+        params["external"] = None
     if not isinstance(params["random_state"], (int, np.integer)):
         params["random_state"] = None
     return {

@@ -62,7 +62,7 @@ def read_checkpoint(folder: str | os.PathLike[str], method: str, fit: Fit) -> No
     path = Path(folder) / config["tensor_file"]
     needed = {name: value.shape for name, value in network.items()}
     needed |= {"random.order": fit.order.get_state().shape, "random.noise": fit.noise.get_state().shape}
-    if config.get("stage") != "pretrain":
+    if config.get("stage") not in fit.without_clusters:
         needed["initial_labels"] = [len(fit.rows)]
     check_tensors(path, {name: t for name, t in tensors.items() if name in needed}, needed)
     for name in ("network.offset", "network.scale"):

@@ -123,7 +123,8 @@ class DESC(DeepClusterer):
     ======================== ============ ===================== ==============================================
     scaling                  "minmax"     "global"              input: overall range to [0, 1]; column means
                                                                 and one overall deviation; "standard": column
-                                                                by column; "none"
+                                                                by column; "uncentred": the overall root mean
+                                                                square; "none"
     hidden_sizes             500,500,1000 500,500,1000          encoder layers (the decoder mirrors them)
     latent_dim               K·d          min(K·d, 256)         p
     subspace_dim             5            8                     d

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,16 +12,20 @@ from torch import Tensor, nn
 
 from desc_ext import ops
 from desc_ext.models.base import Assessment, DeepClusterer, Fit
-from desc_ext.models.collaboration import apart_limit, closed_form_expression, dense_collaborative_loss
-from desc_ext.models.networks import (
-    NETWORK_CHECKS,
-    NETWORK_DEFAULTS,
-    ImageOrRowNetwork,
-    complete_network_options,
+from desc_ext.models.collaboration import (
+    CollaborativeFit,
+    CollaborativeNetwork,
+    apart_limit,
+    closed_form_expression,
+    collaborative_terms,
+    dense_affinity,
+    nearly_equal,
+    start_labels,
 )
+from desc_ext.models.networks import NETWORK_CHECKS, NETWORK_DEFAULTS, complete_network_options
 from desc_ext.models.options import CHECKS, FLAG, Check, choice, integer, number
 from desc_ext.models.rows import map_chunks
-from desc_ext.nn import ClassifierHead, SelfExpressiveLayer
+from desc_ext.nn import SelfExpressiveLayer
 
 __all__ = ["NCSC"]
 
@@ -42,8 +44,11 @@ _PAPER: dict[str, Any] = NETWORK_DEFAULTS | {
     "apart_weight": 0.0,
     "apart_share": 0.2,
     "balance_weight": 0.0,
+    "start": "random",
+    "n_init": 20,
     "pretrain_epochs": 60,
     "expression_epochs": 10,
+    "start_epochs": 0,
     "classifier_epochs": 10,
     "epochs": 30,
     "pretrain_batch_size": 5000,
@@ -58,13 +63,15 @@ _PAPER: dict[str, Any] = NETWORK_DEFAULTS | {
 _ROBUST: dict[str, Any] = _PAPER | {
     "scaling": "global",
     "unit_codes": True,
-    "fidelity_weight": 1.0,
-    "apart_weight": 1.0,
+    "fidelity_weight": 0.005,
+    "apart_weight": 0.03,
     "apart_share": 0.5,
     "balance_weight": 1.0,
+    "start": "best",
     "pretrain_epochs": 30,
     "expression_epochs": 5,
-    "classifier_epochs": 60,
+    "start_epochs": 20,
+    "classifier_epochs": 10,
     "epochs": 20,
     "pretrain_batch_size": 256,
     "batch_size": 2500,
@@ -75,7 +82,7 @@ _CHECKS: dict[str, Check] = NETWORK_CHECKS | {
     **{
         name: CHECKS[name]
         for name in (
-            "scaling", "corruption", "pretrain_epochs", "epochs", "batch_size", "pretrain_learning_rate",
+            "scaling", "corruption", "n_init", "pretrain_epochs", "epochs", "batch_size", "pretrain_learning_rate",
             "learning_rate", "tol",
         )
     },
@@ -91,36 +98,17 @@ _CHECKS: dict[str, Check] = NETWORK_CHECKS | {
     "apart_weight": number(0),
     "apart_share": number(0, 1),
     "balance_weight": number(0),
+    "start": choice("random", "kmeans", "spectral", "best"),
     "expression_epochs": integer(0),
+    "start_epochs": integer(0),
     "classifier_epochs": integer(0),
     "pretrain_batch_size": integer(1),
     "min_batches": integer(1),
     "autoencoder_learning_rate": number(0, strict=True),
 }  # fmt: skip
 
-_EXPRESSION, _CLASSIFIER, _JOINT = "expression", "classifier", "refine"
+_EXPRESSION, _START, _CLASSIFIER, _JOINT = "expression", "start", "classifier", "refine"
 _COLLAPSED_SHARE = 0.9
-
-
-class CollaborativeNetwork(ImageOrRowNetwork):
-    """Autoencoder and classifier head; while it is trained, also the learned coefficients, if they are learned."""
-
-    def __init__(self, n_features: int, options: dict[str, Any], generator: torch.Generator) -> None:
-        super().__init__(n_features, options, generator)
-        self.head = ClassifierHead(self.code_shape, options["head_sizes"], options["n_clusters"], generator)
-        self.expression: nn.ModuleList | None = None  # a layer for each part of a fixed partition of the rows
-
-    def classify(self, z: Tensor) -> Tensor:
-        """Probabilities [n, K] of codes, rows summing to 1."""
-        # entries of unit codes are about 1/√p: too small for layers that start at torch's usual scale
-        return self.head(z * z.shape[1] ** 0.5 if self.autoencoder.unit_codes else z)
-
-
-@dataclass
-class CollaborativeFit(Fit):
-    parts: list[Tensor] = field(default_factory=list)  # the fixed partition, where coefficients are learned
-    codes: Tensor | None = None  # of all rows, while the encoder rests
-    n_pairs: Tensor | None = None  # positive, negative and apart pairs of this epoch
 
 
 class NCSC(DeepClusterer):
@@ -145,7 +133,8 @@ class NCSC(DeepClusterer):
     A constant classifier makes both losses zero, and the paper's text has nothing against that: expect the preset
     "paper" to collapse into one cluster. A collapse (more than 90% of the rows in one cluster) is warned of and is in
     the history. "robust" adds to Ω two terms that prevent it: −mean log(1 − A_c) over the pairs whose A_s is among the
-    smallest, and log K − entropy(mean ν²), zero for clusters of equal weight.
+    smallest, and log K − entropy(mean ν²), zero for clusters of equal weight. And it begins stage 2 with a classifier
+    that was taught, by cross-entropy, the clusters that ``start`` finds in the codes (stage "start").
 
     λ1 is in units of 1/‖z‖². The paper does not say how long its codes are: "paper" leaves them as the autoencoder
     makes them (then the ridge 2/λ1 is next to nothing), "robust" divides each by its norm, so that λ1 means the same
@@ -159,7 +148,7 @@ class NCSC(DeepClusterer):
     scaling                   "minmax"     "global"     of the input, as for :class:`DESC`
     image_network             "conv"       "conv"       for images: "conv" (kernels 5-3-3…; the paper's for MNIST)
                                                         or "residual" (a convolution and pre-activation blocks,
-                                                        kernel 3; for Fashion-MNIST)
+                                                        kernel 3; for Fashion-MNIST) or "strided" (LRSC's)
     channels                  None         None         of its layers; None: 10-20-30, residual 10-20-30-40. A
                                                         layer halves maps of more than 4 pixels
     hidden_sizes              500,500,1000 500,500,1000 for rows: encoder layers (the decoder mirrors them)
@@ -169,7 +158,7 @@ class NCSC(DeepClusterer):
                                                         rows, sizes of its layers) before the one to K classes
     corruption                0            0            share of input entries zeroed in pretraining
     self_expression           "closed"     "closed"     C: exact minimiser, or "learned"
-    fidelity_weight           10           1            λ1
+    fidelity_weight           10           0.005        λ1
     first_upper               0.7          0.7          u in the first epoch with Ω
     upper                     0.9          0.9          u in the others
     lower                     0.1          0.1          l
@@ -177,18 +166,24 @@ class NCSC(DeepClusterer):
     negative_weight           1            1            α
     collaborative_weight      1            1            λ_cl in units of (eq. 9) / Ω at the end of stages 1 and 2, so
                                                         that 1 makes the two losses equal
-    apart_weight              0            1            weight of the apart term in Ω
+    apart_weight              0            0.03         weight of the apart term in Ω
     apart_share               0.2          0.5          share of pairs it takes, those with the smallest A_s
     balance_weight            0            1            weight of the balance term in Ω
+    start                     "random"     "best"       what the classifier is taught before stage 2: clusters of the
+                                                        codes by "kmeans" or "spectral" (with the closed form's C,
+                                                        :class:`SelfExpressiveClustering`), "best": that of smaller
+                                                        Ω; "random": nothing
+    n_init                    20           20           k-means runs in the start
     pretrain_epochs           60           30           reconstruction only
     expression_epochs         10           5            stage 1
-    classifier_epochs         10           60           stage 2
+    start_epochs              0            20           cross-entropy with the start's clusters
+    classifier_epochs         10           10           stage 2
     epochs                    30           20           stage 3
-    pretrain_batch_size       5000         256          rows of a mini-batch in pretraining
+    pretrain_batch_size       5000         256          rows of a mini-batch in pretraining and start
     batch_size                5000         2500         the same in the three stages, at most
     min_batches               1            5            mini-batches in an epoch of the three stages, at least: few
                                                         rows are gone through more than once
-    pretrain_learning_rate    1e-3         1e-3         Adam
+    pretrain_learning_rate    1e-3         1e-3         Adam, in pretraining and start
     autoencoder_learning_rate 1e-5         1e-5         Adam, in stages 1 and 3
     learning_rate             1e-3         1e-3         Adam, of classifier and learned C
     tol                       0 (off)      0 (off)      a stage with clusters stops when a smaller share of labels
@@ -204,12 +199,12 @@ class NCSC(DeepClusterer):
     Attributes:
         labels_: int64 [n], clusters of the training rows at the end of the last epoch.
         embedding_: [n, p], their codes.
-        initial_labels_: int64 [n], their clusters before stage 3.
+        initial_labels_: int64 [n], the start's clusters; "random": those of the classifier as it was drawn.
         n_iter_: epochs of stage 3.
-        history_: one dict an epoch: stage ("pretrain", "expression", "classifier", "refine"), epoch, seconds, loss and
-            its terms, means over rows or pairs before their weights: reconstruction ‖x − x̂‖², coefficients ‖C‖²,
-            fidelity ½‖Z − CZ‖², positive, negative, apart, balance; n_positive, n_negative, n_apart (pairs); with
-            clusters also mean_max_assignment, collapsed, label_change, cluster_sizes.
+        history_: one dict an epoch: stage ("pretrain", "expression", "start", "classifier", "refine"), epoch, seconds,
+            loss and its terms, means over rows or pairs before their weights: reconstruction ‖x − x̂‖², coefficients
+            ‖C‖², fidelity ½‖Z − CZ‖², start, positive, negative, apart, balance; n_positive, n_negative, n_apart
+            (pairs); with clusters also mean_max_assignment, collapsed, label_change, cluster_sizes.
         resolved_params_, features_, n_features_in_: as for :class:`DESC`.
     """
 
@@ -241,8 +236,11 @@ class NCSC(DeepClusterer):
         apart_weight: float | None = None,
         apart_share: float | None = None,
         balance_weight: float | None = None,
+        start: str | None = None,
+        n_init: int | None = None,
         pretrain_epochs: int | None = None,
         expression_epochs: int | None = None,
+        start_epochs: int | None = None,
         classifier_epochs: int | None = None,
         epochs: int | None = None,
         pretrain_batch_size: int | None = None,
@@ -284,8 +282,11 @@ class NCSC(DeepClusterer):
         self.apart_weight = apart_weight
         self.apart_share = apart_share
         self.balance_weight = balance_weight
+        self.start = start
+        self.n_init = n_init
         self.pretrain_epochs = pretrain_epochs
         self.expression_epochs = expression_epochs
+        self.start_epochs = start_epochs
         self.classifier_epochs = classifier_epochs
         self.epochs = epochs
         self.pretrain_batch_size = pretrain_batch_size
@@ -314,6 +315,7 @@ class NCSC(DeepClusterer):
         return {
             "pretrain": options["pretrain_epochs"],
             _EXPRESSION: options["expression_epochs"],
+            _START: 0 if options["start"] == "random" else options["start_epochs"],
             _CLASSIFIER: options["classifier_epochs"],
             _JOINT: options["epochs"],
         }
@@ -323,7 +325,7 @@ class NCSC(DeepClusterer):
         fit = CollaborativeFit(**vars(super()._begin(X, options)))
         if options["self_expression"] == "learned":
             shuffled = torch.randperm(len(X), generator=torch.Generator().manual_seed(fit.seed + 3))
-            fit.parts = _nearly_equal(shuffled, options["batch_size"])
+            fit.parts = nearly_equal(shuffled, options["batch_size"])
             layers = [SelfExpressiveLayer(len(part)) for part in fit.parts]
             fit.network.expression = nn.ModuleList(layers).to(fit.rows.device, fit.rows.dtype)
         return fit
@@ -346,11 +348,15 @@ class NCSC(DeepClusterer):
         if fit.stage == _EXPRESSION:
             self._train_codes(fit, _adam(options, slow, layers))
             self._enter_next_stage(fit)
-        if fit.stage == _CLASSIFIER:
-            self._train_clusters(fit, _adam(options, {"params": head}))
-            fit.initial_labels = torch.from_numpy(self.labels_).to(fit.rows.device)
-            fit.codes = None
+            fit.initial_labels = self._start_labels(fit)
+        if fit.stage == _START:
+            group = {"params": head, "lr": options["pretrain_learning_rate"]}
+            self._train_clusters(fit, _adam(options, group))
             self._enter_next_stage(fit)
+        if fit.stage == _CLASSIFIER:
+            self._train_clusters(fit, _adam(options, head))
+            self._enter_next_stage(fit)
+        fit.codes = None
         self._train_clusters(fit, _adam(options, slow, [*layers, *head]))
         network.expression = None  # only training needs it
         if any(record.get("collapsed") for record in fit.history[-1:]):
@@ -362,8 +368,15 @@ class NCSC(DeepClusterer):
                 stacklevel=3,
             )
 
+    def _start_labels(self, fit: CollaborativeFit) -> Tensor:
+        """The clusters [n] that the classifier is taught first."""
+        z = self._encode_all(fit)
+        if fit.options["start"] == "random":
+            return self._assess(fit, z).labels
+        return start_labels(z, fit.options, fit.seed)
+
     def _encode_all(self, fit: CollaborativeFit) -> Tensor:
-        if fit.stage != _CLASSIFIER:
+        if fit.stage not in (_START, _CLASSIFIER):
             return super()._encode_all(fit)
         if fit.codes is None:
             fit.codes = super()._encode_all(fit)
@@ -386,7 +399,7 @@ class NCSC(DeepClusterer):
 
     # ------------------------------------------------------------------ one mini-batch
     def _batches(self, fit: CollaborativeFit) -> list[Tensor]:
-        if fit.stage == "pretrain":
+        if fit.stage in ("pretrain", _START):
             order = torch.randperm(len(fit.rows), generator=fit.order)
             return list(order.split(fit.options["pretrain_batch_size"]))
         batches: list[Tensor] = []
@@ -396,13 +409,13 @@ class NCSC(DeepClusterer):
                 batches += [fit.parts[number] for number in order]
             else:
                 order = torch.randperm(len(fit.rows), generator=fit.order)
-                batches += _nearly_equal(order, fit.options["batch_size"])
+                batches += nearly_equal(order, fit.options["batch_size"])
         return batches
 
     def _epoch(
         self, fit: CollaborativeFit, optimizer: torch.optim.Optimizer, now: Assessment | None
     ) -> dict[str, float]:
-        fit.n_pairs = None
+        fit.n_pairs = fit.apart = None
         losses = super()._epoch(fit, optimizer, now)
         if fit.n_pairs is not None:
             names = ("n_positive", "n_negative", "n_apart")
@@ -414,8 +427,13 @@ class NCSC(DeepClusterer):
     ) -> dict[str, tuple[float, Tensor]]:
         if fit.stage == "pretrain":
             return super()._terms(fit, index, now)
-        if fit.stage == _CLASSIFIER:
-            return self._collaborative_terms(fit, index, fit.codes[index.to(fit.codes.device)])
+        if fit.codes is not None:
+            on_device = index.to(fit.codes.device)
+            z = fit.codes[on_device]
+            if fit.stage == _CLASSIFIER:
+                return self._collaborative_terms(fit, index, z)
+            log = fit.network.classify(z).clamp_min(torch.finfo(z.dtype).tiny).log()
+            return {"start": (1.0, nn.functional.nll_loss(log, fit.initial_labels[on_device]))}
         x = fit.rows.take(index.numpy())
         z = fit.network.autoencoder.encode(x)
         y, terms = self._expression_terms(fit, index, x, z)
@@ -451,34 +469,22 @@ class NCSC(DeepClusterer):
         self, fit: CollaborativeFit, index: Tensor, z: Tensor, y: Tensor | None = None
     ) -> dict[str, tuple[float, Tensor]]:
         options = fit.options
-        nu = nn.functional.normalize(fit.network.classify(z), dim=1)
-        first = fit.epoch == 0 and fit.stage == (
-            _CLASSIFIER if options["classifier_epochs"] else _JOINT
-        )  # of the epochs in which the two affinities meet
-        limits = {"upper": options["first_upper" if first else "upper"], "lower": options["lower"]}
-        limits["soft_indicator"] = options["soft_indicator"]
-        share = options["apart_share"] if options["apart_weight"] else 0.0
         if fit.parts:
             coefficient = self._layer(fit, index).coefficient
             coefficient = coefficient if fit.stage == _JOINT else coefficient.detach()
-            affinity = (coefficient.abs() + coefficient.T.abs()) / 2
-            limits["apart"] = apart_limit(affinity.detach(), None, share)
-            found = dense_collaborative_loss(nu, affinity, **limits)
+            rows, row_max = (coefficient.abs() + coefficient.T.abs()) / 2, None
         else:
-            if y is None:
-                y = ops.ridge_self_expression(z, 2 / options["fidelity_weight"])
-            row_max = ops.affinity_row_max(y)
-            limits["apart"] = apart_limit(y.detach(), row_max.detach(), share)
-            found = ops.collaborative_loss(nu, y, row_max=row_max, **limits)
-        positive, negative, apart, counts = found
+            rows = ops.ridge_self_expression(z, 2 / options["fidelity_weight"]) if y is None else y
+            row_max = ops.affinity_row_max(rows)
+        if fit.apart is None:  # once an epoch, as the device is waited for
+            fit.apart = apart_limit(rows, row_max, options["apart_share"] if options["apart_weight"] else 0.0)
+        first = fit.epoch == 0 and fit.stage == (
+            _CLASSIFIER if options["classifier_epochs"] else _JOINT
+        )  # of the epochs in which the two affinities meet
+        upper = options["first_upper" if first else "upper"]
+        nu = nn.functional.normalize(fit.network.classify(z), dim=1)
+        terms, counts = collaborative_terms(nu, rows, row_max, upper, fit.apart, options)
         fit.n_pairs = counts if fit.n_pairs is None else fit.n_pairs + counts
-        terms = {"positive": (1.0, positive), "negative": (options["negative_weight"], negative)}
-        if options["apart_weight"]:
-            terms["apart"] = (options["apart_weight"], apart)
-        if options["balance_weight"]:
-            mean = nu.square().mean(0)
-            entropy = -(mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
-            terms["balance"] = (options["balance_weight"], math.log(nu.shape[1]) - entropy)
         return terms
 
     def _collaborative_scale(self, fit: Fit) -> float:
@@ -497,16 +503,7 @@ class NCSC(DeepClusterer):
         """
         check_is_fitted(self)
         z = torch.from_numpy(self.embedding_[rows])
-        y = ops.ridge_self_expression(z, 2 / self.resolved_params_["fidelity_weight"])
-        coefficient = ops.dense_coefficients(y).abs()
-        affinity = (coefficient + coefficient.T) / 2
-        affinity /= affinity.amax(1, keepdim=True).clamp_min(torch.finfo(affinity.dtype).tiny)
-        return affinity.fill_diagonal_(1).numpy()
-
-
-def _nearly_equal(index: Tensor, size: int) -> list[Tensor]:
-    """Pieces of at most ``size`` that differ by one at most: a short last batch could not express its rows."""
-    return list(index.tensor_split(max(1, math.ceil(len(index) / size))))
+        return dense_affinity(z, self.resolved_params_["fidelity_weight"]).numpy()
 
 
 def _adam(options: dict[str, Any], *groups: dict[str, Any] | list) -> torch.optim.Adam:

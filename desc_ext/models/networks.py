@@ -14,8 +14,8 @@ from desc_ext.nn import Autoencoder, ConvAutoencoder, ResidualAutoencoder
 
 __all__ = ["NETWORK_CHECKS", "NETWORK_DEFAULTS", "ImageOrRowNetwork", "complete_network_options"]
 
-_CHANNELS = {"conv": (10, 20, 30), "residual": (10, 20, 30, 40)}
-# Maps are halved as long as more than this many pixels are left in a direction: 28 → 14 → 7 → 4.
+_CHANNELS = {"conv": (10, 20, 30), "residual": (10, 20, 30, 40), "strided": (10, 20, 30, 40)}
+# Every layer of "strided" halves the map, others as long as more than this many pixels are left: 28 → 14 → 7 → 4.
 _SMALLEST_MAP = 4
 # The code space must hold the subspaces of all clusters: NCSC's guess of the dimensions of one (section 4).
 _DIMENSIONS_PER_CLUSTER = 9
@@ -29,7 +29,7 @@ NETWORK_DEFAULTS: dict[str, Any] = {
 }
 _sizes, _spelled = CHECKS["hidden_sizes"]
 NETWORK_CHECKS: dict[str, Check] = {
-    "image_network": choice("conv", "residual"),
+    "image_network": choice("conv", "residual", "strided"),
     "channels": (lambda v: v is None or (_sizes(v) and len(v) > 0), f"{_spelled}, at least one"),
     **{name: CHECKS[name] for name in ("hidden_sizes", "latent_dim", "unit_codes")},
 }
@@ -54,13 +54,16 @@ def complete_network_options(name: str, options: dict[str, Any]) -> None:
     if options["channels"] is None:
         options["channels"] = list(_CHANNELS[options["image_network"]])
     size = list(shape[1:])
-    for stride in _strides(shape, len(options["channels"])):
+    for stride in _strides(options):
         size = [-(-length // stride) for length in size]
     options["latent_dim"] = options["channels"][-1] * math.prod(size)
 
 
-def _strides(shape: list[int], n_layers: int) -> list[int]:
-    strides, (height, width) = [], shape[1:]
+def _strides(options: dict[str, Any]) -> list[int]:
+    n_layers = len(options["channels"])
+    if options["image_network"] == "strided":
+        return [2] * n_layers
+    strides, (height, width) = [], options["image_shape"][1:]
     for _ in range(n_layers):
         strides.append(2 if min(height, width) > _SMALLEST_MAP else 1)
         height, width = (-(-length // strides[-1]) for length in (height, width))
@@ -77,10 +80,11 @@ class ImageOrRowNetwork(ClusteringNetwork):
                 n_features, options["hidden_sizes"], options["latent_dim"], generator, unit_codes
             )
         channels = options["channels"]
-        strides = _strides(shape, len(channels))
+        strides = _strides(options)
         if options["image_network"] == "residual":
             return ResidualAutoencoder(shape, channels, 3, generator, strides, unit_codes=unit_codes)
-        kernels = [5, *[3] * (len(channels) - 1)]
+        first = 3 if options["image_network"] == "strided" else 5
+        kernels = [first, *[3] * (len(channels) - 1)]
         return ConvAutoencoder(shape, channels, kernels, generator, strides, unit_codes=unit_codes)
 
     @property

@@ -55,7 +55,7 @@ _COMMON: dict[str, Check] = {
 }
 
 CHECKS: dict[str, Check] = {
-    "scaling": choice("global", "standard", "minmax", "none"),
+    "scaling": choice("global", "standard", "minmax", "uncentred", "none"),
     "hidden_sizes": (_sizes, "a tuple of integers >= 1"),
     "latent_dim": (lambda v: v is None or integer(1)[0](v), "an integer >= 1"),
     "subspace_dim": integer(1),

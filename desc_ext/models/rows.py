@@ -17,6 +17,9 @@ __all__ = ["CHUNK_ROWS", "Rows", "check_rows", "map_chunks", "scaling_statistics
 # shape gives a row the same bits whatever rows stand beside it, so predict agrees with labels_.
 CHUNK_ROWS = 512
 _READ_ROWS = 8192
+# What torch indexes on every device, and the share of a device's free memory that the whole input may take.
+_RESIDENT_DTYPES = tuple(map(np.dtype, ("u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8")))
+_RESIDENT_SHARE = 0.25
 
 
 def check_rows(model: BaseEstimator, X: Any, reset: bool) -> np.ndarray:
@@ -72,12 +75,16 @@ def scaling_statistics(X: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndar
     """Offset and scale, both float64 [n_features], such that the network sees (x − offset) / scale.
 
     "global": column means and one overall standard deviation; "standard": column means and column
-    standard deviations (1 for constant columns); "minmax": overall minimum and range; "none": 0 and 1.
+    standard deviations (1 for constant columns); "minmax": overall minimum and range; "uncentred": 0 and the
+    root of the overall mean square, so that linear subspaces stay linear subspaces; "none": 0 and 1.
     """
     n_samples, n_features = X.shape
     blocks = [slice(i, i + _READ_ROWS) for i in range(0, n_samples, _READ_ROWS)]
     if scaling == "none":
         return np.zeros(n_features), np.ones(n_features)
+    if scaling == "uncentred":
+        square = sum(np.square(X[block], dtype=np.float64).sum() for block in blocks) / X.size
+        return np.zeros(n_features), np.full(n_features, np.sqrt(square) or 1.0)
     if scaling == "minmax":
         low = float(min(X[block].min() for block in blocks))
         high = float(max(X[block].max() for block in blocks))
@@ -90,6 +97,14 @@ def scaling_statistics(X: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndar
     return mean, np.where((variance == 0) | tiny, 1.0, np.sqrt(variance))
 
 
+def _resident(X: np.ndarray, device: torch.device) -> Tensor | None:
+    """``X`` in the memory of a CUDA device that has room for it: a mini-batch then waits for no copy."""
+    if device.type != "cuda" or X.dtype not in _RESIDENT_DTYPES:
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return torch.tensor(X, device=device) if X.nbytes <= _RESIDENT_SHARE * free else None
+
+
 class Rows:
     """Scaled rows of ``X`` on a device; only the rows asked for are ever converted."""
 
@@ -99,16 +114,21 @@ class Rows:
         self.X, self.device, self.dtype = X, device, dtype
         self.offset = offset.to(device=device, dtype=torch.float64)
         self.scale = scale.to(device=device, dtype=torch.float64)
+        self._resident = _resident(X, device)
 
     def __len__(self) -> int:
         return len(self.X)
 
-    def _tensor(self, block: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(block, dtype=np.float64)).to(self.device)
+    def _read(self, index: np.ndarray | slice) -> Tensor:
+        if self._resident is None:
+            return torch.from_numpy(np.array(self.X[index], dtype=np.float64)).to(self.device)
+        if isinstance(index, np.ndarray):
+            index = torch.from_numpy(index).to(self.device)
+        return self._resident[index].double()
 
-    def take(self, index: np.ndarray) -> Tensor:
+    def take(self, index: np.ndarray | slice) -> Tensor:
         """Rows (x − offset) / scale at ``index``."""
-        return ((self._tensor(self.X[index]) - self.offset) / self.scale).to(self.dtype)
+        return ((self._read(index) - self.offset) / self.scale).to(self.dtype)
 
     def chunks(self, directions: bool = False) -> Iterator[Tensor]:
         """All rows, or their directions, in order, at most CHUNK_ROWS at a time."""
@@ -118,7 +138,7 @@ class Rows:
 
     def directions(self, index: np.ndarray | slice) -> Tensor:
         """Rows x / scale, not centred, divided by their norm: linear subspaces stay linear subspaces."""
-        return torch.nn.functional.normalize(self._tensor(self.X[index]) / self.scale, dim=1).to(self.dtype)
+        return torch.nn.functional.normalize(self._read(index) / self.scale, dim=1).to(self.dtype)
 
     def map(self, function: Callable[[Tensor], Tensor], directions: bool = False) -> Tensor:
         """``function`` of all rows, or of their directions, chunk by chunk."""

@@ -34,14 +34,14 @@ from desc_ext.models.options import (
 from desc_ext.models.rows import Rows, scaling_statistics
 from desc_ext.models.spectral import (
     degree_roots,
+    join_small_components,
     leading_eigenvectors,
-    rows_of_small_components,
     spectral_kmeans,
     symmetric_affinity,
 )
 from desc_ext.training import ProgressBar, check_tensors, read_state_folder, write_state_folder
 
-__all__ = ["SelfExpressiveClustering"]
+__all__ = ["SelfExpressiveClustering", "all_affinities", "sparse_affinity"]
 
 _OPTIONS: dict[str, Check] = {
     "scaling": CHECKS["scaling"],
@@ -55,10 +55,6 @@ _OPTIONS: dict[str, Check] = {
 _STAGES = ("rows", "coefficients", "affinity", "eigenvectors", "k-means")
 _ARRAYS = ("labels_", "embedding_", "cluster_centers_", "eigenvalues_")
 _PRIVATE = ("_z", "_inverse", "_extension", "_offset", "_scale")
-# A component of fewer rows than this share of an even cluster is no cluster of its own.
-_SMALL_SHARE = 0.1
-_JOIN_ROUNDS = 8
-_JOIN_ROWS = 256
 
 
 class SelfExpressiveClustering(
@@ -201,9 +197,7 @@ class SelfExpressiveClustering(
             indices, values = ops.coefficient_topk(y, min(options["k"], len(z) - 1))
             self._z, self._inverse = z, _inverse(z, ridge)
         with self._stage("affinity", callbacks) as record:
-            affinity = symmetric_affinity(indices.cpu().numpy(), values.cpu().numpy())
-            smallest = _SMALL_SHARE * len(z) / n_clusters
-            self.affinity_matrix_, record["n_joined"] = _join(affinity, y, smallest)
+            self.affinity_matrix_, record["n_joined"] = sparse_affinity(y, indices, values, n_clusters)
             del y
         with self._stage("eigenvectors", callbacks) as record:
             solver = options["eigen_solver"]
@@ -360,25 +354,15 @@ def _inverse(z: Tensor, ridge: float) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(gram)).to(z.dtype).contiguous()
 
 
-def _join(affinity: sparse.csr_array, y: Tensor, smallest: float) -> tuple[sparse.csr_array, int]:
-    """The affinity without components of fewer than ``smallest`` rows, and the rows that were joined to others."""
-    n, n_joined = len(y), 0
+def all_affinities(y: Tensor, rows: Tensor) -> Tensor:
+    """(|C_ij| + |C_ji|)/2 [m, n] of the rows with the numbers ``rows`` [m] to all, C of ``ridge_self_expression``'s y."""
     scale = 1 / (1 - y.square().sum(1)).clamp_min(torch.finfo(y.dtype).eps)
-    for _ in range(_JOIN_ROUNDS):
-        rows, component = rows_of_small_components(affinity, smallest)
-        if not len(rows):
-            break
-        component = torch.from_numpy(component).to(y.device)
-        found = []
-        for part in torch.from_numpy(rows).to(y.device).split(_JOIN_ROWS):
-            size = (y[part] @ y.T).abs() * (scale[part, None] + scale) / 2
-            found.append(size.masked_fill_(component[part, None] == component, 0).max(1))
-        links = torch.cat([values for values, _ in found]).cpu().numpy()
-        others = torch.cat([indices for _, indices in found]).cpu().numpy()
-        if not links.any():
-            break
-        new = sparse.csr_array((links, (rows, others)), shape=(n, n))
-        affinity = affinity.maximum(new).maximum(new.T).tocsr()
-        affinity.eliminate_zeros()
-        n_joined += int((links > 0).sum())
-    return affinity, n_joined
+    return (y[rows] @ y.T).abs() * (scale[rows, None] + scale) / 2
+
+
+def sparse_affinity(
+    y: Tensor, indices: Tensor, values: Tensor, n_clusters: int
+) -> tuple[sparse.csr_array, int]:
+    """(|C| + |Cᵀ|)/2 of coefficients [n, k] from y, and how many rows of small components were joined to others."""
+    affinity = symmetric_affinity(indices.cpu().numpy(), values.cpu().numpy())
+    return join_small_components(affinity, lambda rows: all_affinities(y, rows), n_clusters, y.device)

@@ -1,19 +1,23 @@
-"""Spectral clustering of a sparse affinity: normalised Laplacian, eigenvectors, k-means."""
+"""Spectral clustering of an affinity, sparse or dense: normalised Laplacian, eigenvectors, k-means."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import torch
 from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh, lobpcg
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 __all__ = [
     "degree_roots",
+    "join_small_components",
     "leading_eigenvectors",
-    "rows_of_small_components",
     "spectral_kmeans",
     "symmetric_affinity",
 ]
@@ -21,6 +25,10 @@ __all__ = [
 # Up to this many rows the dense decomposition is quicker than the iterations, and needs no convergence.
 _DENSE_ROWS = 300
 _LOBPCG_ITERATIONS, _LOBPCG_TOLERANCE = 500, 1e-5
+# A component of fewer rows than this share of an even cluster is no cluster of its own.
+_SMALL_SHARE = 0.1
+_JOIN_ROUNDS = 8
+_JOIN_ROWS = 256
 
 
 def symmetric_affinity(indices: np.ndarray, values: np.ndarray) -> sparse.csr_array:
@@ -41,21 +49,43 @@ def symmetric_affinity(indices: np.ndarray, values: np.ndarray) -> sparse.csr_ar
     return affinity
 
 
-def rows_of_small_components(affinity: sparse.csr_array, smallest: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in components of fewer than ``smallest`` rows, and the component of every row [n]."""
-    _, component = connected_components(affinity, directed=False)
-    sizes = np.bincount(component)
-    return np.flatnonzero(sizes[component] < smallest), component
+def join_small_components(
+    affinity: sparse.csr_array, candidates: Callable[[Tensor], Tensor], n_clusters: int, device: torch.device
+) -> tuple[sparse.csr_array, int]:
+    """The affinity without components of fewer than n/(10 K) rows, and the rows that were joined to others.
+
+    A row of such a component is joined to the row outside of it with the largest of ``candidates(rows)`` [m, n], its
+    affinities to all rows.
+    """
+    n, n_joined = affinity.shape[0], 0
+    for _ in range(_JOIN_ROUNDS):
+        _, component = connected_components(affinity, directed=False)
+        rows = np.flatnonzero(np.bincount(component)[component] < _SMALL_SHARE * n / n_clusters)
+        if not len(rows):
+            break
+        component = torch.from_numpy(component).to(device)
+        found = []
+        for part in torch.from_numpy(rows).to(device).split(_JOIN_ROWS):
+            found.append(candidates(part).masked_fill_(component[part, None] == component, 0).max(1))
+        links = torch.cat([values for values, _ in found]).cpu().numpy()
+        others = torch.cat([indices for _, indices in found]).cpu().numpy()
+        if not links.any():
+            break
+        new = sparse.csr_array((links, (rows, others)), shape=(n, n))
+        affinity = affinity.maximum(new).maximum(new.T).tocsr()
+        affinity.eliminate_zeros()
+        n_joined += int((links > 0).sum())
+    return affinity, n_joined
 
 
-def degree_roots(affinity: sparse.csr_array) -> np.ndarray:
+def degree_roots(affinity: sparse.csr_array | np.ndarray) -> np.ndarray:
     """d_i^(-1/2) [n] of the degrees d_i = Σ_j W_ij; 0 for a row without affinity."""
     degree = np.asarray(affinity.sum(axis=1), dtype=np.float64).ravel()
     return np.divide(1.0, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
 
 
 def leading_eigenvectors(
-    affinity: sparse.csr_array, n_vectors: int, solver: str, seed: int
+    affinity: sparse.csr_array | np.ndarray, n_vectors: int, solver: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The largest eigenvalues [m], descending, and eigenvectors [n, m] of D^(-1/2) W D^(-1/2), m = min(n_vectors, n).
 
@@ -66,12 +96,17 @@ def leading_eigenvectors(
         solver: "arpack" (implicitly restarted Lanczos) or "lobpcg"; few rows are decomposed densely.
     """
     n, roots, random = affinity.shape[0], degree_roots(affinity), np.random.RandomState(seed)
-    normalised = (affinity.astype(np.float64) * roots[:, None]).tocsr() * roots
+    if sparse.issparse(affinity):
+        normalised = (affinity.astype(np.float64) * roots[:, None]).tocsr() * roots
+    else:
+        normalised = np.multiply(affinity, roots[:, None], dtype=np.float64)
+        normalised *= roots
     # One thread: the vectors are too narrow to share, and the same bits come for every number of threads.
     with threadpool_limits(limits=1):
         if n <= max(_DENSE_ROWS, 5 * n_vectors):  # LOBPCG wants five times as many rows as vectors
             first = max(n - n_vectors, 0)
-            values, vectors = linalg.eigh(normalised.toarray(), subset_by_index=[first, n - 1])
+            dense = normalised.toarray() if sparse.issparse(normalised) else normalised
+            values, vectors = linalg.eigh(dense, subset_by_index=[first, n - 1])
         elif solver == "arpack":
             values, vectors = eigsh(normalised, n_vectors, which="LA", v0=random.uniform(-1, 1, n))
         else:
