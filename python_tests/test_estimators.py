@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from interrupt import Interrupt
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.pipeline import make_pipeline
@@ -27,7 +28,6 @@ from desc_ext.models import (
     KSubspaces,
     load_model,
 )
-from desc_ext.training import Callback
 
 # small networks are never sure of themselves, nor is NCSC on noise; test_model_* test the warnings themselves
 pytestmark = [
@@ -359,20 +359,6 @@ def test_missing_tensor_is_named(digits, tmp_path):
     write_state_folder(tmp_path, "model", config, tensors)
     with pytest.raises(ValueError, match=r"tensor 'network\.bases' is missing"):
         DESC.load(tmp_path)
-
-
-class Interrupt(Callback):
-    """Ctrl-C in the middle: after the given epoch has been recorded, before its checkpoint is written."""
-
-    def __init__(self, stage: str, epoch: int) -> None:
-        self.stage, self.epoch, self.ended = stage, epoch, False
-
-    def on_epoch_end(self, model, record):
-        if (record["stage"], record["epoch"]) == (self.stage, self.epoch):
-            raise KeyboardInterrupt
-
-    def on_fit_end(self, model):
-        self.ended = True
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from interrupt import Interrupt
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
+from student_formulas import sharpened, student_t
 from typer.testing import CliRunner
 
 from desc_ext.cli import app
 from desc_ext.models import ASC2D, MODELS
 from desc_ext.nn import Discriminator
-from desc_ext.training import Callback
 
 SMALL = {
     "hidden_sizes": (16,), "discriminator_sizes": (12, 7), "pretrain_epochs": 3, "epochs": 3, "update_interval": 5,
@@ -37,16 +38,6 @@ def begin(model, X):
         fit.network.centroids.normal_(generator=torch.Generator().manual_seed(1))
     fit.optimizer = torch.optim.SGD(fit.network.parameters(), 0.0)  # moves nothing
     return fit
-
-
-def student_t(z, centroids):
-    q = 1 / (1 + ((z[:, None] - centroids) ** 2).sum(2))
-    return q / q.sum(1, keepdims=True)
-
-
-def sharpened(d1, frequency):
-    d2 = d1**2 / frequency
-    return d2 / d2.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize("row_losses", ["sum", "mean"])
@@ -279,15 +270,6 @@ def test_device(method, device):
     np.testing.assert_array_equal(first.cluster_centers_, second.cluster_centers_)
     np.testing.assert_array_equal(first.predict(images), first.labels_)
     assert not torch.backends.cudnn.deterministic  # as it was
-
-
-class Interrupt(Callback):
-    def __init__(self, stage, epoch):
-        self.at = stage, epoch
-
-    def on_epoch_end(self, model, record):
-        if (record["stage"], record["epoch"]) == self.at:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 2), ("refine", 2), ("refine", 3)])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
+from student_formulas import sharpened, student_t
 
 from desc_ext.models import DCEC, DEC, IDEC
 from desc_ext.models.base import Assessment
@@ -31,16 +32,6 @@ def begin(model, X):
     with torch.no_grad():
         fit.network.centroids.normal_(generator=torch.Generator().manual_seed(1))
     return fit
-
-
-def student_t(z, centroids):
-    q = 1 / (1 + ((z[:, None] - centroids) ** 2).sum(2))
-    return q / q.sum(1, keepdims=True)
-
-
-def sharpened(q, frequency):
-    p = q**2 / frequency
-    return p / p.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize(("cls", "weights"), [(DEC, (0, 1.0)), (IDEC, (1.0, 0.1))])

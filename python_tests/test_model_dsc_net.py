@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from interrupt import Interrupt
 from sklearn.cluster import KMeans, SpectralClustering
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
@@ -15,7 +16,6 @@ from typer.testing import CliRunner
 from desc_ext.cli import app
 from desc_ext.models import MODELS, DSCNet, load_model
 from desc_ext.models.dsc_net import learned_affinity
-from desc_ext.training import Callback
 
 SMALL = {
     "hidden_sizes": (16,),
@@ -314,15 +314,6 @@ def test_attributes_before_fit():
     for name in ("coefficients_", "affinity_matrix_"):
         with pytest.raises(AttributeError, match=f"has no {name} before fit"):
             getattr(DSCNet(), name)
-
-
-class Interrupt(Callback):
-    def __init__(self, stage, epoch):
-        self.at = stage, epoch
-
-    def on_epoch_end(self, model, record):
-        if (record["stage"], record["epoch"]) == self.at:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 2), ("expression", 1), ("expression", 5)])

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from interrupt import Interrupt
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from torch import nn
@@ -19,7 +20,6 @@ from desc_ext.models.episodes import draw_episode, meta_gradient
 from desc_ext.models.external import External
 from desc_ext.models.teacher import Teacher, distillation_loss, median_squared_distance
 from desc_ext.nn import ConvDecoder, DeepConvEncoder
-from desc_ext.training import Callback
 
 SMALL = {
     "latent_dim": 5, "teacher_sizes": (8, 7, 6), "teacher_epochs": 2, "meta_epochs": 1, "meta_tasks": 2,
@@ -50,15 +50,6 @@ def begun(model, X, stage=None):
             model._extract_knowledge(fit)
         fit.stage = stage
     return fit
-
-
-class Interrupt(Callback):
-    def __init__(self, stage, epoch):
-        self.at = stage, epoch
-
-    def on_epoch_end(self, model, record):
-        if (record["stage"], record["epoch"]) == self.at:
-            raise KeyboardInterrupt
 
 
 # Losses

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from collaborative import IMAGES, SMALL, K, N, P, begun, digits, random_rows, small_fits_collapse
+from interrupt import Interrupt
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -297,15 +298,6 @@ def test_bad_options_are_refused(options, message):
 
 
 # ---------------------------------------------------------------------- resume, presets, memory, quality
-class Interrupt(Callback):
-    def __init__(self, stage, epoch):
-        self.at = stage, epoch
-
-    def on_epoch_end(self, model, record):
-        if (record["stage"], record["epoch"]) == self.at:
-            raise KeyboardInterrupt
-
-
 @small_fits_collapse
 @pytest.mark.parametrize("self_expression", ["closed", "learned"])
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ gains on both data sets together more than one standard deviation of the differe
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +20,10 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from desc_ext.data import DataError, data_folders, load_dataset
+from desc_ext.data import KNOWN, DataError, data_folders, find_folder, load_dataset
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import DESC
+from desc_ext.text import read_documents
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 100  # results are reported for the seeds from 0 on
@@ -60,17 +59,16 @@ def fashion() -> tuple[np.ndarray, np.ndarray]:
 
 
 def bbc() -> tuple[np.ndarray, np.ndarray]:
-    paths = [folder / "bbc-news" / "bbc-news.jsonl.gz" for folder in data_folders()]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise DataError(f"bbc-news.jsonl.gz was not found; looked for {', '.join(map(str, paths))}")
-    with gzip.open(path, "rt") as lines:
-        articles = [json.loads(line) for line in lines]
+    known = KNOWN["bbc-news"]
+    folder = find_folder(known)
+    if folder is None:
+        raise DataError(f"{known.documents} was not found; looked in {', '.join(map(str, data_folders()))}")
+    articles = read_documents(folder / known.documents, "label")
     counts = TfidfVectorizer(sublinear_tf=True, min_df=3, max_df=0.5, stop_words="english").fit_transform(
-        article["text"] for article in articles
+        articles.texts
     )
     rows = normalize(TruncatedSVD(100, random_state=0).fit_transform(counts)).astype(np.float32)
-    return rows, np.unique([article["label"] for article in articles], return_inverse=True)[1]
+    return rows, articles.labels
 
 
 def main() -> None:

@@ -133,12 +133,15 @@ class DeepEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
             read_checkpoint(self.checkpoint, self._method, fit)
         self.resolved_params_ = options
         self.history_ = fit.history
+        before = torch.backends.cudnn.deterministic
+        torch.backends.cudnn.deterministic = True  # the fastest convolutions of a GPU add in any order
         try:
             for callback in fit.callbacks:
                 callback.on_fit_begin(self, self._stages(options))
             self._pretrain(fit)
             self._refine(fit)
         finally:
+            torch.backends.cudnn.deterministic = before
             for callback in fit.callbacks:
                 callback.on_fit_end(self)
         self.network_ = fit.network

@@ -81,16 +81,6 @@ class StudentTClusterer(DeepClusterer):
             raise AttributeError(f"this {type(self).__name__} has no cluster_centers_ before fit")
         return self.network_.centroids.detach().cpu().numpy()
 
-    def fit(self, X: Any, y: Any = None):
-        before = torch.backends.cudnn.deterministic
-        torch.backends.cudnn.deterministic = True  # the fastest convolutions of a GPU add in any order
-        try:
-            return super().fit(X, y)
-        finally:
-            torch.backends.cudnn.deterministic = before
-
-    fit.__doc__ = DeepClusterer.fit.__doc__
-
     def _resolve_options(self) -> dict[str, Any]:
         options = {"reconstruction": "mean", "unit_codes": False} | super()._resolve_options()
         channels, kernels = options["channels"], options["kernels"]
