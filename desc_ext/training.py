@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ __all__ = [
     "Callback",
     "Evaluate",
     "ProgressBar",
+    "adam",
     "check_tensors",
     "read_state_config",
     "read_state_folder",
@@ -213,6 +214,14 @@ def read_state_config(folder: str | os.PathLike[str], kind: str) -> dict[str, An
     if config["kind"] != kind:
         raise ValueError(f"{path} describes a {config['kind']}, wanted a {kind}")
     return config
+
+
+def adam(parameters: Iterable[Tensor] | Iterable[dict[str, Any]], learning_rate: float) -> torch.optim.Adam:
+    """Adam over tensors or groups of them, in one pass over each with its gradient and moments.
+
+    Torch's default makes a dozen passes on the CPU: with dense layers and small mini-batches, a third of the training time.
+    """
+    return torch.optim.Adam(parameters, learning_rate, fused=True)
 
 
 def check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:

@@ -14,6 +14,7 @@ from desc_ext.models.base import Assessment, Fit
 from desc_ext.models.options import CHECKS, choice, integer, number
 from desc_ext.models.student_t import STUDENT_T_CHECKS, StudentTClusterer, StudentTNetwork, require_a_loss
 from desc_ext.nn import Discriminator
+from desc_ext.training import adam
 
 __all__ = ["ASC2D"]
 
@@ -264,7 +265,7 @@ class ASC2D(StudentTClusterer):
         groups = [{"params": own, "lr": options["learning_rate"]}]
         if opponent:
             groups.append({"params": opponent, "lr": options["discriminator_learning_rate"]})
-        fit.optimizer = torch.optim.Adam(groups)
+        fit.optimizer = adam(groups, options["learning_rate"])
         self._train_clusters(fit, fit.optimizer)
         network.discriminator = None  # only training needs it
 

@@ -24,7 +24,14 @@ from desc_ext.models.inputs import input_rows, input_width, restore_features, sa
 from desc_ext.models.options import CHECKS, Check, resolve_device, resolve_options
 from desc_ext.models.rows import Rows, map_chunks, scaling_statistics
 from desc_ext.nn import Autoencoder
-from desc_ext.training import Callback, ProgressBar, check_tensors, read_state_folder, write_state_folder
+from desc_ext.training import (
+    Callback,
+    ProgressBar,
+    adam,
+    check_tensors,
+    read_state_folder,
+    write_state_folder,
+)
 
 __all__ = [
     "Assessment", "ClusteringNetwork", "DeepClusterer", "DeepEmbedding", "Fit", "damaged_config", "from_config",
@@ -221,12 +228,12 @@ class DeepEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         if fit.stage != "pretrain":
             return
         parameters = list(fit.network.autoencoder.parameters())
-        self._train_codes(fit, torch.optim.Adam(parameters, fit.options["pretrain_learning_rate"]))
+        self._train_codes(fit, adam(parameters, fit.options["pretrain_learning_rate"]))
         fit.initial_labels = self._initialise(fit, self._encode_all(fit)).clone()
         self._enter_next_stage(fit)
 
     def _refine(self, fit: Fit) -> None:
-        self._train_clusters(fit, torch.optim.Adam(fit.network.parameters(), fit.options["learning_rate"]))
+        self._train_clusters(fit, adam(fit.network.parameters(), fit.options["learning_rate"]))
 
     def _train_codes(self, fit: Fit, optimizer: torch.optim.Optimizer) -> None:
         """The epochs of a stage that has no clusters."""

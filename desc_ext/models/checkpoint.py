@@ -109,4 +109,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, fit: Fit) -> None:
     if fit.optimizer_state:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": fit.optimizer_state, "param_groups": groups})
+        # a fused step goes through a parameter and its moments as they lie in memory, without a look at their strides
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter).copy_(value)
     fit.optimizer_state = None

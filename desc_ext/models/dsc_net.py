@@ -32,6 +32,7 @@ from desc_ext.models.spectral import (
 )
 from desc_ext.models.start import kmeans
 from desc_ext.nn import SelfExpressiveLayer
+from desc_ext.training import adam
 
 __all__ = ["EXPRESSION", "EXPRESSION_CHECKS", "PAPER", "ROBUST", "DSCNet", "ExpressionFit"]
 
@@ -364,8 +365,7 @@ class DSCNet(DeepEmbedding):
         ]
         if network.expression is not None:
             groups.append({"params": list(network.expression.parameters())})
-        # fused: Adam's update makes no temporaries of C's size
-        self._train_codes(fit, torch.optim.Adam(groups, options["learning_rate"], fused=True))
+        self._train_codes(fit, adam(groups, options["learning_rate"]))
         fit.inputs = None
         network.zero_grad(set_to_none=True)
         self._look(fit)

@@ -18,6 +18,7 @@ from desc_ext.models.external import External, external_rows
 from desc_ext.models.options import CHECKS, FLAG, Check, choice, integer, number, optional
 from desc_ext.models.rows import Rows
 from desc_ext.models.teacher import Teacher, distillation_loss, median_squared_distance
+from desc_ext.training import adam
 
 __all__ = ["LRSC"]
 
@@ -317,13 +318,13 @@ class LRSC(DSCNet):
         options, network = fit.options, fit.network
         if fit.stage == _TEACHER:
             parameters = network.teachers.parameters()
-            self._train_codes(fit, torch.optim.Adam(parameters, options["teacher_learning_rate"]))
+            self._train_codes(fit, adam(parameters, options["teacher_learning_rate"]))
             self._enter_next_stage(fit)
         if options["model_level"]:
             self._extract_knowledge(fit)
         if fit.stage == _META:
             parameters = network.autoencoder.parameters()
-            self._train_codes(fit, torch.optim.Adam(parameters, options["meta_learning_rate"]))
+            self._train_codes(fit, adam(parameters, options["meta_learning_rate"]))
             self._enter_next_stage(fit)
         super()._pretrain(fit)
 

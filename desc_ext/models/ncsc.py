@@ -26,6 +26,7 @@ from desc_ext.models.networks import NETWORK_CHECKS, NETWORK_DEFAULTS, complete_
 from desc_ext.models.options import CHECKS, FLAG, Check, choice, integer, number
 from desc_ext.models.rows import map_chunks
 from desc_ext.nn import SelfExpressiveLayer
+from desc_ext.training import adam
 
 __all__ = ["NCSC"]
 
@@ -508,4 +509,4 @@ class NCSC(DeepClusterer):
 
 def _adam(options: dict[str, Any], *groups: dict[str, Any] | list) -> torch.optim.Adam:
     groups = [group if isinstance(group, dict) else {"params": group} for group in groups]
-    return torch.optim.Adam([group for group in groups if group["params"]], options["learning_rate"])
+    return adam([group for group in groups if group["params"]], options["learning_rate"])
