@@ -13,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from desc_ext import ops
+
 __all__ = [
     "Autoencoder", "ClassifierHead", "ConvAutoencoder", "ConvDecoder", "DeepConvEncoder", "Discriminator",
     "ResidualAutoencoder", "SelfExpressiveLayer", "linear_layer", "multilayer_perceptron",
@@ -410,56 +412,7 @@ class SelfExpressiveLayer(nn.Module):
         super().__init__()
         self.coefficient = nn.Parameter(torch.full((n_samples, n_samples), 1e-4).fill_diagonal_(0))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """C z [n, p]."""
-        return _ProductWithoutDiagonal.apply(self.coefficient, z)
-
-    def express(self, z: Tensor, penalty: str) -> tuple[Tensor, Tensor]:
-        """C z [n, p], and ‖C‖²_F (``penalty`` "l2") or Σ_ij |C_ij| ("l1"); one gradient [n, n] for both."""
-        return _Expression.apply(self.coefficient, z, penalty)
-
-
-class _ProductWithoutDiagonal(torch.autograd.Function):
-    """(C − diag C) z. The diagonal's gradient is exactly 0: by autograd it would be what rounding leaves of two equal
-    terms, and Adam would make steps of full length of that. And no masked copy of C is made."""
-
-    @staticmethod
-    def forward(ctx, coefficient: Tensor, z: Tensor) -> Tensor:
-        ctx.save_for_backward(coefficient, z)
-        return coefficient @ z - coefficient.diagonal()[:, None] * z
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        coefficient, z = ctx.saved_tensors
-        of_z = coefficient.mT @ grad - coefficient.diagonal()[:, None] * grad
-        return (grad @ z.mT).fill_diagonal_(0), of_z
-
-
-# Rows of C that a pass over it takes at a time, where a temporary of C's own size would be needed.
-_BLOCK_ROWS = 1024
-
-
-class _Expression(torch.autograd.Function):
-    """(C − diag C) z and the size of C − diag C. Beside C and its gradient, nothing of C's size is made."""
-
-    @staticmethod
-    def forward(ctx, coefficient: Tensor, z: Tensor, penalty: str) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(coefficient, z)
-        ctx.penalty = penalty
-        diagonal = coefficient.diagonal()
-        # by rows, and their sum in float64: one long sum in float32 would lose the small entries
-        if penalty == "l2":
-            rows = torch.linalg.vector_norm(coefficient, dim=1).double().square() - diagonal.double().square()
-        else:
-            rows = torch.linalg.vector_norm(coefficient, ord=1, dim=1).double() - diagonal.double().abs()
-        return coefficient @ z - diagonal[:, None] * z, rows.sum().to(z.dtype)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor, grad_size: Tensor) -> tuple[Tensor, Tensor, None]:
-        coefficient, z = ctx.saved_tensors
-        of_coefficient = grad @ z.mT
-        for part, rows in zip(of_coefficient.split(_BLOCK_ROWS), coefficient.split(_BLOCK_ROWS), strict=True):
-            part.addcmul_(2 * rows if ctx.penalty == "l2" else rows.sign(), grad_size)
-        of_z = coefficient.mT @ grad - coefficient.diagonal()[:, None] * grad
-        return of_coefficient.fill_diagonal_(0), of_z, None
+    def forward(self, z: Tensor, penalty: str) -> tuple[Tensor, Tensor, Tensor]:
+        """C z [n, p], ½‖Z − C Z‖²_F, and ‖C‖²_F (``penalty`` "l2") or Σ_ij |C_ij| ("l1"), in one pass over C."""
+        residual, size, difference = ops.self_expression_residual(z, self.coefficient, penalty)
+        return z - difference, residual, size

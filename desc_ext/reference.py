@@ -128,11 +128,12 @@ def dense_coefficients(y: Tensor) -> Tensor:
     return _without_diagonal(scale * (y @ y.mT))
 
 
-def self_expression_residual(z: Tensor, coef: Tensor, penalty: str = "l2") -> tuple[Tensor, Tensor]:
-    """½‖z − C z‖² and ‖C‖² (``"l2"``) or ‖C‖₁ (``"l1"``) for C = ``coef`` with its diagonal set to 0."""
+def self_expression_residual(z: Tensor, coef: Tensor, penalty: str = "l2") -> tuple[Tensor, Tensor, Tensor]:
+    """½‖z − C z‖², ‖C‖² (``"l2"``) or ‖C‖₁ (``"l1"``), and z − C z, for C = ``coef`` with its diagonal set to 0."""
     coef = _without_diagonal(coef)
     size = coef.square() if penalty == "l2" else coef.abs()
-    return (z - coef @ z).square().sum((-2, -1)) / 2, size.sum((-2, -1))
+    difference = z - coef @ z
+    return difference.square().sum((-2, -1)) / 2, size.sum((-2, -1)), difference
 
 
 def coefficient_topk(y: Tensor, k: int) -> tuple[Tensor, Tensor]:

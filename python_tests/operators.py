@@ -191,6 +191,12 @@ def collaborate(function, prediction, y, **options):
     return torch.stack(function(prediction, y, UPPER, LOWER, APART, **options)[:3])
 
 
+def residual_and_difference(function, z, coef):
+    """All three results, so that gradients come from all of them."""
+    residual, size, difference = function(z, coef)
+    return torch.cat([residual[..., None], size[..., None], difference.flatten(-2)], -1)
+
+
 ROWS_BASES = ("z", "bases")
 CASES = [
     Case("projection_energy", ROWS_BASES, ROWS_BASES, plain),
@@ -230,8 +236,10 @@ CASES = [
     ),
     Case("coefficient_topk", ("y",), ("y",), lambda f, y: f(y, max(min(3, y.shape[-2] - 1), 0))[1]),
     Case("affinity_row_max", ("y",), ("y",), plain),
-    Case("self_expression_residual", ("z", "coef"), ("z", "coef"), lambda f, z, c: torch.stack(f(z, c))),
-    Case("self_expression_residual", ("z", "coef"), ("z", "coef"), lambda f, z, c: torch.stack(f(z, c, "l1")), "l1"),
+    Case("self_expression_residual", ("z", "coef"), ("z", "coef"), lambda f, z, c: torch.stack(f(z, c)[:2])),
+    Case("self_expression_residual", ("z", "coef"), ("z", "coef"), lambda f, z, c: torch.stack(f(z, c, "l1")[:2]), "l1"),
+    Case("self_expression_residual", ("z", "coef"), ("z", "coef"), lambda f, z, c: f(z, c)[2], "difference"),
+    Case("self_expression_residual", ("z", "coef"), ("z", "coef"), residual_and_difference, "together"),
     # 1/(1 − A_s) in the gradient, and some A_s are close to 1: a single rounding there outweighs all others.
     Case(
         "collaborative_loss",

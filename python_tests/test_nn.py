@@ -227,7 +227,8 @@ def test_classifier_head_of_other_codes(code_shape):
         np.testing.assert_allclose(proba.detach().numpy(), expected, rtol=1e-9)
 
 
-def test_self_expressive_layer():
+@pytest.mark.parametrize("penalty", ["l1", "l2"])
+def test_self_expressive_layer(penalty):
     layer = SelfExpressiveLayer(6).double()
     start = layer.coefficient.detach().numpy()
     np.testing.assert_allclose(start, 1e-4 * (1 - np.eye(6)), rtol=1e-6)
@@ -235,8 +236,10 @@ def test_self_expressive_layer():
         layer.coefficient.normal_(generator=seeded())  # also on the diagonal, which must not count
     z = torch.randn(6, 3, generator=seeded(1), dtype=torch.float64, requires_grad=True)
     without = layer.coefficient.detach().clone().fill_diagonal_(0)
-    product = layer(z)
+    product, fidelity, size = layer(z, penalty)
     torch.testing.assert_close(product, without @ z)
+    torch.testing.assert_close(fidelity, (z - without @ z).square().sum() / 2)
+    torch.testing.assert_close(size, without.square().sum() if penalty == "l2" else without.abs().sum())
     product.square().sum().backward()
     torch.testing.assert_close(z.grad, 2 * without.T @ without @ z.detach())
     expected = (2 * without @ z.detach() @ z.detach().T).fill_diagonal_(0)

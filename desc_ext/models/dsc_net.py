@@ -425,11 +425,12 @@ class DSCNet(DeepEmbedding):
         z = autoencoder.encode(x)
         if layer is None:
             expressed, size = closed_form_expression(z, ops.ridge_self_expression(z, _ridge(z, options)))
+            fidelity = (z - expressed).square().sum() / 2
         else:
-            expressed, size = layer.express(z, options["penalty"])
+            expressed, fidelity, size = layer(z, options["penalty"])
         terms = {
             "reconstruction": (0.5, self._reconstruction(fit, x, autoencoder.decode(expressed))),
-            "fidelity": (options["fidelity_weight"], (z - expressed).square().sum() / (2 * n)),
+            "fidelity": (options["fidelity_weight"], fidelity / n),
             "coefficients": (_coefficient_weight(z, options), size / n),
         }
         return terms, z, expressed

@@ -449,8 +449,7 @@ class NCSC(DeepClusterer):
         weight, n = fit.options["fidelity_weight"], len(z)
         if fit.parts:
             y, layer = None, self._layer(fit, index)
-            expressed = layer(z)
-            fidelity, size = ops.self_expression_residual(z, layer.coefficient, "l2")
+            expressed, fidelity, size = layer(z, "l2")
         else:
             y = ops.ridge_self_expression(z, 2 / weight)
             expressed, size = closed_form_expression(z, y)

@@ -130,8 +130,8 @@ def dense_coefficients(y: Tensor) -> Tensor:
     return reference.dense_coefficients(y.to(compute_dtype(y)))
 
 
-def self_expression_residual(z: Tensor, coef: Tensor, penalty: str = "l2") -> tuple[Tensor, Tensor]:
-    """½‖Z − C̃ Z‖²_F and the size of C̃, for a learned C = ``coef`` and C̃ = C with its diagonal set to 0.
+def self_expression_residual(z: Tensor, coef: Tensor, penalty: str = "l2") -> tuple[Tensor, Tensor, Tensor]:
+    """½‖Z − C̃ Z‖²_F, the size of C̃, and Z − C̃ Z, for a learned C = ``coef`` and C̃ = C with its diagonal set to 0.
 
     Neither C̃ nor its products of size n² are stored: C is read once here, and once for its gradient, which is written
     with diagonal 0 (the ℓ1 size has slope 0 at 0).
@@ -142,7 +142,8 @@ def self_expression_residual(z: Tensor, coef: Tensor, penalty: str = "l2") -> tu
         penalty: ``"l2"`` for ‖C̃‖²_F, ``"l1"`` for ‖C̃‖₁ = Σ_ij |C̃_ij|.
 
     Returns:
-        (residual, size), scalars or [b]; float64 for float64 input, else float32. Differentiable in both arguments.
+        (residual, size, difference): scalars or [b], and the shape of ``z``; float64 for float64 input, else float32.
+        All differentiable in both arguments.
 
     Raises:
         TypeError: an argument is no tensor, has a dtype not listed, or mixes float64 with another.
@@ -152,8 +153,8 @@ def self_expression_residual(z: Tensor, coef: Tensor, penalty: str = "l2") -> tu
     check_batch(op, "z", z)
     check_batch_like(op, "coef", coef, (*z.shape[:-1], z.shape[-2]), "z", z)
     check_choice(op, "penalty", penalty, ("l1", "l2"))
-    residual, size, _ = operators().self_expression_residual(as_batch(z), as_batch(coef), penalty)
-    return (residual, size) if z.dim() == 3 else (residual.squeeze(0), size.squeeze(0))
+    found = operators().self_expression_residual(as_batch(z), as_batch(coef), penalty)
+    return tuple(found) if z.dim() == 3 else tuple(value.squeeze(0) for value in found)
 
 
 def coefficient_topk(y: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -257,14 +258,21 @@ def _residual_fake(z, coef, penalty="l2"):
 
 def _residual_setup(ctx, inputs, output):
     z, coef, ctx.penalty = inputs
-    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[2], z, coef)
 
 
-def _residual_backward(operators, ctx, grad, grad_size, _grad_difference):
+def _residual_backward(operators, ctx, grad, grad_size, grad_difference):
+    difference, z, coef = ctx.saved_tensors
     need_z, need_coef = ctx.needs_input_grad[:2]
+    none = difference.new_zeros(len(z))
+    grad, grad_size = (none if value is None else value for value in (grad, grad_size))
+    if grad_difference is not None:
+        # the gradient of ½‖D‖² with respect to D is D: what else flows into D adds to it
+        difference = grad[:, None, None] * difference + grad_difference
+        grad = torch.ones_like(grad)
     dz, dcoef = operators.self_expression_residual_backward(
-        grad, grad_size, *ctx.saved_tensors, ctx.penalty, need_z, need_coef
+        grad, grad_size, difference, z, coef, ctx.penalty, need_z, need_coef
     )
     return given(need_z, dz), given(need_coef, dcoef), None
 
