@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from desc_ext.cli import app
 from desc_ext.models import MODELS, DSCNet, load_model
-from desc_ext.models.dsc_net import learned_affinity
+from desc_ext.models.spectral import learned_affinity
 
 SMALL = {
     "hidden_sizes": (16,),

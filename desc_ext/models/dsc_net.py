@@ -24,12 +24,7 @@ from desc_ext.models.networks import (
 )
 from desc_ext.models.options import CHECKS, Check, choice, integer, number
 from desc_ext.models.self_expressive import sparse_affinity
-from desc_ext.models.spectral import (
-    join_small_components,
-    leading_eigenvectors,
-    spectral_kmeans,
-    symmetric_affinity,
-)
+from desc_ext.models.spectral import leading_eigenvectors, learned_affinity, spectral_kmeans
 from desc_ext.models.start import kmeans
 from desc_ext.nn import SelfExpressiveLayer
 from desc_ext.training import adam
@@ -93,8 +88,6 @@ _MOST_ROWS = 10_000
 _CLOSED_FORM_K = 20
 # Codes of few dimensions leave no room for subspaces: the rows of all clusters would express each other.
 _DIMENSIONS_PER_CLUSTER = 40
-# Rows of C that are looked at together, where a copy of all of C would be needed.
-_BLOCK_ROWS = 512
 _L1_WEIGHT = 0.03
 _WORK_PER_CHECKPOINT = 9  # seconds of a fit for each second of writing its checkpoints
 
@@ -466,43 +459,3 @@ def _ridge(z: Tensor, options: dict[str, Any]) -> float:
     """ε of ‖C‖² + ‖Z − CZ‖²/ε, which has the minimiser of (w_e/2) ‖Z − CZ‖² + w_c ‖C‖²."""
     weight = _coefficient_weight(z, options | {"penalty": "l2"})
     return 2 * weight / options["fidelity_weight"]
-
-
-@torch.no_grad()
-def learned_affinity(
-    coefficient: Tensor, kept_share: float, k: int, n_clusters: int
-) -> np.ndarray | sparse.csr_array:
-    """½(|C| + |C|ᵀ) [n, n] of the coefficients that are kept: an array, or with ``k`` a CSR array.
-
-    Kept are of each row the ``k`` largest |C_ij| at most (0: all), and of those the largest that together make up the share
-    ``kept_share`` of Σ_j |C_ij|.
-    """
-    if not k:
-        size = coefficient.abs()
-        if kept_share < 1:
-            for block in size.split(_BLOCK_ROWS):
-                ordered, order = _largest(block, block.shape[1], kept_share)
-                block.scatter_(1, order, ordered)
-        affinity = size + size.T
-        return affinity.div_(2).cpu().numpy()
-    k = min(k, len(coefficient) - 1)
-    kept = [_largest(block.abs(), k, kept_share) for block in coefficient.split(_BLOCK_ROWS)]
-    values = torch.cat([ordered for ordered, _ in kept])
-    indices = torch.cat([order for _, order in kept])
-
-    def candidates(rows: Tensor) -> Tensor:
-        return (coefficient[rows].abs() + coefficient[:, rows].abs().T) / 2
-
-    affinity = symmetric_affinity(indices.cpu().numpy(), values.cpu().numpy())
-    return join_small_components(affinity, candidates, n_clusters, coefficient.device)[0]
-
-
-def _largest(size: Tensor, k: int, kept_share: float) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, largest first and zero beyond ``kept_share`` of the row's sum, and their columns."""
-    if kept_share == 1:
-        return size.topk(k, dim=1)
-    ordered, order = size.sort(dim=1, descending=True, stable=True)
-    total = ordered.sum(1, keepdim=True)
-    # those whose larger ones do not yet make up the share, so the largest at least
-    ordered[ordered.cumsum(1) - ordered >= kept_share * total] = 0
-    return ordered[:, :k], order[:, :k]

@@ -18,6 +18,7 @@ __all__ = [
     "degree_roots",
     "join_small_components",
     "leading_eigenvectors",
+    "learned_affinity",
     "spectral_kmeans",
     "symmetric_affinity",
 ]
@@ -29,6 +30,8 @@ _LOBPCG_ITERATIONS, _LOBPCG_TOLERANCE = 500, 1e-5
 _SMALL_SHARE = 0.1
 _JOIN_ROUNDS = 8
 _JOIN_ROWS = 256
+# Rows of C that are looked at together, where a copy of all of C would be needed.
+_BLOCK_ROWS = 512
 
 
 def symmetric_affinity(indices: np.ndarray, values: np.ndarray) -> sparse.csr_array:
@@ -76,6 +79,46 @@ def join_small_components(
         affinity.eliminate_zeros()
         n_joined += int((links > 0).sum())
     return affinity, n_joined
+
+
+@torch.no_grad()
+def learned_affinity(
+    coefficient: Tensor, kept_share: float, k: int, n_clusters: int
+) -> np.ndarray | sparse.csr_array:
+    """½(|C| + |C|ᵀ) [n, n] of the coefficients that are kept: an array, or with ``k`` a CSR array.
+
+    Kept are of each row the ``k`` largest |C_ij| at most (0: all), and of those the largest that together make up the share
+    ``kept_share`` of Σ_j |C_ij|.
+    """
+    if not k:
+        size = coefficient.abs()
+        if kept_share < 1:
+            for block in size.split(_BLOCK_ROWS):
+                ordered, order = _largest(block, block.shape[1], kept_share)
+                block.scatter_(1, order, ordered)
+        affinity = size + size.T
+        return affinity.div_(2).cpu().numpy()
+    k = min(k, len(coefficient) - 1)
+    kept = [_largest(block.abs(), k, kept_share) for block in coefficient.split(_BLOCK_ROWS)]
+    values = torch.cat([ordered for ordered, _ in kept])
+    indices = torch.cat([order for _, order in kept])
+
+    def candidates(rows: Tensor) -> Tensor:
+        return (coefficient[rows].abs() + coefficient[:, rows].abs().T) / 2
+
+    affinity = symmetric_affinity(indices.cpu().numpy(), values.cpu().numpy())
+    return join_small_components(affinity, candidates, n_clusters, coefficient.device)[0]
+
+
+def _largest(size: Tensor, k: int, kept_share: float) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, largest first and zero beyond ``kept_share`` of the row's sum, and their columns."""
+    if kept_share == 1:
+        return size.topk(k, dim=1)
+    ordered, order = size.sort(dim=1, descending=True, stable=True)
+    total = ordered.sum(1, keepdim=True)
+    # those whose larger ones do not yet make up the share, so the largest at least
+    ordered[ordered.cumsum(1) - ordered >= kept_share * total] = 0
+    return ordered[:, :k], order[:, :k]
 
 
 def degree_roots(affinity: sparse.csr_array | np.ndarray) -> np.ndarray:
