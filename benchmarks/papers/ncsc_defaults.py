@@ -38,15 +38,13 @@ RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 100  # results are reported for the seeds from 0 on
 VARIANTS: dict[str, dict[str, Any]] = {
     "the defaults": {},
-    "the defaults before": {
-        "start": "random", "fidelity_weight": 1.0, "apart_weight": 1.0, "classifier_epochs": 60,
-    },
+    "the defaults before": {"fidelity_weight": 0.005, "learning_rate": 1e-3},
     "start random": {"start": "random"},
     "start kmeans": {"start": "kmeans"},
     "start spectral": {"start": "spectral"},
     "fidelity_weight 1": {"fidelity_weight": 1.0},
-    "fidelity_weight 0.05": {"fidelity_weight": 0.05},
-    "fidelity_weight 0.0005": {"fidelity_weight": 0.0005},
+    "fidelity_weight 0.2": {"fidelity_weight": 0.2},
+    "fidelity_weight 0.005": {"fidelity_weight": 0.005},
     "upper 0.7": {"upper": 0.7},
     "upper 0.8": {"upper": 0.8},
     "apart_weight 0.1": {"apart_weight": 0.1},
@@ -60,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "epochs 60": {"epochs": 60},
     "autoencoder_learning_rate 1e-4": {"autoencoder_learning_rate": 1e-4},
     "autoencoder_learning_rate 1e-3": {"autoencoder_learning_rate": 1e-3},
-    "learning_rate 1e-4": {"learning_rate": 1e-4},
+    "learning_rate 1e-3": {"learning_rate": 1e-3},
     "collaborative_weight 0.1": {"collaborative_weight": 0.1},
     "collaborative_weight 10": {"collaborative_weight": 10.0},
     "batch_size 5000": {"batch_size": 5000},

@@ -64,7 +64,7 @@ _PAPER: dict[str, Any] = NETWORK_DEFAULTS | {
 _ROBUST: dict[str, Any] = _PAPER | {
     "scaling": "global",
     "unit_codes": True,
-    "fidelity_weight": 0.005,
+    "fidelity_weight": 0.05,
     "apart_weight": 0.03,
     "apart_share": 0.5,
     "balance_weight": 1.0,
@@ -77,6 +77,7 @@ _ROBUST: dict[str, Any] = _PAPER | {
     "pretrain_batch_size": 256,
     "batch_size": 2500,
     "min_batches": 5,
+    "learning_rate": 1e-4,
 }
 
 _CHECKS: dict[str, Check] = NETWORK_CHECKS | {
@@ -159,7 +160,7 @@ class NCSC(DeepClusterer):
                                                         rows, sizes of its layers) before the one to K classes
     corruption                0            0            share of input entries zeroed in pretraining
     self_expression           "closed"     "closed"     C: exact minimiser, or "learned"
-    fidelity_weight           10           0.005        λ1
+    fidelity_weight           10           0.05         λ1
     first_upper               0.7          0.7          u in the first epoch with Ω
     upper                     0.9          0.9          u in the others
     lower                     0.1          0.1          l
@@ -186,7 +187,7 @@ class NCSC(DeepClusterer):
                                                         rows are gone through more than once
     pretrain_learning_rate    1e-3         1e-3         Adam, in pretraining and start
     autoencoder_learning_rate 1e-5         1e-5         Adam, in stages 1 and 3
-    learning_rate             1e-3         1e-3         Adam, of classifier and learned C
+    learning_rate             1e-3         1e-4         Adam, of classifier and learned C
     tol                       0 (off)      0 (off)      a stage with clusters stops when a smaller share of labels
                                                         changes in an epoch
     ========================= ============ ============ =========================================================
