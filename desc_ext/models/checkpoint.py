@@ -112,6 +112,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, fit: Fit) -> None:
         # a fused step goes through a parameter and its moments as they lie in memory, without a look at their strides
         for parameter, state in optimizer.state.items():
             for name, value in state.items():
-                if value.shape == parameter.shape:
+                if name != "step" and value is not None:
                     state[name] = torch.empty_like(parameter).copy_(value)
     fit.optimizer_state = None
