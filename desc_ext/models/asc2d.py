@@ -262,9 +262,7 @@ class ASC2D(StudentTClusterer):
         options, network = fit.options, fit.network
         opponent = [] if network.discriminator is None else list(network.discriminator.parameters())
         own = [*network.autoencoder.parameters(), network.centroids]
-        groups = [{"params": own, "lr": options["learning_rate"]}]
-        if opponent:
-            groups.append({"params": opponent, "lr": options["discriminator_learning_rate"]})
+        groups = [{"params": own}, {"params": opponent, "lr": options["discriminator_learning_rate"]}]
         fit.optimizer = adam(groups, options["learning_rate"])
         self._train_clusters(fit, fit.optimizer)
         network.discriminator = None  # only training needs it

@@ -353,11 +353,9 @@ class DSCNet(DeepEmbedding):
     # ------------------------------------------------------------------ steps with self-expression, then clusters
     def _refine(self, fit: ExpressionFit) -> None:
         network, options = fit.network, fit.options
-        groups = [
-            {"params": list(network.autoencoder.parameters()), "lr": options["autoencoder_learning_rate"]}
-        ]
-        if network.expression is not None:
-            groups.append({"params": list(network.expression.parameters())})
+        slow = list(network.autoencoder.parameters())
+        layer = [] if network.expression is None else list(network.expression.parameters())
+        groups = [{"params": slow, "lr": options["autoencoder_learning_rate"]}, {"params": layer}]
         self._train_codes(fit, adam(groups, options["learning_rate"]))
         fit.inputs = None
         network.zero_grad(set_to_none=True)

@@ -346,20 +346,19 @@ class NCSC(DeepClusterer):
             "lr": options["autoencoder_learning_rate"],
         }
         layers = [] if network.expression is None else list(network.expression.parameters())
-        head = list(network.head.parameters())
+        head, rate = list(network.head.parameters()), options["learning_rate"]
         if fit.stage == _EXPRESSION:
-            self._train_codes(fit, _adam(options, slow, layers))
+            self._train_codes(fit, adam([slow, {"params": layers}], rate))
             self._enter_next_stage(fit)
             fit.initial_labels = self._start_labels(fit)
         if fit.stage == _START:
-            group = {"params": head, "lr": options["pretrain_learning_rate"]}
-            self._train_clusters(fit, _adam(options, group))
+            self._train_clusters(fit, adam(head, options["pretrain_learning_rate"]))
             self._enter_next_stage(fit)
         if fit.stage == _CLASSIFIER:
-            self._train_clusters(fit, _adam(options, head))
+            self._train_clusters(fit, adam(head, rate))
             self._enter_next_stage(fit)
         fit.codes = None
-        self._train_clusters(fit, _adam(options, slow, [*layers, *head]))
+        self._train_clusters(fit, adam([slow, {"params": [*layers, *head]}], rate))
         network.expression = None  # only training needs it
         if any(record.get("collapsed") for record in fit.history[-1:]):
             warnings.warn(
@@ -505,8 +504,3 @@ class NCSC(DeepClusterer):
         check_is_fitted(self)
         z = torch.from_numpy(self.embedding_[rows])
         return dense_affinity(z, self.resolved_params_["fidelity_weight"]).numpy()
-
-
-def _adam(options: dict[str, Any], *groups: dict[str, Any] | list) -> torch.optim.Adam:
-    groups = [group if isinstance(group, dict) else {"params": group} for group in groups]
-    return adam([group for group in groups if group["params"]], options["learning_rate"])
