@@ -437,15 +437,17 @@ class NCSC(DeepClusterer):
             return {"start": (1.0, nn.functional.nll_loss(log, fit.initial_labels[on_device]))}
         x = fit.rows.take(index.numpy())
         z = fit.network.autoencoder.encode(x)
-        y, terms = self._expression_terms(fit, index, x, z)
-        if fit.stage == _JOINT:
+        y, expressed, terms = self._expression_terms(fit, index, z)
+        collaborative = {}
+        if fit.stage == _JOINT:  # before decoding: passes over pairs do not meet the decoder's maps in memory
             scale = self._collaborative_scale(fit)
             for name, (weight, value) in self._collaborative_terms(fit, index, z, y).items():
-                terms[name] = (scale * weight, value)
-        return terms
+                collaborative[name] = (scale * weight, value)
+        reconstruction = self._reconstruction(fit, x, fit.network.autoencoder.decode(expressed))
+        return {"reconstruction": (0.5, reconstruction)} | terms | collaborative
 
-    def _expression_terms(self, fit: CollaborativeFit, index: Tensor, x: Tensor, z: Tensor):
-        """y of the closed form (None where C is learned), and eq. 9's terms, each over the number of rows."""
+    def _expression_terms(self, fit: CollaborativeFit, index: Tensor, z: Tensor):
+        """y of the closed form (None where C is learned), C Z, and eq. 9's terms of C, each over the number of rows."""
         weight, n = fit.options["fidelity_weight"], len(z)
         if fit.parts:
             y, layer = None, self._layer(fit, index)
@@ -454,12 +456,7 @@ class NCSC(DeepClusterer):
             y = ops.ridge_self_expression(z, 2 / weight)
             expressed, size = closed_form_expression(z, y)
             fidelity = (z - expressed).square().sum() / 2
-        reconstruction = self._reconstruction(fit, x, fit.network.autoencoder.decode(expressed))
-        return y, {
-            "reconstruction": (0.5, reconstruction),
-            "coefficients": (1.0, size / n),
-            "fidelity": (weight, fidelity / n),
-        }
+        return y, expressed, {"coefficients": (1.0, size / n), "fidelity": (weight, fidelity / n)}
 
     def _layer(self, fit: CollaborativeFit, index: Tensor) -> SelfExpressiveLayer:
         number = next(i for i, part in enumerate(fit.parts) if part is index)
