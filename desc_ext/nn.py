@@ -16,9 +16,41 @@ from torch import Tensor, nn
 from desc_ext import ops
 
 __all__ = [
-    "Autoencoder", "ClassifierHead", "ConvAutoencoder", "ConvDecoder", "DeepConvEncoder", "Discriminator",
-    "ResidualAutoencoder", "SelfExpressiveLayer", "linear_layer", "multilayer_perceptron",
+    "MIXED", "Autoencoder", "ClassifierHead", "ConvAutoencoder", "ConvDecoder", "DeepConvEncoder", "Discriminator",
+    "Layers", "ResidualAutoencoder", "SelfExpressiveLayer", "linear_layer", "multilayer_perceptron", "parameter_dtype",
+    "set_dtype",
 ]  # fmt: skip
+
+MIXED = "mixed_bfloat16"
+
+
+class Layers(nn.Sequential):
+    """Layers one after the other. Where :func:`set_dtype` made them mixed, they multiply in bfloat16.
+
+    Parameters, what goes in and what comes out stay float32; between the layers values are bfloat16.
+    """
+
+    mixed = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the last layer makes of ``x``, in the dtype of ``x``."""
+        if not self.mixed:
+            return super().forward(x)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return super().forward(x).to(x.dtype)
+
+
+def parameter_dtype(name: str) -> torch.dtype:
+    """Of the parameters under the estimators' option ``dtype``: "float32", "float64" or "mixed_bfloat16"."""
+    return torch.float32 if name == MIXED else getattr(torch, name)
+
+
+def set_dtype(network: nn.Module, name: str) -> nn.Module:
+    """``network`` with parameters of :func:`parameter_dtype`, and all its :class:`Layers` mixed or not."""
+    for module in network.modules():
+        if isinstance(module, Layers):
+            module.mixed = name == MIXED
+    return network.to(parameter_dtype(name))
 
 
 def linear_layer(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
@@ -36,12 +68,12 @@ def _drawn(layer: nn.Module, generator: torch.Generator) -> nn.Module:
     return layer
 
 
-def multilayer_perceptron(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequential:
+def multilayer_perceptron(sizes: Sequence[int], generator: torch.Generator) -> Layers:
     """Linear layers ``sizes[0] → sizes[1] → …`` with ReLU between them; the last one stays linear."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes):
         layers += [linear_layer(n_in, n_out, generator), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    return Layers(*layers[:-1])
 
 
 class Autoencoder(nn.Module):
@@ -177,7 +209,7 @@ class ConvAutoencoder(_ImageAutoencoder):
                 nn.ReLU(inplace=True),
             ]
         super().__init__(
-            image_shape, nn.Sequential(*down[:-1]), nn.Sequential(*up[:-1]), (widths[-1], *sizes[-1]),
+            image_shape, Layers(*down[:-1]), Layers(*up[:-1]), (widths[-1], *sizes[-1]),
             latent_dim, unit_codes, generator,
         )  # fmt: skip
 
@@ -219,7 +251,7 @@ class ResidualAutoencoder(_ImageAutoencoder):
             _transposed(widths[1], widths[0], kernel, strides[0], sizes[0], generator),
         ]
         super().__init__(
-            image_shape, nn.Sequential(*down), nn.Sequential(*up), (widths[-1], *sizes[-1]),
+            image_shape, Layers(*down), Layers(*up), (widths[-1], *sizes[-1]),
             latent_dim, unit_codes, generator,
         )  # fmt: skip
 
@@ -303,7 +335,7 @@ class ClassifierHead(nn.Module):
             ]
             width = n_out
         layers.append(_conv(width, n_classes, 1, 1, generator))
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = Layers(*layers).to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor) -> Tensor:
         """Probabilities [n, K], rows summing to 1, of flat codes ``z`` [n, p]."""
@@ -354,7 +386,7 @@ class DeepConvEncoder(nn.Module):
             for stride in (2 if group else 1, 1):
                 layers.append(_IdentityBlock(width, n_out, stride, generator))
                 width = n_out
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = Layers(*layers).to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [n, latent_dim] of flat images ``x`` [n, C·H·W]: the mean of the last map."""
@@ -398,7 +430,7 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = []
         for i in reversed(range(len(channels))):
             layers += [nn.ReLU(), _transposed(widths[i + 1], widths[i], 3, 2, sizes[i], generator)]
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = Layers(*layers).to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor) -> Tensor:
         maps = self.from_code(z).reshape(-1, *self.map_shape)

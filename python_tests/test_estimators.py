@@ -28,6 +28,7 @@ from desc_ext.models import (
     KSubspaces,
     load_model,
 )
+from desc_ext.nn import Layers
 
 # small networks are never sure of themselves, nor is NCSC on noise; test_model_* test the warnings themselves
 pytestmark = [
@@ -301,6 +302,26 @@ def test_float64_survives_saving(digits, tmp_path):
     assert model.embedding_.dtype == np.float64
     model.save(tmp_path)
     np.testing.assert_array_equal(DESC.load(tmp_path).transform(digits), model.embedding_)
+
+
+@pytest.mark.parametrize("method", [*NETWORKS, "ncsc", "dsc-net", "lrsc"])
+def test_mixed_precision_is_that_of_the_layers(method, digits, tmp_path, monkeypatch):
+    seen, forward = set(), Layers.forward
+
+    def watched(layers, x):
+        result = forward(layers, x)
+        seen.add((layers.mixed, layers[-1].weight.dtype, result.dtype))
+        return result
+
+    monkeypatch.setattr(Layers, "forward", watched)
+    model = small(method, dtype="mixed_bfloat16").fit(digits)
+    assert seen == {(True, torch.float32, torch.float32)}
+    assert model.embedding_.dtype == np.float32
+    model.save(tmp_path)
+    np.testing.assert_array_equal(load_model(tmp_path).transform(digits), model.transform(digits))
+    exact = small(method).fit(digits)
+    assert exact.history_[0]["loss"] == pytest.approx(model.history_[0]["loss"], rel=0.02)
+    assert exact.history_[0]["loss"] != model.history_[0]["loss"]
 
 
 def test_damaged_folders_are_refused(digits, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from desc_ext.nn import (
     ResidualAutoencoder,
     SelfExpressiveLayer,
     linear_layer,
+    set_dtype,
 )
 
 
@@ -43,6 +46,28 @@ def test_forward_equals_the_formula():
     found_z, found = network(x)
     np.testing.assert_allclose(found_z.detach().numpy(), z, atol=1e-12)
     np.testing.assert_allclose(found.detach().numpy(), reconstruction, atol=1e-12)
+
+
+def test_mixed_layers_multiply_in_bfloat16():
+    network = ConvAutoencoder((1, 9, 9), (8, 16), (5, 3), seeded(), latent_dim=6)
+    x = torch.randn(20, 81, generator=seeded(1))
+    exact = copy.deepcopy(network).double()
+    set_dtype(network, "mixed_bfloat16")
+    pairs = []
+    for found, value in ((network, x), (exact, x.double())):
+        z, reconstruction = found(value)
+        reconstruction.square().sum().backward()
+        pairs.append([z.detach(), reconstruction.detach(), *(p.grad for p in found.parameters())])
+    for found, value in zip(*pairs, strict=True):
+        assert found.dtype == torch.float32
+        error = float((found - value).norm() / value.norm())
+        assert 1e-5 < error < 0.2  # float32 would be below, and another gradient above
+    assert all(
+        float((a - b).norm() / b.norm()) < 0.02 for a, b in zip(pairs[0][:2], pairs[1][:2], strict=True)
+    )
+    set_dtype(network, "float64")
+    for found, value in zip(network(x.double()), pairs[1], strict=False):
+        torch.testing.assert_close(found, value, rtol=1e-12, atol=1e-12)
 
 
 def test_parameters_come_from_the_generator_alone():

@@ -14,7 +14,7 @@ sys.path.insert(0, {folder!r})
 import runs
 from sklearn.cluster import KMeans
 
-METHODS = {{"k": runs.Method("k-means", lambda data, seed, device: KMeans(10, random_state=seed).fit(data.X))}}
+METHODS = {{"k": runs.Method("k-means", lambda data, seed, place: KMeans(10, random_state=seed).fit(data.X))}}
 if __name__ == "__main__":
     arguments = runs.parser("Scores.", METHODS, ["digits:300"]).parse_args()
     runs.main(arguments, METHODS, {{}}, "Scores")
@@ -38,7 +38,7 @@ def runs(repository, tmp_path, monkeypatch):
 def test_a_run_is_a_process(runs, repository, tmp_path):
     script = tmp_path / "scores.py"
     script.write_text(SCRIPT.format(folder=str(repository / "benchmarks" / "papers")))
-    result, _ = runs._process(script, ("digits:300", "k", 3), "cpu")
+    result, _ = runs._process(script, ("digits:300", "k", 3), {"device": "cpu", "dtype": "float64"})
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score
 
@@ -47,19 +47,19 @@ def test_a_run_is_a_process(runs, repository, tmp_path):
     digits = load_dataset("digits")
     expected = KMeans(10, random_state=3).fit(digits.X[:300]).labels_
     assert result["ari"] == pytest.approx(adjusted_rand_score(digits.labels[:300], expected))
-    assert (result["rows"], result["device"]) == (300, "CPU")
+    assert (result["rows"], result["device"], result["dtype"]) == (300, "CPU", "float64")
 
 
 def test_results_are_gathered_and_not_made_again(runs, tmp_path, monkeypatch, capsys):
     scores = {("a", 0): 0.5, ("a", 1): None, ("b", 0): 0.25, ("b", 1): 0.75}
     asked = []
 
-    def process(_script, run, _device):
+    def process(_script, run, place):
         asked.append(run)
         acc = scores[run[1:]]
         common = {"nmi": 0.5, "ari": 0.25, "n_iter": 3, "seconds": 1.5, "rows": 7}
-        place = {"device": "CPU", "threads": 1, "torch": "2"}
-        return (None, "it does not work") if acc is None else ({"acc": acc, **common, **place}, "")
+        where = {"device": "CPU", "threads": 1, "torch": "2", "dtype": place["dtype"]}
+        return (None, "it does not work") if acc is None else ({"acc": acc, **common, **where}, "")
 
     monkeypatch.setattr(runs, "_process", process)
     methods = {name: runs.Method(name.upper(), None) for name in "ab"}
@@ -89,7 +89,14 @@ def test_results_are_gathered_and_not_made_again(runs, tmp_path, monkeypatch, ca
     assert "| A | 0.625 ± 0.125 | 0.500 ± 0.000 | 0.250 ± 0.000 | 3 | 1.5 | 2 |" in text
     assert "| B | 0.500 ± 0.250 |" in text
     assert "| somebody | 0.500 | – | 0.250 |" in text
-    for part in ("# The title", "The notes.", "## data, 7 rows", "--seeds 2 --methods", "commit: abc"):
+    for part in (
+        "# The title",
+        "The notes.",
+        "## data, 7 rows",
+        "--seeds 2 --methods",
+        "dtype: float32",
+        "commit: abc",
+    ):
         assert part in text
 
 

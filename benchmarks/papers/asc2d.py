@@ -38,13 +38,13 @@ TERMS = {
 }
 
 
-def fit_asc2d(options: dict, dataset: Dataset, seed: int, device: str) -> ASC2D:
-    model = ASC2D(len(np.unique(dataset.labels)), random_state=seed, device=device, **options)
+def fit_asc2d(options: dict, dataset: Dataset, seed: int, place: runs.Place) -> ASC2D:
+    model = ASC2D(len(np.unique(dataset.labels)), random_state=seed, **place, **options)
     return model.fit(dataset.images)
 
 
-def fit_dcec(dataset: Dataset, seed: int, device: str) -> DCEC:
-    return DCEC(len(np.unique(dataset.labels)), random_state=seed, device=device).fit(dataset.images)
+def fit_dcec(dataset: Dataset, seed: int, place: runs.Place) -> DCEC:
+    return DCEC(len(np.unique(dataset.labels)), random_state=seed, **place).fit(dataset.images)
 
 
 METHODS = {"dcec": runs.Method("DCEC", fit_dcec)}

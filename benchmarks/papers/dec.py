@@ -24,9 +24,9 @@ PUBLISHED = {
 }
 
 
-def fit(model: str, dataset: Dataset, seed: int, device: str):
+def fit(model: str, dataset: Dataset, seed: int, place: runs.Place):
     n_clusters = len(np.unique(dataset.labels))
-    return MODELS[model](n_clusters, random_state=seed, device=device).fit(dataset.images)
+    return MODELS[model](n_clusters, random_state=seed, **place).fit(dataset.images)
 
 
 METHODS = {name: runs.Method(name.upper(), partial(fit, name)) for name in ("dec", "idec")}

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from runs import Method, load_part, main, parser
+from runs import Method, Place, load_part, main, parser
 
 from desc_ext.data import Dataset, load_dataset
 from desc_ext.features import resized_images
@@ -27,17 +27,17 @@ OFF = {"task_level": False, "model_level": False, "self_supervision": False}
 
 
 def lrsc(**options):
-    def fit(data: Dataset, seed: int, device: str) -> LRSC:
+    def fit(data: Dataset, seed: int, place: Place) -> LRSC:
         external = data.external.images, data.external.labels
-        model = LRSC(len(data.class_names), external=external, random_state=seed, device=device, **options)
+        model = LRSC(len(data.class_names), external=external, random_state=seed, **place, **options)
         return model.fit(data.images)
 
     return fit
 
 
 def dsc_net(**options):
-    def fit(data: Dataset, seed: int, device: str) -> DSCNet:
-        model = DSCNet(len(data.class_names), random_state=seed, device=device, **NETWORK, **options)
+    def fit(data: Dataset, seed: int, place: Place) -> DSCNet:
+        model = DSCNet(len(data.class_names), random_state=seed, **place, **NETWORK, **options)
         return model.fit(data.images)
 
     return fit

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from lrsc import NETWORK, OFF
-from runs import Method, main, parser
+from runs import Method, Place, main, parser
 
 from desc_ext.data import Dataset, load_dataset
 from desc_ext.models import LRSC, DSCNet
@@ -64,19 +64,19 @@ NEIGHBOURS = {f"k-{k}": {"k": k} for k in (5, 20, 100, 0)} | {"vectors-K": {"ext
 
 
 def lrsc(options: dict[str, Any]):
-    def fit(data: Dataset, seed: int, device: str) -> LRSC:
+    def fit(data: Dataset, seed: int, place: Place) -> LRSC:
         other = data.external
         unlabelled = options.get("teacher") == "autoencoder"
         external = other.images if unlabelled else (other.images, other.labels)
-        model = LRSC(5, external=external, random_state=FIRST_SEED + seed, device=device, **options)
+        model = LRSC(5, external=external, random_state=FIRST_SEED + seed, **place, **options)
         return model.fit(data.images)
 
     return fit
 
 
 def dsc_net(options: dict[str, Any]):
-    def fit(data: Dataset, seed: int, device: str) -> DSCNet:
-        model = DSCNet(5, random_state=FIRST_SEED + seed, device=device, **NETWORK, **options)
+    def fit(data: Dataset, seed: int, place: Place) -> DSCNet:
+        model = DSCNet(5, random_state=FIRST_SEED + seed, **place, **NETWORK, **options)
         return model.fit(data.images)
 
     return fit

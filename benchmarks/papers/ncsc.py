@@ -39,11 +39,12 @@ class StageLabels(Callback):
             self.labels[record["stage"]] = model.labels_
 
 
-def fit(**options: Any) -> Callable[[Dataset, int, str], NCSC]:
-    def fitted(dataset: Dataset, seed: int, device: str) -> NCSC:
+def fit(**options: Any) -> Callable[[Dataset, int, runs.Place], NCSC]:
+    def fitted(dataset: Dataset, seed: int, place: runs.Place) -> NCSC:
         network = "residual" if dataset.name.startswith("fashion") else "conv"
-        place = {"random_state": seed, "device": device, "callbacks": [StageLabels()]}
-        model = NCSC(len(np.unique(dataset.labels)), image_network=network, **options, **place)
+        callbacks = [StageLabels()]
+        arguments = {**options, **place, "image_network": network, "random_state": seed}
+        model = NCSC(len(np.unique(dataset.labels)), callbacks=callbacks, **arguments)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="NCSC collapsed")  # the scores say so
             return model.fit(dataset.images)

@@ -1,8 +1,9 @@
 """What the scripts beside this file share: methods run on data sets, every run a process of its own, and their table.
 
-A script names its methods, functions of (data set, seed, device) that return a fitted estimator, and calls
-:func:`main`. Results are gathered as JSON lines, one a run, in OUT/SCRIPT.jsonl: what is there already is not run again,
-so a stopped script goes on where it was. After every run the table, results/SCRIPT.md, is written from all lines.
+A script names its methods, functions of (data set, seed, place) that return a fitted estimator, and calls :func:`main`.
+The place is what the estimator is told of ``device`` and ``dtype``. Results are gathered as JSON lines, one a run, in
+OUT/SCRIPT.jsonl: what is there already is not run again, so a stopped script goes on where it was. After every run the
+table, results/SCRIPT.md, is written from all lines.
 
     python benchmarks/papers/SCRIPT.py --data digits mnist-test --seeds 5 --device cuda --jobs 4
 """
@@ -26,9 +27,10 @@ import torch
 from desc_ext.data import Dataset, load_dataset
 from desc_ext.metrics import clustering_scores
 
-__all__ = ["Method", "Published", "load_part", "main", "parser"]
+__all__ = ["Method", "Place", "Published", "load_part", "main", "parser"]
 
 HERE = Path(__file__).parent
+Place = Mapping[str, str]  # the estimators' arguments device and dtype
 SCORES = ("acc", "nmi", "ari")
 Published = Mapping[str, Sequence[tuple[str, float | None, float | None, float | None]]]
 
@@ -38,7 +40,7 @@ class Method:
     """A line of the table: its name there, and what fits it; the estimator returned has ``labels_`` [n]."""
 
     name: str
-    fit: Callable[[Dataset, int, str], Any]
+    fit: Callable[[Dataset, int, Place], Any]
     # other labels [n] of the fitted estimator, by what they are: lines below its own
     also: Callable[[Any, Dataset, int], Mapping[str, np.ndarray]] | None = None
 
@@ -70,6 +72,9 @@ def parser(
     result.add_argument("--first-seed", type=int, default=first_seed, help="the smallest of them")
     result.add_argument("--methods", nargs="+", choices=methods, default=chosen or list(methods))
     result.add_argument("--device", default="auto", help="cpu, cuda, or auto: CUDA where there is one")
+    result.add_argument(
+        "--dtype", default="float32", help="of the estimators: float32, float64 or mixed_bfloat16"
+    )
     result.add_argument("--jobs", type=int, default=1, help="runs at a time")
     result.add_argument(
         "--out", type=Path, default=HERE / "results", help="folder of the raw results, JSON lines"
@@ -100,9 +105,10 @@ def main(
     Raises:
         SystemExit: a run failed; the others were finished first.
     """
+    place = {"device": arguments.device, "dtype": arguments.dtype}
     if arguments.one:
         data, method, seed = arguments.one
-        print(json.dumps(_one(methods[method], load(data), int(seed), arguments.device)))
+        print(json.dumps(_one(methods[method], load(data), int(seed), place)))
         return
     script = Path(sys.argv[0]).resolve()
     lines = arguments.out / f"{script.stem}.jsonl"
@@ -120,7 +126,7 @@ def main(
     commit = arguments.commit or _commit()
     failed = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        waiting = {pool.submit(_process, script, run, arguments.device): run for run in left}
+        waiting = {pool.submit(_process, script, run, place): run for run in left}
         for future in _ended(pool, waiting):
             data, method, seed = run = waiting[future]
             result, trouble = future.result()
@@ -153,10 +159,10 @@ def _ended(pool: ThreadPoolExecutor, waiting: Mapping[Future, Any]) -> Iterator[
         raise
 
 
-def _one(method: Method, dataset: Dataset, seed: int, device: str) -> dict[str, Any]:
+def _one(method: Method, dataset: Dataset, seed: int, place: Place) -> dict[str, Any]:
     """Scores of the last epoch, and of the start where the estimator keeps it."""
     begin = time.perf_counter()
-    model = method.fit(dataset, seed, device)
+    model = method.fit(dataset, seed, place)
     seconds = time.perf_counter() - begin
     result: dict[str, Any] = dict(clustering_scores(dataset.labels, model.labels_))
     if hasattr(model, "initial_labels_"):
@@ -167,20 +173,22 @@ def _one(method: Method, dataset: Dataset, seed: int, device: str) -> dict[str, 
         result["also"] = {
             name: dict(clustering_scores(dataset.labels, labels)) for name, labels in others.items()
         }
-    on_gpu = torch.cuda.is_available() and device != "cpu"
+    on_gpu = torch.cuda.is_available() and place["device"] != "cpu"
     return result | {
         "n_iter": int(getattr(model, "n_iter_", 0)),
         "seconds": seconds,
         "rows": len(dataset.X),
         "device": torch.cuda.get_device_name() if on_gpu else "CPU",
+        "dtype": place["dtype"],
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
 
 
-def _process(script: Path, run: tuple[str, str, int], device: str) -> tuple[dict[str, Any] | None, str]:
+def _process(script: Path, run: tuple[str, str, int], place: Place) -> tuple[dict[str, Any] | None, str]:
     """The result of a run in a process of its own, or None and what it wrote on its standard error."""
-    command = [sys.executable, str(script), "--device", device, "--one", *map(str, run)]
+    options = [f"--{name}={value}" for name, value in place.items()]
+    command = [sys.executable, str(script), *options, "--one", *map(str, run)]
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
         return None, ended.stderr[-4000:] or f"exit code {ended.returncode}"
@@ -274,7 +282,7 @@ def _made(script: Path, data: str, records: list[dict[str, Any]]) -> str:
     """One paragraph: the command, and where its runs ran."""
     found = {
         key: ", ".join(dict.fromkeys(str(record[key]) for record in records))
-        for key in ("device", "threads", "jobs", "torch", "commit")
+        for key in ("device", "dtype", "threads", "jobs", "torch", "commit")
     }
     seeds = sorted({record["seed"] for record in records})
     first = f" --first-seed {seeds[0]}" if seeds[0] else ""
@@ -282,6 +290,6 @@ def _made(script: Path, data: str, records: list[dict[str, Any]]) -> str:
     return (
         "Mean ± standard deviation over the seeds, last epoch. Made by "
         f"`python benchmarks/papers/{script.name} --data {data} --seeds {len(seeds)}{first} --methods {chosen}`; "
-        f"device: {found['device']}; threads: {found['threads']}; runs at a time: {found['jobs']}; "
+        f"device: {found['device']}; dtype: {found['dtype']}; threads: {found['threads']}; runs at a time: {found['jobs']}; "
         f"torch {found['torch']}; commit: {found['commit']}."
     )

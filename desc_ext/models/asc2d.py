@@ -13,7 +13,7 @@ from desc_ext import ops
 from desc_ext.models.base import Assessment, Fit
 from desc_ext.models.options import CHECKS, choice, integer, number
 from desc_ext.models.student_t import STUDENT_T_CHECKS, StudentTClusterer, StudentTNetwork, require_a_loss
-from desc_ext.nn import Discriminator
+from desc_ext.nn import Discriminator, set_dtype
 from desc_ext.training import adam
 
 __all__ = ["ASC2D"]
@@ -252,7 +252,7 @@ class ASC2D(StudentTClusterer):
             # a generator of its own: with or without a discriminator, the autoencoder starts from the same bits
             generator = torch.Generator().manual_seed(fit.seed + 3)
             discriminator = Discriminator(options["n_clusters"], options["discriminator_sizes"], generator)
-            fit.network.discriminator = discriminator.to(fit.rows.device, fit.rows.dtype)
+            fit.network.discriminator = set_dtype(discriminator, options["dtype"]).to(fit.rows.device)
         return fit
 
     def _build(self, n_features: int, options: dict[str, Any], generator: torch.Generator):

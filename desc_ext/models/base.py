@@ -23,7 +23,7 @@ from desc_ext.models.checkpoint import read_checkpoint, restore_optimizer, write
 from desc_ext.models.inputs import input_rows, input_width, restore_features, saved_features, training_rows
 from desc_ext.models.options import CHECKS, Check, resolve_device, resolve_options
 from desc_ext.models.rows import Rows, map_chunks, scaling_statistics
-from desc_ext.nn import Autoencoder
+from desc_ext.nn import Autoencoder, parameter_dtype, set_dtype
 from desc_ext.training import (
     Callback,
     ProgressBar,
@@ -207,11 +207,11 @@ class DeepEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         fit.stage, fit.epoch, fit.stopped = stages[stages.index(fit.stage) + 1], 0, False
 
     def _begin(self, X: np.ndarray, options: dict[str, Any]) -> Fit:
-        device, dtype = resolve_device(self.device), getattr(torch, options["dtype"])
+        device, dtype = resolve_device(self.device), parameter_dtype(options["dtype"])
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         network = self._build(X.shape[1], options, torch.Generator().manual_seed(seed))
         offset, scale = scaling_statistics(X, options["scaling"])
-        network.to(dtype)
+        set_dtype(network, options["dtype"])
         network.offset, network.scale = torch.from_numpy(offset), torch.from_numpy(scale)
         network.to(device)
         return Fit(
@@ -373,7 +373,7 @@ class DeepEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMi
         shapes |= {"labels_": [n_samples], "initial_labels_": [n_samples]}
         shapes["embedding_"] = [n_samples, options["latent_dim"]]
         check_tensors(path, tensors, shapes)
-        network.to(getattr(torch, options["dtype"]))
+        set_dtype(network, options["dtype"])
         network.offset, network.scale = network.offset.double(), network.scale.double()
         network.load_state_dict({n: tensors[f"network.{n}"] for n in network.state_dict()})
         model.network_ = network.to(resolve_device(model.device))

@@ -84,7 +84,7 @@ def _spectral_labels(z: Tensor, options: dict[str, Any], seed: int) -> Tensor:
         n_init=options["n_init"],
         random_state=seed,
         device=str(z.device),
-        dtype=options["dtype"],
+        dtype=str(z.dtype).removeprefix("torch."),
     )
     return torch.from_numpy(clustering.fit_predict(z)).to(z.device)
 

@@ -168,7 +168,9 @@ class DESC(DeepClusterer):
         random_state: int, RandomState or None. The same integer on the same machine with the same number
             of threads gives the same bits.
         device: "auto" (CUDA where there is one), or a torch device.
-        dtype: "float32" or "float64", of network and codes.
+        dtype: "float32" or "float64", of network and codes; or "mixed_bfloat16": float32, but for the network's layers,
+            which multiply in bfloat16. That is faster where the processor multiplies matrices of bfloat16 (AMX, tensor
+            cores), and slower where it does not.
         callbacks: list of :class:`desc_ext.training.Callback`.
         verbose: 0, or 1 for a progress bar on the terminal.
         checkpoint: folder that receives the state at the end of every epoch, or None.

@@ -12,6 +12,7 @@ from torch import Tensor
 from desc_ext.features import Scattering2D, image_rows
 from desc_ext.models.options import Check, choice, integer, optional, plain, require, resolve_device
 from desc_ext.models.rows import check_rows, check_training_rows
+from desc_ext.nn import parameter_dtype
 
 __all__ = ["image_rows", "input_rows", "input_width", "restore_features", "saved_features", "training_rows"]
 
@@ -48,8 +49,10 @@ def training_rows(model: BaseEstimator, X: Any, options: dict[str, Any]) -> np.n
                 f"{name}: features={options['features']!r} are of images, but X has flat rows, shape "
                 f"{list(X.shape)}; set image_shape=(H, W) or (C, H, W), or give a stack [n, H, W] or [n, C, H, W]"
             )
-        place = {"device": model.device, "dtype": options["dtype"]}
-        model.features_ = Scattering2D(options["feature_dim"], image_shape=shape, **place)
+        dtype = str(parameter_dtype(options["dtype"])).removeprefix("torch.")
+        model.features_ = Scattering2D(
+            options["feature_dim"], image_shape=shape, device=model.device, dtype=dtype
+        )
         X, shape = model.features_.fit_transform(X), None
     options["image_shape"] = None if shape is None else list(shape)
     return X

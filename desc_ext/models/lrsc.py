@@ -18,6 +18,7 @@ from desc_ext.models.external import External, external_rows
 from desc_ext.models.options import CHECKS, FLAG, Check, choice, integer, number, optional
 from desc_ext.models.rows import Rows
 from desc_ext.models.teacher import Teacher, distillation_loss, median_squared_distance
+from desc_ext.nn import set_dtype
 from desc_ext.training import adam
 
 __all__ = ["LRSC"]
@@ -310,7 +311,7 @@ class LRSC(DSCNet):
             n_classes = fit.external.n_classes if options["teacher"] == "classifier" else 0
             generator = torch.Generator().manual_seed(fit.seed + 4)
             teachers = [Teacher(X.shape[1], options, n_classes, generator) for _ in range(2)]
-            fit.network.teachers = nn.ModuleList(teachers).to(device, dtype)
+            fit.network.teachers = set_dtype(nn.ModuleList(teachers), options["dtype"]).to(device)
         return fit
 
     # ------------------------------------------------------------------ external data: teachers, then meta-learner

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from desc_ext.device import resolve_device
+from desc_ext.nn import MIXED
 
 __all__ = [
     "FLAG", "Check", "check_options", "choice", "integer", "number", "optional", "plain", "require", "resolve_device",
@@ -94,7 +95,7 @@ def resolve_options(
         ValueError: an unknown preset, a value that its option does not take, or resume without a checkpoint.
     """
     name = model.__class__.__name__
-    options = check_options(model, {"preset": choice(*presets)})
+    options = check_options(model, {"preset": choice(*presets), "dtype": choice("float32", "float64", MIXED)})
     require_checkpoint(model)
     for option, default in presets[model.preset].items():
         value = getattr(model, option)

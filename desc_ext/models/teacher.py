@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from desc_ext import ops
-from desc_ext.nn import ConvDecoder, DeepConvEncoder, linear_layer, multilayer_perceptron
+from desc_ext.nn import ConvDecoder, DeepConvEncoder, Layers, linear_layer, multilayer_perceptron
 
 __all__ = ["Teacher", "distillation_loss", "median_squared_distance"]
 
@@ -33,7 +33,7 @@ class Teacher(nn.Module):
         shape, sizes = options["image_shape"], list(options["teacher_sizes"])
         if shape is None:
             self.latent_dim = sizes[-1]
-            self.encoder = nn.Sequential(multilayer_perceptron([n_features, *sizes], generator), nn.ReLU())
+            self.encoder = Layers(multilayer_perceptron([n_features, *sizes], generator), nn.ReLU())
         else:
             self.encoder = DeepConvEncoder(shape, options["teacher_channels"], generator)
             self.latent_dim = self.encoder.latent_dim
