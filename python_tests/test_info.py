@@ -68,3 +68,20 @@ def test_module_prints_everything(tmp_path):
         assert name in lines
     assert lines["data: digits"].endswith("scikit-learn")
     assert str(tmp_path / "mine") in lines["data searched in"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_waiting_threads_soon_give_their_core_back(chosen, expected, tmp_path):
+    usual = {
+        key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    child = subprocess.run(
+        [sys.executable, "-c", "import desc_ext"], capture_output=True, text=True, cwd=tmp_path,
+        env=usual | {"OMP_DISPLAY_ENV": "verbose"} | chosen,
+    )  # fmt: skip
+    if "GOMP_SPINCOUNT" not in child.stderr:
+        pytest.skip("torch has another OpenMP library than GNU's")
+    assert f"GOMP_SPINCOUNT = '{expected}'" in child.stderr  # its own word
