@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,12 @@ __all__ = [
     "check_tensors",
     "read_state_config",
     "read_state_folder",
+    "without_denormals",
     "write_state_folder",
 ]
 
+# 0.9 to this power takes a moment of this size to about the smallest normal float32
+_STEPS_TO_DENORMALS, _VANISHED = 128, 1e-30
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 
@@ -221,7 +225,28 @@ def adam(parameters: Iterable[Tensor] | Iterable[dict[str, Any]], learning_rate:
 
     Torch's default makes a dozen passes on the CPU: with dense layers and small mini-batches, a third of the training time.
     """
-    return torch.optim.Adam(parameters, learning_rate, fused=True)
+    return without_denormals(torch.optim.Adam(parameters, learning_rate, fused=True))
+
+
+def without_denormals(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """``optimizer``, which from now on sets first moments that have all but vanished, below 1e-30, to 0.
+
+    The weights of a unit that no longer answers have gradients of 0. Their moments decay by a constant factor a step and,
+    after some 800, stay among the denormal numbers, on which a CPU computes a hundred times as long as on others.
+    """
+    steps = count(1)
+
+    def after_step(optimizer: torch.optim.Optimizer, _args: Any, _options: Any) -> None:
+        if next(steps) % _STEPS_TO_DENORMALS:
+            return
+        for state in optimizer.state.values():
+            for name in state.keys() & {"exp_avg", "momentum_buffer"}:
+                moment = state[name]
+                if moment is not None and moment.device.type == "cpu":
+                    torch.hardshrink(moment, _VANISHED, out=moment)
+
+    optimizer.register_step_post_hook(after_step)
+    return optimizer
 
 
 def check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:

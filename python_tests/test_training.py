@@ -12,7 +12,15 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from desc_ext.models import DESC
-from desc_ext.training import Callback, Evaluate, ProgressBar, read_state_folder, write_state_folder
+from desc_ext.training import (
+    Callback,
+    Evaluate,
+    ProgressBar,
+    adam,
+    read_state_folder,
+    without_denormals,
+    write_state_folder,
+)
 
 SMALL = {"hidden_sizes": (24,), "pretrain_epochs": 3, "epochs": 3, "warmup_epochs": 1, "n_init": 2} | {
     "subspace_dim": 3,
@@ -138,3 +146,39 @@ def test_shape_that_the_config_does_not_promise(tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"tensor 'a' has shape \[3\], wanted \[4\]"):
         read_state_folder(tmp_path, "model")
+
+
+def sgd(parameters, rate):
+    return torch.optim.SGD(parameters, rate, momentum=0.9, fused=True)
+
+
+def plain_adam(parameters, rate):
+    return torch.optim.Adam(parameters, rate, fused=True)
+
+
+@pytest.mark.parametrize(
+    ("ours", "usual", "moment"),
+    [
+        (adam, plain_adam, "exp_avg"),
+        (lambda parameters, rate: without_denormals(sgd(parameters, rate)), sgd, "momentum_buffer"),
+    ],
+)
+def test_no_moment_becomes_a_denormal_number(ours, usual, moment):
+    weights, moments = [], []
+    for make in (ours, usual):
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 400).reshape(20, 20))
+        optimizer = make([weight], 1e-2)
+        for step in range(1500):
+            # one half of it dies; the gradients of the other one stay small
+            weight.grad = torch.full((20, 20), 1e-6) if step < 100 else torch.zeros(20, 20)
+            weight.grad[10:] = 1e-9 * (step % 7 - 3)
+            optimizer.step()
+            kept = optimizer.state[weight][moment]
+            if make is ours:
+                assert not ((kept != 0) & (kept.abs() < torch.finfo(torch.float32).tiny)).any()
+        weights.append(weight.detach())
+        moments.append(kept)
+    assert torch.equal(*weights)
+    assert torch.equal(moments[0][10:], moments[1][10:])
+    assert (moments[1][:10].abs() < torch.finfo(torch.float32).tiny).all()  # torch's own are
+    assert (moments[1][:10] != 0).all()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from desc_ext.models.base import Assessment, Fit
 from desc_ext.models.options import choice, integer, number
 from desc_ext.models.student_t import STUDENT_T_CHECKS, StudentTClusterer, require_a_loss
-from desc_ext.training import adam
+from desc_ext.training import adam, without_denormals
 
 __all__ = ["DCEC", "DEC", "IDEC"]
 
@@ -180,7 +180,7 @@ class DEC(StudentTClusterer):
     def _refine(self, fit: Fit) -> None:
         parameters, rate = fit.network.parameters(), fit.options["learning_rate"]
         if fit.options["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(parameters, rate, momentum=_MOMENTUM, fused=True)
+            optimizer = without_denormals(torch.optim.SGD(parameters, rate, momentum=_MOMENTUM, fused=True))
         else:
             optimizer = adam(parameters, rate)
         self._train_clusters(fit, optimizer)
