@@ -173,7 +173,8 @@ def test_the_two_sides_do_not_move_each_other():
 @pytest.mark.parametrize("off", WEIGHTS)
 def test_a_weight_of_zero_removes_its_term(off):
     X = random_rows()
-    given = {"epochs": 1, "pretrain_epochs": 1, "row_losses": "mean", f"{off}_weight": 0.0}
+    weights = {f"{name}_weight": weight for name, weight in WEIGHTS.items()} | {f"{off}_weight": 0.0}
+    given = {"epochs": 1, "pretrain_epochs": 1, "row_losses": "mean", **weights}
     model = ASC2D(3, **SMALL | given)
     opponent = {"discriminator", "discriminator_accuracy"}
     if off == "adversarial":

@@ -29,6 +29,7 @@ VARIANTS: dict[str, dict] = {
     "pretrain_learning_rate-3e-3": {"pretrain_learning_rate": 3e-3},
     "adversarial_weight-0": {"adversarial_weight": 0.0},
     "adversarial_weight-0.05": {"adversarial_weight": 0.05},
+    "adversarial_weight-0.5": {"adversarial_weight": 0.5},
     "consistency_weight-0.1": {"consistency_weight": 0.1},
     "tol-0": {"tol": 0.0},
 }

@@ -47,6 +47,7 @@ _PAPER: dict[str, Any] = {
 
 _ROBUST: dict[str, Any] = _PAPER | {
     "scaling": "global",
+    "adversarial_weight": 0.005,
     "pretrain_learning_rate": 1e-3,
     "learning_rate": 3e-4,
 }
@@ -84,8 +85,9 @@ class ASC2D(StudentTClusterer):
 
     "paper" is the text, literally: the four losses of the clusters are sums over the mini-batch, L_AE is the mean over its
     rows of squared errors summed over columns, and both sides learn in large steps. With these, the pretraining of rows in
-    a small range can end with one code for all of them, and the refinement in one cluster. "robust" scales the input and
-    takes smaller steps; the losses and their weights are the same.
+    a small range can end with one code for all of them, and the refinement in one cluster. "robust" scales the input,
+    takes smaller steps and a hundredth of λ1: D2 is sharper than D1 by its very definition, so the discriminator soon tells
+    all rows apart, and what deceives it then outweighs the reconstruction and every other loss.
 
     Every weight may be 0: then its term is not computed (without λ1 there is no discriminator), which gives the paper's
     Tables 5 and 6.
@@ -106,7 +108,7 @@ class ASC2D(StudentTClusterer):
     row_losses                  "sum"        "sum"        the four other losses: sums over the rows of a mini-batch
                                                           (eqs. 5 to 8) or means
     reconstruction_weight       1            1            of L_AE in refinement
-    adversarial_weight          0.5          0.5          λ1
+    adversarial_weight          0.5          0.005        λ1
     consistency_weight          1            1            of ‖D1 − D2‖²_F
     self_supervision_weight     1e-4         1e-4         λ2
     specificity_weight          1e-5         1e-5         λ3
