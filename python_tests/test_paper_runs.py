@@ -66,7 +66,7 @@ def test_results_are_gathered_and_not_made_again(runs, tmp_path, monkeypatch, ca
     published = {"data": [("somebody", 0.5, None, 0.25)]}
 
     def main(*options):
-        options = ["--seeds", "2", "--out", str(tmp_path), "--commit", "abc", *options]
+        options = ["--seeds", "2", "--out", str(tmp_path), "--commit", "abc", "--dtype", "float64", *options]
         arguments = runs.parser("Scores.", methods, ["data"]).parse_args(options)
         runs.main(arguments, methods, published, "The title", "The notes.")
 
@@ -93,8 +93,7 @@ def test_results_are_gathered_and_not_made_again(runs, tmp_path, monkeypatch, ca
         "# The title",
         "The notes.",
         "## data, 7 rows",
-        "--seeds 2 --methods",
-        "dtype: float32",
+        "--seeds 2 --dtype float64 --methods",
         "commit: abc",
     ):
         assert part in text

@@ -285,11 +285,12 @@ def _made(script: Path, data: str, records: list[dict[str, Any]]) -> str:
         for key in ("device", "dtype", "threads", "jobs", "torch", "commit")
     }
     seeds = sorted({record["seed"] for record in records})
-    first = f" --first-seed {seeds[0]}" if seeds[0] else ""
+    options = f" --first-seed {seeds[0]}" if seeds[0] else ""
+    options += "" if found["dtype"] == "float32" else f" --dtype {found['dtype']}"
     chosen = " ".join(dict.fromkeys(record["method"] for record in records))
     return (
         "Mean ± standard deviation over the seeds, last epoch. Made by "
-        f"`python benchmarks/papers/{script.name} --data {data} --seeds {len(seeds)}{first} --methods {chosen}`; "
-        f"device: {found['device']}; dtype: {found['dtype']}; threads: {found['threads']}; runs at a time: {found['jobs']}; "
+        f"`python benchmarks/papers/{script.name} --data {data} --seeds {len(seeds)}{options} --methods {chosen}`; "
+        f"device: {found['device']}; threads: {found['threads']}; runs at a time: {found['jobs']}; "
         f"torch {found['torch']}; commit: {found['commit']}."
     )
