@@ -43,9 +43,8 @@ def measure(method: str, rounds: int) -> list[dict]:
 
     def fit(dtype: str) -> dict[str, float]:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # an epoch is no fit: of collapses and rows that are never certain
+            # of collapses and rows that are never certain: an epoch is no fit
+            warnings.simplefilter("ignore")
             model = MODELS[method](10, dtype=dtype, **options).fit(images)
         return {record["stage"]: record["seconds"] for record in model.history_}
 
