@@ -202,7 +202,8 @@ class ConvAutoencoder(_ImageAutoencoder):
         down: list[nn.Module] = []
         up: list[nn.Module] = []
         for i, (kernel, stride) in enumerate(zip(kernels, strides, strict=True)):
-            down += [_conv(widths[i], widths[i + 1], kernel, stride, generator), nn.ReLU(inplace=True)]
+            step = _step(stride, sizes[i])
+            down += [_conv(widths[i], widths[i + 1], kernel, step, generator), nn.ReLU(inplace=True)]
         for i in reversed(range(len(strides))):
             up += [
                 _transposed(widths[i + 1], widths[i], kernels[i], strides[i], sizes[i], generator),
@@ -235,10 +236,11 @@ class ResidualAutoencoder(_ImageAutoencoder):
         strides = [2] * len(channels) if strides is None else list(strides)
         _check_layers(channels, [kernel] * len(channels), strides)
         widths, sizes = [image_shape[0], *channels], _map_sizes(image_shape[1:], strides)
-        down: list[nn.Module] = [_conv(widths[0], widths[1], kernel, strides[0], generator)]
+        down: list[nn.Module] = [_conv(widths[0], widths[1], kernel, _step(strides[0], sizes[0]), generator)]
         up: list[nn.Module] = []
         for i in range(1, len(strides)):
-            layers = [_conv(widths[i], widths[i + 1], width, strides[i], generator) for width in (kernel, 1)]
+            step = _step(strides[i], sizes[i])
+            layers = [_conv(widths[i], widths[i + 1], width, step, generator) for width in (kernel, 1)]
             down.append(_ResidualBlock(*layers, _conv(widths[i + 1], widths[i + 1], kernel, 1, generator)))
         for i in reversed(range(1, len(strides))):
             layers = [
@@ -286,7 +288,17 @@ def _map_sizes(size: Sequence[int], strides: Sequence[int]) -> list[tuple[int, i
     return sizes
 
 
-def _conv(n_in: int, n_out: int, kernel: int, stride: int, generator: torch.Generator) -> nn.Conv2d:
+def _step(stride: int, size: Sequence[int]) -> tuple[int, int]:
+    """The stride along both sides of a map of ``size``: 1 along one that is a single pixel, where it means nothing.
+
+    With another one there, torch's bfloat16 convolutions on the CPU (oneDNN) give wrong values and weight gradients.
+    """
+    return tuple(1 if length == 1 else stride for length in size)
+
+
+def _conv(
+    n_in: int, n_out: int, kernel: int, stride: int | tuple[int, int], generator: torch.Generator
+) -> nn.Conv2d:
     layer = nn.utils.skip_init(nn.Conv2d, n_in, n_out, kernel, stride=stride, padding=kernel // 2)
     return _drawn(layer, generator)
 
@@ -295,9 +307,10 @@ def _transposed(
     n_in: int, n_out: int, kernel: int, stride: int, size: tuple[int, int], generator: torch.Generator
 ) -> nn.ConvTranspose2d:
     """A transposed convolution from a map of ⌈size / stride⌉ to one of exactly ``size``."""
+    step = _step(stride, size)
     layer = nn.utils.skip_init(
-        nn.ConvTranspose2d, n_in, n_out, kernel, stride=stride, padding=kernel // 2,
-        output_padding=tuple((length - 1) % stride for length in size),
+        nn.ConvTranspose2d, n_in, n_out, kernel, stride=step, padding=kernel // 2,
+        output_padding=tuple((length - 1) % s for length, s in zip(size, step, strict=True)),
     )  # fmt: skip
     return _drawn(layer, generator)
 
@@ -381,10 +394,10 @@ class DeepConvEncoder(nn.Module):
             raise ValueError(f"channels must be four numbers that do not decrease; got {list(channels)}")
         self.image_shape, self.latent_dim = tuple(image_shape), channels[-1]
         layers: list[nn.Module] = [_conv(image_shape[0], channels[0], 3, 1, generator)]
-        width = channels[0]
+        width, sizes = channels[0], _map_sizes(image_shape[1:], [1, 2, 2, 2])
         for group, n_out in enumerate(channels):
             for stride in (2 if group else 1, 1):
-                layers.append(_IdentityBlock(width, n_out, stride, generator))
+                layers.append(_IdentityBlock(width, n_out, _step(stride, sizes[group]), generator))
                 width = n_out
         self.layers = Layers(*layers).to(memory_format=torch.channels_last)
 
@@ -395,7 +408,7 @@ class DeepConvEncoder(nn.Module):
 
 
 class _IdentityBlock(nn.Module):
-    def __init__(self, n_in: int, n_out: int, stride: int, generator: torch.Generator) -> None:
+    def __init__(self, n_in: int, n_out: int, stride: tuple[int, int], generator: torch.Generator) -> None:
         super().__init__()
         self.first = _conv(n_in, n_out, 3, stride, generator)
         self.second = _conv(n_out, n_out, 3, 1, generator)
@@ -406,7 +419,9 @@ class _IdentityBlock(nn.Module):
         self.stride, self.added = stride, n_out - n_in
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+        shortcut = nn.functional.pad(
+            x[:, :, :: self.stride[0], :: self.stride[1]], (0, 0, 0, 0, 0, self.added)
+        )
         return shortcut + self.second(self.first(x.relu()).relu())
 
 

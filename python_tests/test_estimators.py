@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from estimators import COLLABORATIVE, OPTIONS, REFINED, ROUNDS, SMALL, external_options, small
 from interrupt import Interrupt
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
@@ -36,33 +37,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:NCSC collapsed"),
 ]
 
-SMALL = {"hidden_sizes": (24,), "pretrain_epochs": 4, "n_init": 3, "batch_size": 64}
-REFINED = SMALL | {"epochs": 4, "warmup_epochs": 1, "subspace_dim": 3, "tol": 0.0}
-COLLABORATIVE = {
-    "hidden_sizes": (24,), "head_sizes": (16,), "pretrain_epochs": 2, "expression_epochs": 1, "classifier_epochs": 2,
-    "epochs": 2, "pretrain_batch_size": 64, "batch_size": 64, "min_batches": 1,
-}  # fmt: skip
-ROUNDS = SMALL | {"epochs": 4, "update_interval": 6, "tol": 0.0}
-OPTIONS = {
-    "desc": REFINED,
-    "edesc": REFINED,
-    "ncsc": COLLABORATIVE,
-    "asc2d": ROUNDS | {"discriminator_sizes": (16,)},
-    "dec": ROUNDS,
-    "idec": ROUNDS,
-    "dcec": ROUNDS,
-    "dsc-net": SMALL | {"epochs": 3},
-    "lrsc": SMALL | {"epochs": 3},
-    "ae-kmeans": SMALL,
-    "k-subspaces": {"n_init": 3},
-    "self-expressive": {},
-}
 # those of the shared two stages; test_model_ncsc, test_model_dsc_net and test_model_lrsc look at the others
 NETWORKS = ["desc", "edesc", "asc2d", "dec", "idec", "dcec", "ae-kmeans"]
-
-
-def small(method: str, n_clusters: int = 3, **options):
-    return MODELS[method](n_clusters, **{"random_state": 0, **OPTIONS[method], **options})
 
 
 @pytest.fixture(scope="module")
@@ -314,15 +290,7 @@ def test_mixed_precision_is_that_of_the_layers(method, digits, tmp_path, monkeyp
         return result
 
     monkeypatch.setattr(Layers, "forward", watched)
-    external = (digits[:60], np.arange(60) % 3)
-    teacher = {
-        "external": external,
-        "teacher_sizes": (8, 7, 6),
-        "teacher_epochs": 1,
-        "meta_epochs": 1,
-        "episode_size": 24,
-    }
-    options = teacher if method == "lrsc" else {}
+    options = {} if method != "lrsc" else external_options(digits[:60], np.arange(60) % 3)
     model = small(method, dtype="mixed_bfloat16", **options).fit(digits)
     assert seen == {(True, torch.float32, torch.float32)}
     assert model.embedding_.dtype == np.float32

@@ -18,11 +18,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from estimators import external_options, small
 from operators import CASES, Backend, assert_as_accurate, backend_parameter, inputs, why_missing
+from sklearn.datasets import load_digits
 
 from desc_ext import ops as functions
 from desc_ext import reference
-from desc_ext.models import DESC, EDESC, AutoencoderKMeans
+from desc_ext.models import MODELS, load_model
+from desc_ext.nn import MIXED
 
 gpu = pytest.mark.skipif(why_missing("cuda") is not None, reason=why_missing("cuda") or "")
 SHAPE = (300, 64, 37, 8)
@@ -401,32 +404,42 @@ def test_memory_that_is_given_back_counts(backend):
 # Models
 
 
+NETWORKS = [method for method in MODELS if method not in ("k-subspaces", "self-expressive")]
+
+
+@pytest.mark.filterwarnings("ignore:no row was ever confident", "ignore:NCSC collapsed")
 @pytest.mark.parametrize("backend", [backend_parameter("cpu"), backend_parameter("cuda")])
 @pytest.mark.parametrize(
-    ("model", "options"),
+    ("method", "options"),
     [
-        (DESC, {"epochs": 3, "warmup_epochs": 1}),
-        (DESC, {"preset": "paper", "epochs": 2, "subspace_dim": 2, "hard_weight": "off"}),
-        (EDESC, {"epochs": 2}),
-        (AutoencoderKMeans, {}),
+        *((method, {}) for method in MODELS),
+        *((method, {"dtype": MIXED}) for method in NETWORKS),
+        ("desc", {"preset": "paper", "hard_weight": "off"}),
+        ("dsc-net", {"self_expression": "closed_form"}),
     ],
 )
-def test_models_fit(backend, model, options):
-    """Finite results on the device, the same in a second fit, and the training rows' labels from predict."""
+def test_models_fit(backend, method, options, tmp_path):
+    """Finite results on the device, the same in a second fit and after saving, and the training rows' labels from predict."""
     device = Backend(backend).device
-    generator = np.random.default_rng(0)
-    X = (generator.normal(size=(700, 3)) @ generator.normal(size=(3, 20))).astype(np.float32)
-    X += 0.1 * generator.normal(size=X.shape)
-    given = {"n_clusters": 3, "hidden_sizes": (32,), "latent_dim": 8, "n_init": 2, "pretrain_epochs": 2}
-    given |= {"random_state": 0, "device": str(device), **options}
-    first, second = (model(**given).fit(X) for _ in range(2))
-    assert next(first.network_.parameters()).device.type == device.type
+    digits = load_digits()
+    X = (digits.images if method in NETWORKS else digits.data)[:120].astype(np.float32)
+    if method == "lrsc":
+        options = options | external_options(X[:60], digits.target[:60])
+    first, second = (small(method, device=str(device), **options).fit(X) for _ in range(2))
+    if method in NETWORKS:
+        assert next(first.network_.parameters()).device.type == device.type
+        assert all(np.isfinite(record["loss"]) for record in first.history_)
+        assert all(value.isfinite().all() for value in first.network_.state_dict().values())
     assert np.isfinite(first.embedding_).all()
-    assert all(np.isfinite(record["loss"]) for record in first.history_)
-    assert all(value.isfinite().all() for value in first.network_.state_dict().values())
-    assert np.array_equal(first.predict(X), first.labels_)
     assert np.array_equal(first.embedding_, second.embedding_)
     assert np.array_equal(first.labels_, second.labels_)
+    first.save(tmp_path)
+    other = load_model(tmp_path)
+    assert np.array_equal(other.labels_, first.labels_)
+    if hasattr(first, "predict"):
+        assert np.array_equal(other.predict(X), first.predict(X))
+        # new rows go to the nearest of the subspaces, the training rows' clusters are spectral
+        assert method == "self-expressive" or np.array_equal(first.predict(X), first.labels_)
 
 
 # compute-sanitizer
