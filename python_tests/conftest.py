@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import desc_ext  # noqa: F401  isort: skip  (before torch, whose threads otherwise wait in a way that slows every fit)
+
 import pytest
 from operators import BACKENDS, HOST_CUDA, Backend, host_cuda
 

@@ -85,6 +85,11 @@ def test_results_are_gathered_and_not_made_again(runs, tmp_path, monkeypatch, ca
     main()
     assert len(asked) == 1
     assert "4 of 4 runs are in" in capsys.readouterr().out
+    with pytest.raises(
+        SystemExit, match=r"holds runs of data with --dtype float64, got --dtype float32; name .* --out"
+    ):
+        main("--dtype", "float32")
+    assert len(asked) == 1
     text = (tmp_path / "results" / "scores.md").read_text()
     assert "| A | 0.625 ± 0.125 | 0.500 ± 0.000 | 0.250 ± 0.000 | 3 | 1.5 | 2 |" in text
     assert "| B | 0.500 ± 0.250 |" in text

@@ -3,8 +3,8 @@
 Fitting never sees a label, and scores are those of the last epoch. Writes results/asc2d.md. With --ablation the methods are
 ASC2D without one of its terms each, as in the paper's tables 5 (no discriminator) and 6 (no ℓ1,2 norm).
 
-    python benchmarks/papers/asc2d.py --data mnist-test fashion-mnist-test --seeds 5 --device cuda --jobs 4
-    python benchmarks/papers/asc2d.py --data mnist-test --seeds 5 --device cuda --jobs 4 --ablation
+    python benchmarks/papers/asc2d.py --seeds 5 --dtype mixed_bfloat16 --device cuda --jobs 10
+    python benchmarks/papers/asc2d.py --data mnist-test --seeds 5 --dtype mixed_bfloat16 --device cuda --jobs 10 --ablation
 """
 
 from __future__ import annotations

@@ -103,7 +103,8 @@ def main(
         load: makes a data set of a name in ``--data``.
 
     Raises:
-        SystemExit: a run failed; the others were finished first.
+        SystemExit: a run failed, and the others were finished first; or, before any run, the results hold runs of these
+            data with another dtype.
     """
     place = {"device": arguments.device, "dtype": arguments.dtype}
     if arguments.one:
@@ -114,6 +115,12 @@ def main(
     lines = arguments.out / f"{script.stem}.jsonl"
     arguments.out.mkdir(parents=True, exist_ok=True)
     done = _read(lines)
+    others = {run["dtype"] for run in done if run["data"] in arguments.data} - {arguments.dtype}
+    if others:  # a line of the table is a mean of equal runs
+        raise SystemExit(
+            f"{lines} holds runs of {' '.join(arguments.data)} with --dtype {' and '.join(sorted(others))}, got "
+            f"--dtype {arguments.dtype}; name another folder by --out, or that dtype"
+        )
     wanted = [
         (data, method, seed)
         for data in arguments.data
