@@ -1,0 +1,38 @@
+"""Small LRSC fits for its tests: options, rows to cluster, external data, and the state before the first epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+from interrupt import Interrupt
+
+from desc_ext.models import LRSC
+
+SMALL = {
+    "latent_dim": 5, "teacher_sizes": (8, 7, 6), "teacher_epochs": 2, "meta_epochs": 1, "meta_tasks": 2,
+    "episode_size": 24, "pretrain_epochs": 2, "epochs": 3, "batch_size": 16, "n_init": 2, "random_state": 0,
+}  # fmt: skip
+IMAGES = {key: value for key, value in SMALL.items() if key != "latent_dim"} | {
+    "channels": (3, 4), "teacher_channels": (2, 3, 4, 4),
+}  # fmt: skip
+
+
+def rows(n=40, m=8, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, m))
+
+
+def other(n=60, m=8, classes=4):
+    return rows(n, m, seed=1), np.arange(n) % classes
+
+
+def begun(model, X, stage=None):
+    """The state of a fit before its first epoch; with ``stage``, after its stages before that one."""
+    options = model.resolved_params_ = model._resolve_options() | {"image_shape": None}
+    model.features_, model.history_ = None, []
+    fit = model._begin(X, options)
+    if stage is not None:
+        stopped = LRSC(**model.get_params())
+        stopped.callbacks = [Interrupt(stage, 0)]
+        if options["model_level"]:
+            model._extract_knowledge(fit)
+        fit.stage = stage
+    return fit
