@@ -105,9 +105,9 @@ class LRSC(DSCNet):
     - ``self_supervision``: −log softmax_j cos(z_i, g_j)/σ at j = i, the mean over rows, G = C Z (eq. 8).
 
     Without external data the first two are off, and with all three off this is DSC-Net. The paper names neither its
-    weights nor its numbers of steps; those below come from comparisons on external data alone, by few seeds
-    (benchmarks/papers/lrsc_defaults.py). The distillation hurt images there at every weight that was tried, 0.01 and
-    more, so its default is small.
+    weights nor its numbers of steps; those below come from comparisons on external data alone
+    (benchmarks/papers/lrsc_defaults.py), on texts by three seeds, on images by fewer. The distillation hurt images there
+    at every weight that was tried, 0.01 and more, so its default is small.
 
     Every option below is a keyword argument, and so is every option of :class:`DSCNet` (with the same values in both
     presets but for image_network, here "strided", and hidden_sizes, here none: one linear layer); None takes the value of
