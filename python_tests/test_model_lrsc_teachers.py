@@ -94,7 +94,6 @@ def test_teachers_learn_classes_of_rows_they_have_not_seen():
 
     def watch(fit):
         remember(fit)
-        kept["fit"] = fit
         half = fit.external.halves[1]
         with torch.no_grad():
             first = fit.network.teachers[0]

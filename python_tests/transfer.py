@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from interrupt import Interrupt
-
-from desc_ext.models import LRSC
 
 SMALL = {
     "latent_dim": 5, "teacher_sizes": (8, 7, 6), "teacher_epochs": 2, "meta_epochs": 1, "meta_tasks": 2,
@@ -25,13 +22,11 @@ def other(n=60, m=8, classes=4):
 
 
 def begun(model, X, stage=None):
-    """The state of a fit before its first epoch; with ``stage``, after its stages before that one."""
+    """The state of a fit before its first epoch; with ``stage``, in that one, with what its teachers know."""
     options = model.resolved_params_ = model._resolve_options() | {"image_shape": None}
     model.features_, model.history_ = None, []
     fit = model._begin(X, options)
     if stage is not None:
-        stopped = LRSC(**model.get_params())
-        stopped.callbacks = [Interrupt(stage, 0)]
         if options["model_level"]:
             model._extract_knowledge(fit)
         fit.stage = stage
