@@ -9,13 +9,10 @@ pairwise functions also take a leading batch dimension, [b, n, p]; sums over row
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 __all__ = [
-    "CollaborativeLoss",
     "affinity_row_max",
     "block_orthogonality_penalty",
     "coefficient_topk",
@@ -157,15 +154,6 @@ def affinity_row_max(y: Tensor) -> Tensor:
     )
 
 
-class CollaborativeLoss(NamedTuple):
-    """The terms of :func:`collaborative_loss`, each a mean over the pairs that it counts."""
-
-    positive: Tensor  # L_pos
-    negative: Tensor  # L_neg
-    apart: Tensor
-    counts: Tensor  # int64 [.., 3]: pairs of the three terms
-
-
 def collaborative_loss(
     prediction: Tensor,
     y: Tensor,
@@ -174,8 +162,10 @@ def collaborative_loss(
     apart: float = 0.0,
     row_max: Tensor | None = None,
     soft_indicator: bool = False,
-) -> CollaborativeLoss:
-    """With A_c = ν νᵀ for ν = ``prediction`` and A_s = (|C| + |Cᵀ|)/2 with each row over ``row_max`` (None: its largest
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """L_pos, L_neg, the apart term and int64 counts [.., 3] of their pairs.
+
+    With A_c = ν νᵀ for ν = ``prediction`` and A_s = (|C| + |Cᵀ|)/2 with each row over ``row_max`` (None: its largest
     value), over ordered pairs i ≠ j: L_pos = −mean A_s log A_c where A_s > upper, L_neg = −mean (1 − A_c) log(1 − A_s)
     where A_c < lower, and −mean log(1 − A_c) where A_s < apart. Arguments of the logarithms are clamped to [1e-6, 1].
     The factors before the logarithms are constants for the gradient unless ``soft_indicator``."""
@@ -195,7 +185,7 @@ def collaborative_loss(
         torch.where(mask, term, 0).sum((-2, -1)) / counts[..., i].clamp_min(1)
         for i, (mask, term) in enumerate(zip(chosen, terms, strict=True))
     ]
-    return CollaborativeLoss(*means, counts)
+    return means[0], means[1], means[2], counts
 
 
 def laplacian_energy(z: Tensor, features: Tensor, bandwidth: float) -> Tensor:

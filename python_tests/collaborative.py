@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import fits
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from desc_ext.models import NCSC
 N, M, K, P = 30, 8, 3, 6
 SMALL = {
     "hidden_sizes": (16,), "latent_dim": P, "head_sizes": (8,), "pretrain_epochs": 2, "expression_epochs": 2,
-    "start_epochs": 2, "classifier_epochs": 2, "epochs": 2, "pretrain_batch_size": 12, "batch_size": 12,
+    "start_epochs": 2, "classifier_epochs": 2, "max_epochs": 2, "pretrain_batch_size": 12, "batch_size": 12,
     "min_batches": 1,
 }  # fmt: skip
 IMAGES = {name: value for name, value in SMALL.items() if name not in ("hidden_sizes", "latent_dim")}
@@ -30,12 +31,10 @@ def digits(n=300):
 
 
 def begun(stage, X=None, **options):
-    """A model in float64 and its running fit at the start of ``stage``."""
+    """A model in float64, its running fit at the beginning of ``stage``, and that stage."""
     model = NCSC(K, random_state=0, dtype="float64", **(SMALL | options))
-    options = model.resolved_params_ = model._resolve_options() | {"image_shape": None}
-    fit = model._begin(random_rows() if X is None else X, options)
-    fit.stage = stage
-    return model, fit
+    fit, found = fits.begun(model, random_rows() if X is None else X, stage)
+    return model, fit, found
 
 
 def constrained_coefficients(z, weight):
@@ -88,7 +87,7 @@ def spread_predictions(fit):
         head[0].weight.mul_(30)
         head[2].weight.mul_(30)
         centre(z, head[0])
-        centre(head[:2](z * z.shape[1] ** 0.5 if fit.options["unit_codes"] else z), head[2])
+        centre(head[:2](z * z.shape[1] ** 0.5 if fit.options.unit_codes else z), head[2])
 
 
 def predictions(fit, z):

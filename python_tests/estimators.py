@@ -9,12 +9,12 @@ import numpy as np
 from desc_ext.models import MODELS
 
 SMALL = {"hidden_sizes": (24,), "pretrain_epochs": 4, "n_init": 3, "batch_size": 64}
-REFINED = SMALL | {"epochs": 4, "warmup_epochs": 1, "subspace_dim": 3, "tol": 0.0}
+REFINED = SMALL | {"max_epochs": 4, "warmup_epochs": 1, "subspace_dim": 3, "tol": 0.0}
 COLLABORATIVE = {
     "hidden_sizes": (24,), "head_sizes": (16,), "pretrain_epochs": 2, "expression_epochs": 1, "classifier_epochs": 2,
-    "epochs": 2, "pretrain_batch_size": 64, "batch_size": 64, "min_batches": 1,
+    "max_epochs": 2, "pretrain_batch_size": 64, "batch_size": 64, "min_batches": 1,
 }  # fmt: skip
-ROUNDS = SMALL | {"epochs": 4, "update_interval": 6, "tol": 0.0}
+ROUNDS = SMALL | {"max_rounds": 4, "update_interval": 6, "tol": 0.0}
 OPTIONS = {
     "desc": REFINED,
     "edesc": REFINED,
@@ -23,8 +23,8 @@ OPTIONS = {
     "dec": ROUNDS,
     "idec": ROUNDS,
     "dcec": ROUNDS,
-    "dsc-net": SMALL | {"epochs": 3},
-    "lrsc": SMALL | {"epochs": 3},
+    "dsc-net": SMALL | {"max_steps": 3},
+    "lrsc": SMALL | {"max_steps": 3},
     "ae-kmeans": SMALL,
     "k-subspaces": {"n_init": 3},
     "self-expressive": {},

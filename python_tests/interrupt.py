@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from desc_ext.training import Callback
+from desc_ext.engine.callbacks import Callback
 
 
 class Interrupt(Callback):

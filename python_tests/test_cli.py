@@ -19,9 +19,10 @@ from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from desc_ext import cli
+from desc_ext.cli.run import Run
+from desc_ext.cli.settings import parse_setting
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import DESC, KSubspaces, SelfExpressiveClustering
-from desc_ext.runs import parse_setting
 
 SMALL = [
     "--set",
@@ -112,9 +113,9 @@ def test_fit_writes_every_result(digits_run):
         assert f"{values['acc']:.3f}" in next(line for line in output.splitlines() if f" {method} " in line)
 
     config = json.loads((folder / "config.json").read_text())
-    assert config["options"]["epochs"] == 3
+    assert config["options"]["max_epochs"] == 3
     assert config["parameters"]["hidden_sizes"] == [32]
-    assert config["parameters"]["subspace_dim"] == DESC._presets["robust"]["subspace_dim"]
+    assert config["parameters"]["subspace_dim"] == DESC.presets["robust"]["subspace_dim"]
     assert config["data"] == {"name": "digits", "source": "scikit-learn", "shape": [1797, 64]}
 
     with open(folder / "history.csv", newline="") as file:
@@ -286,7 +287,7 @@ def test_folders_that_hold_no_model(tmp_path, digits_run):
         (["digits", "--clusters", "3", "--set", "learning_rate=fast"], "learning_rate=fast: wanted a number"),
         (["digits", "--clusters", "3", "--set", "hidden_sizes=5,x"], "wanted numbers such as 500,500,1000"),
         (["digits", "--clusters", "3", "--set", "n_clusters=4"], "set by --clusters"),
-        (["digits", "--clusters", "3", "--epochs", "2", "--set", "epochs=4"], "epochs is set twice"),
+        (["digits", "--clusters", "3", "--epochs", "2", "--set", "max_epochs=4"], "max_epochs is set twice"),
         (["digits", "--clusters", "3", "--model", "ae-kmeans", "--epochs", "2"], "leave out --epochs"),
         (["digits", "--clusters", "3", "--resume"], "there is nothing to resume"),
         (["digits", "--clusters", "5000"], "n_samples=1797 should be >= n_clusters=5000"),
@@ -384,12 +385,10 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path):
 
 
 def test_an_interrupted_baseline_leaves_the_results(tmp_path, monkeypatch, table):
-    from desc_ext import runs
-
     def interrupt(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs.Run, "add_baselines", interrupt)
+    monkeypatch.setattr(Run, "add_baselines", interrupt)
     arguments = ["--labels", "kind", "--clusters", 3, "--epochs", 1, *SMALL, "--baselines"]
     code, _, _ = run("fit", table[0], "--out", tmp_path / "o", *arguments)
     assert code == 130

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from desc_ext import data
-from desc_ext.data import DataError, load_dataset
+from desc_ext.data import DataError, catalogue, load_dataset
 
 CLASSES = np.array(["b", "a", "b", "c", "a"])
 
@@ -52,7 +52,7 @@ def no_other_data(monkeypatch, tmp_path):
         given = [data_dir, os.environ.get("DESC_EXT_DATA")]
         return [folder for folder in known_folders(data_dir) if str(folder) in map(str, given)]
 
-    monkeypatch.setattr(data, "data_folders", only_given)
+    monkeypatch.setattr(catalogue, "data_folders", only_given)
 
 
 # Known data sets

@@ -71,7 +71,7 @@ def test_scikit_learn_contract(estimator, check):
 @pytest.mark.parametrize("method", NETWORKS)
 def test_shapes_and_types(method, digits):
     model = small(method).fit(digits)
-    p = model.resolved_params_["latent_dim"]
+    p = model.network_.latent_dim
     assert model.labels_.shape == (300,)
     assert model.labels_.dtype == np.int64
     assert model.embedding_.shape == (300, p)
@@ -95,7 +95,7 @@ def test_attributes_of_the_methods(digits):
 def test_history_of_refinement(digits):
     record = small("desc").fit(digits).history_[-1]
     terms = {"loss", "reconstruction", "basis", "clustering", "head"}
-    rest = {"stage", "epoch", "seconds", "n_confident", "label_change", "n_repaired", "cluster_sizes"}
+    rest = {"stage", "epoch", "seconds", "n_confident", "label_change", "n_reseeded", "cluster_sizes"}
     assert terms | rest <= set(record)
     assert record["epoch"] == 4
     assert sum(record["cluster_sizes"]) == 300
@@ -150,7 +150,7 @@ def test_memory_map_is_read_in_batches(tmp_path):
                 reads.append(len(part))
             return part
 
-    from desc_ext.models import rows as rows_module
+    from desc_ext.engine import rows as rows_module
 
     watched = rows.view(Watched)
     rows_module.check_training_rows(watched, 3)
@@ -211,7 +211,7 @@ def test_sparse_and_wrong_width_are_refused(digits):
         ({"subspace_dim": 9, "latent_dim": 8}, "subspace_dim=9 must be <= latent_dim=8"),
         ({"hidden_sizes": (10, 0)}, "hidden_sizes must be a tuple"),
         ({"smoothing": float("nan")}, "smoothing must be a finite number"),
-        ({"smoothing": 0.0}, "smoothing must be a finite number > 0"),
+        ({"smoothing": 0.0}, "smoothing must be a finite number > 0, got 0.0"),
         ({"hard_weight": "strong"}, "hard_weight must be one of"),
         ({"corruption": 1.0}, "corruption must be"),
         ({"dtype": "float16"}, "dtype must be one of"),
@@ -240,7 +240,7 @@ def test_clone_parameters_and_pipeline(digits):
 @pytest.mark.parametrize("scaling", ["global", "standard", "minmax", "uncentred", "none"])
 def test_scaling(scaling):
     X = np.random.default_rng(0).normal(3, [1, 5, 0], size=(500, 3))
-    from desc_ext.models.rows import Rows, scaling_statistics
+    from desc_ext.engine.rows import Rows, scaling_statistics
 
     offset, scale = (torch.from_numpy(part) for part in scaling_statistics(X, scaling))
     scaled = Rows(X, offset, scale, torch.device("cpu"), torch.float64).take(np.arange(500)).numpy()
@@ -347,7 +347,7 @@ def test_altered_config_is_refused(change, message, digits, tmp_path):
 
 
 def test_missing_tensor_is_named(digits, tmp_path):
-    from desc_ext.training import read_state_folder, write_state_folder
+    from desc_ext.engine.state_folder import read_state_folder, write_state_folder
 
     small("desc").fit(digits).save(tmp_path)
     config, tensors = read_state_folder(tmp_path, "model")

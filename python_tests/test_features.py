@@ -14,9 +14,8 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
-from desc_ext import features
-from desc_ext.features import Scattering2D
-from desc_ext.scattering import Scattering
+from desc_ext.features import Scattering2D, transformer
+from desc_ext.features.scattering import Scattering
 
 REFERENCE = Path(__file__).parent / "data" / "scattering_reference.npz"
 
@@ -140,9 +139,9 @@ def test_channels_are_scaled_by_their_largest_norm(images):
 @pytest.mark.parametrize("size", [8, 16])
 def test_principal_components_are_scikit_learns(route, size, images, monkeypatch):
     if route == "incremental":
-        monkeypatch.setattr(features, "_MAX_COVARIANCE", 10)
+        monkeypatch.setattr(transformer, "_MAX_COVARIANCE", 10)
     if route != "few":
-        monkeypatch.setattr(features, "_MAX_KEPT", 10)
+        monkeypatch.setattr(transformer, "_MAX_KEPT", 10)
     images = np.kron(images, np.ones((1, size // 8, size // 8), dtype=np.float32))
     called = []
     name = {"covariance": "_fit_covariance", "few": "_fit_few", "incremental": "_fit_incremental"}[route]
@@ -164,9 +163,9 @@ def test_principal_components_are_scikit_learns(route, size, images, monkeypatch
 
 
 def test_truncation_in_batches_is_close(images, monkeypatch):
-    monkeypatch.setattr(features, "_MAX_COVARIANCE", 10)
-    monkeypatch.setattr(features, "_MAX_KEPT", 10)
-    monkeypatch.setattr(features, "_GRAM_ROWS", 64)
+    monkeypatch.setattr(transformer, "_MAX_COVARIANCE", 10)
+    monkeypatch.setattr(transformer, "_MAX_KEPT", 10)
+    monkeypatch.setattr(transformer, "_GRAM_ROWS", 64)
     model = Scattering2D(30, dtype="float64").fit(images)
     expected = PCA(30).fit(channels(images))
     kept, best = model.explained_variance_ratio_.sum(), expected.explained_variance_ratio_.sum()

@@ -415,7 +415,7 @@ NETWORKS = [method for method in MODELS if method not in ("k-subspaces", "self-e
         *((method, {}) for method in MODELS),
         *((method, {"dtype": MIXED}) for method in NETWORKS),
         ("desc", {"preset": "paper", "hard_weight": "off"}),
-        ("dsc-net", {"self_expression": "closed_form"}),
+        ("dsc-net", {"self_expression": "closed-form"}),
     ],
 )
 def test_models_fit(backend, method, options, tmp_path):

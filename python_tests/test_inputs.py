@@ -7,10 +7,11 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from desc_ext.engine.callbacks import Callback
+from desc_ext.engine.inputs import image_rows
+from desc_ext.engine.state_folder import read_state_folder, write_state_folder
 from desc_ext.features import Scattering2D
 from desc_ext.models import MODELS, load_model
-from desc_ext.models.inputs import image_rows
-from desc_ext.training import Callback, read_state_folder, write_state_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:no row was ever confident")
 
@@ -77,7 +78,7 @@ def test_other_shapes_are_refused(given, image_shape, message):
 # ---------------------------------------------------------------------- estimators
 
 SMALL = {"hidden_sizes": (24,), "pretrain_epochs": 3, "n_init": 2, "batch_size": 64}
-REFINED = SMALL | {"epochs": 3, "warmup_epochs": 1, "subspace_dim": 3, "tol": 0.0}
+REFINED = SMALL | {"max_epochs": 3, "warmup_epochs": 1, "subspace_dim": 3, "tol": 0.0}
 OPTIONS = {
     "desc": REFINED,
     "edesc": REFINED,

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from fits import begun
 from interrupt import Interrupt
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
@@ -18,7 +19,7 @@ from desc_ext.models import ASC2D, MODELS
 from desc_ext.nn import Discriminator
 
 SMALL = {
-    "hidden_sizes": (16,), "discriminator_sizes": (12, 7), "pretrain_epochs": 3, "epochs": 3, "update_interval": 5,
+    "hidden_sizes": (16,), "discriminator_sizes": (12, 7), "pretrain_epochs": 3, "max_rounds": 3, "update_interval": 5,
     "batch_size": 16, "n_init": 3, "tol": 0.0, "random_state": 0,
 }  # fmt: skip
 WEIGHTS = {
@@ -31,9 +32,7 @@ def random_rows(n=50, m=8, seed=0):
 
 
 def begin(model, X):
-    options = model.resolved_params_ = model._resolve_options() | {"image_shape": None}
-    fit = model._begin(X, options)
-    fit.stage = "refine"
+    fit, _ = begun(model, X, "refine")
     with torch.no_grad():
         fit.network.centroids.normal_(generator=torch.Generator().manual_seed(1))
     fit.optimizer = torch.optim.SGD(fit.network.parameters(), 0.0)  # moves nothing
@@ -43,17 +42,17 @@ def begin(model, X):
 @pytest.mark.parametrize("row_losses", ["sum", "mean"])
 @pytest.mark.parametrize("reconstruction", ["sum", "mean"])
 def test_loss_terms_follow_the_formulas(row_losses, reconstruction):
-    """Eqs. 2 to 8; the discriminator's own loss and accuracy enter the history with weight 0."""
+    """Eqs. 2 to 8; the discriminator's own loss and accuracy are metrics."""
     X = random_rows()
     how = {"scaling": "none", "row_losses": row_losses, "reconstruction": reconstruction, "dtype": "float64"}
     model = ASC2D(3, preset="paper", **SMALL | how)
     fit = begin(model, X)
     network = fit.network
     with torch.no_grad():
-        now = model._assess(fit, model._encode_all(fit))
+        now = model._evaluate(fit)
         z, back = (part.numpy() for part in network.autoencoder(torch.from_numpy(X)))
     index = torch.tensor([3, 40, 7, 0, 21])
-    terms = model._terms(fit, index, now)
+    terms, metrics = model._terms(fit, index, now)
     d1 = student_t(z, network.centroids.detach().numpy())
     d2 = sharpened(d1, d1.sum(0))
     np.testing.assert_allclose(now.target.numpy(), d2, rtol=1e-9)
@@ -80,9 +79,12 @@ def test_loss_terms_follow_the_formulas(row_losses, reconstruction):
         "self_supervision": (n * 1e-4, ((z - d2) ** 2).sum() / 5),
         "specificity": (n * 1e-5, (np.abs(z).sum(1) ** 2).sum() / 5),
         "adversarial": (n * 0.5, -np.log(real(d1)).sum() / 5),
-        "discriminator": (0.0, -(np.log(real(d2)).mean() + np.log(1 - real(d1)).mean()) / 2),
-        "discriminator_accuracy": (0.0, right.mean()),
     }
+    told_apart = {
+        "discriminator": -(np.log(real(d2)).mean() + np.log(1 - real(d1)).mean()) / 2,
+        "discriminator_accuracy": right.mean(),
+    }
+    assert {name: value.item() for name, value in metrics.items()} == pytest.approx(told_apart, rel=1e-9)
     assert set(terms) == set(expected)
     for name, (weight, value) in expected.items():
         assert terms[name][0] == pytest.approx(weight), name
@@ -99,16 +101,16 @@ def test_refinement_is_that_of_a_plain_loop_with_two_optimizers():
             opponents.append({name: p.clone() for name, p in fit.network.discriminator.state_dict().items()})
             return fit
 
-        def _batches(self, fit):
-            batches = super()._batches(fit)
+        def _batches_of_round(self, state):
+            batches = super()._batches_of_round(state)
             seen.append([batch.clone() for batch in batches])
             return batches
 
-    options = SMALL | {"epochs": 2, "pretrain_epochs": 0, "scaling": "none", "dtype": "float64"}
+    options = SMALL | {"max_rounds": 2, "pretrain_epochs": 0, "scaling": "none", "dtype": "float64"}
     options |= {"learning_rate": 0.02, "discriminator_learning_rate": 0.03, "preset": "paper"}
     options |= {"self_supervision_weight": 0.01, "specificity_weight": 0.02}
     model = Watched(3, **options).fit(X)
-    start = ASC2D(3, **options | {"epochs": 0}).fit(X)
+    start = ASC2D(3, **options | {"max_rounds": 0}).fit(X)
     x = torch.from_numpy(X)
     network, mu = start.network_.autoencoder, start.network_.centroids.detach().clone().requires_grad_()
     opponent = Discriminator(3, (12, 7), torch.Generator()).double()
@@ -159,9 +161,9 @@ def test_the_two_sides_do_not_move_each_other():
     network = fit.network
     fit.optimizer = torch.optim.Adam(network.parameters(), 0.01)
     with torch.no_grad():
-        now = model._assess(fit, model._encode_all(fit))
+        now = model._evaluate(fit)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    terms = model._terms(fit, torch.arange(16), now)
+    terms, _ = model._terms(fit, torch.arange(16), now)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]) != name.startswith("discriminator."), name
     fit.optimizer.zero_grad()
@@ -174,7 +176,7 @@ def test_the_two_sides_do_not_move_each_other():
 def test_a_weight_of_zero_removes_its_term(off):
     X = random_rows()
     weights = {f"{name}_weight": weight for name, weight in WEIGHTS.items()} | {f"{off}_weight": 0.0}
-    given = {"epochs": 1, "pretrain_epochs": 1, "row_losses": "mean", **weights}
+    given = {"max_rounds": 1, "pretrain_epochs": 1, "row_losses": "mean", **weights}
     model = ASC2D(3, **SMALL | given)
     opponent = {"discriminator", "discriminator_accuracy"}
     if off == "adversarial":
@@ -190,7 +192,9 @@ def test_a_weight_of_zero_removes_its_term(off):
 
 def test_the_start_does_not_depend_on_the_discriminator():
     X = random_rows()
-    with_it, without = (ASC2D(3, **SMALL | {"epochs": 0, "adversarial_weight": w}).fit(X) for w in (0.5, 0.0))
+    with_it, without = (
+        ASC2D(3, **SMALL | {"max_rounds": 0, "adversarial_weight": w}).fit(X) for w in (0.5, 0.0)
+    )
     np.testing.assert_array_equal(with_it.embedding_, without.embedding_)
 
 
@@ -204,7 +208,7 @@ def test_new_rows_take_the_stored_frequencies():
     d1 = student_t(model.transform(new).astype(float), model.cluster_centers_.astype(float))
     np.testing.assert_allclose(model.predict_proba(new), sharpened(d1, model.frequencies_), rtol=1e-4)
     np.testing.assert_array_equal(model.predict(X), model.labels_)
-    np.testing.assert_array_equal(model.certainty(), model.predict_proba(X).max(1))
+    np.testing.assert_array_equal(model.confidence(), model.predict_proba(X).max(1))
 
 
 def test_discriminator():
@@ -231,7 +235,7 @@ def test_images(shape):
     """A convolution for each of 32, 64 and 128 channels, kernels 5-5-3, stride 2, then K values; any size, any colours."""
     images = np.random.default_rng(0).random((30, *shape)).astype(np.float32)
     small = {name: value for name, value in SMALL.items() if name != "hidden_sizes"}
-    model = ASC2D(4, **small | {"pretrain_epochs": 1, "epochs": 1, "update_interval": 2}).fit(images)
+    model = ASC2D(4, **small | {"pretrain_epochs": 1, "max_rounds": 1, "update_interval": 2}).fit(images)
     network = model.network_.autoencoder
     layers = [m for m in network.encoder if isinstance(m, torch.nn.Conv2d)]
     assert [(m.out_channels, m.kernel_size[0], m.stride[0]) for m in layers] == [
@@ -258,7 +262,7 @@ def test_device(method, device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("torch sees no CUDA device")
     images = np.random.default_rng(0).random((700, 3, 9, 8)).astype(np.float32)
-    options = {"pretrain_epochs": 1, "epochs": 2, "update_interval": 3, "n_init": 2, "tol": 0.0}
+    options = {"pretrain_epochs": 1, "max_rounds": 2, "update_interval": 3, "n_init": 2, "tol": 0.0}
     options |= {"hidden_sizes": (16,), "channels": (3, 4, 5)}
     options |= {"discriminator_sizes": (9, 8)} if method == "asc2d" else {}
     first, second = (
@@ -348,7 +352,7 @@ def test_command_line(tmp_path):
     ("options", "message"),
     [
         ({"preset": "best"}, "preset must be one of 'paper', 'robust'"),
-        ({"row_losses": "max"}, "row_losses must be one of 'sum', 'mean'"),
+        ({"row_losses": "max"}, "row_losses must be one of 'mean', 'sum'"),
         ({"adversarial_weight": -1.0}, "adversarial_weight must be a finite number >= 0"),
         ({"discriminator_steps": 0}, "discriminator_steps must be an integer >= 1"),
         ({f"{name}_weight": 0.0 for name in WEIGHTS}, "ASC2D: at least one of reconstruction_weight"),

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from fits import begun
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
 from student_formulas import sharpened, student_t
 
+from desc_ext.engine.state import Evaluation
 from desc_ext.models import DCEC, DEC, IDEC
-from desc_ext.models.base import Assessment
-from desc_ext.models.student_t import StudentTNetwork
 
 SMALL = {
-    "hidden_sizes": (16,), "latent_dim": 4, "pretrain_epochs": 3, "epochs": 3, "update_interval": 5, "batch_size": 16,
+    "hidden_sizes": (16,), "latent_dim": 4, "pretrain_epochs": 3, "max_rounds": 3, "update_interval": 5, "batch_size": 16,
     "n_init": 3, "tol": 0.0, "random_state": 0,
 }  # fmt: skip
 CONV = {"channels": (3, 4, 5), "batch_size": 32}
@@ -26,9 +26,7 @@ def random_rows(n=50, m=8, seed=0):
 
 def begin(model, X):
     """A fit before its first epoch, with centroids."""
-    options = model.resolved_params_ = model._resolve_options() | {"image_shape": None}
-    fit = model._begin(X, options)
-    fit.stage = "refine"
+    fit, _ = begun(model, X, "refine")
     with torch.no_grad():
         fit.network.centroids.normal_(generator=torch.Generator().manual_seed(1))
     return fit
@@ -41,9 +39,9 @@ def test_loss_terms_follow_the_formula(cls, weights):
     fit = begin(model, X)
     network = fit.network
     with torch.no_grad():
-        now = model._assess(fit, model._encode_all(fit))
+        now = model._evaluate(fit)
     index = torch.tensor([3, 40, 7, 0, 21])
-    terms = model._terms(fit, index, now)
+    terms, _ = model._terms(fit, index, now)
     x = (X - X.mean(0)) / (X - X.mean(0)).std()
     with torch.no_grad():
         z, back = (part.numpy() for part in network.autoencoder(torch.from_numpy(x)))
@@ -71,14 +69,14 @@ def test_refinement_is_that_of_a_plain_loop(cls):
     X, seen = random_rows(), []
 
     class Watched(cls):
-        def _batches(self, fit):
-            batches = super()._batches(fit)
+        def _batches_of_round(self, state):
+            batches = super()._batches_of_round(state)
             seen.append([batch.clone() for batch in batches])
             return batches
 
-    options = SMALL | {"epochs": 2, "pretrain_epochs": 0, "learning_rate": 0.05, "dtype": "float64"}
+    options = SMALL | {"max_rounds": 2, "pretrain_epochs": 0, "learning_rate": 0.05, "dtype": "float64"}
     model = Watched(3, **options).fit(X)
-    start = cls(3, **options | {"epochs": 0}).fit(X)
+    start = cls(3, **options | {"max_rounds": 0}).fit(X)
     x = torch.from_numpy((X - X.mean(0)) / (X - X.mean(0)).std())
     network, mu = start.network_.autoencoder, start.network_.centroids.detach().clone().requires_grad_()
     parameters = [*network.parameters(), mu]
@@ -108,9 +106,9 @@ def test_refinement_is_that_of_a_plain_loop(cls):
     assert np.abs(model.cluster_centers_ - start.cluster_centers_).max() > 1e-3  # it moved
 
 
-def test_the_decoder_of_dec_rests():
+def test_the_decoder_of_dec_is_not_refined():
     X = random_rows()
-    before, after = (DEC(3, **SMALL | {"epochs": n}).fit(X).network_.autoencoder for n in (0, 3))
+    before, after = (DEC(3, **SMALL | {"max_rounds": n}).fit(X).network_.autoencoder for n in (0, 3))
     for name, value in before.decoder.state_dict().items():
         assert torch.equal(after.decoder.state_dict()[name], value), name
     assert not torch.equal(before.encoder[0].weight, after.encoder[0].weight)
@@ -118,19 +116,19 @@ def test_the_decoder_of_dec_rests():
 
 def test_a_round_is_so_many_mini_batches():
     model = DEC(3, **SMALL | {"update_interval": 11})
-    fit = begin(model, random_rows())
-    batches = model._batches(fit)  # 50 rows: four mini-batches a pass
+    _, refinement = begun(model, random_rows(), "refine")
+    batches = refinement.batches()  # 50 rows: four mini-batches a pass
     assert [len(batch) for batch in batches] == [16, 16, 16, 2] * 2 + [16, 16, 16]
     for first in (0, 4):
         assert torch.equal(torch.cat(batches[first : first + 4]).sort().values, torch.arange(50))
     assert not torch.equal(batches[0], batches[4])
-    fit.stage = "pretrain"
-    assert len(model._batches(fit)) == 4
+    _, pretraining = begun(model, random_rows(), "pretrain")
+    assert len(pretraining.batches()) == 4
 
 
 def test_stops_when_few_labels_change():
     X, _ = make_blobs(200, n_features=5, centers=4, cluster_std=3.0, random_state=0)
-    model = IDEC(4, **SMALL | {"epochs": 60, "tol": 0.02}).fit(X)
+    model = IDEC(4, **SMALL | {"max_rounds": 60, "tol": 0.02}).fit(X)
     changes = [record["label_change"] for record in model.history_ if record["stage"] == "refine"]
     assert changes[-1] < 0.02 <= min(changes[:-1], default=1)
     assert model.n_iter_ == len(changes) < 60
@@ -139,7 +137,7 @@ def test_stops_when_few_labels_change():
 @pytest.mark.parametrize("cls", [DEC, IDEC])
 def test_clusters_of_blobs_are_found_and_sharpened(cls):
     X, y = make_blobs(300, n_features=10, centers=4, cluster_std=1.0, random_state=3)
-    options = {"hidden_sizes": (32,), "pretrain_epochs": 30, "epochs": 5, "update_interval": 30}
+    options = {"hidden_sizes": (32,), "pretrain_epochs": 30, "max_rounds": 5, "update_interval": 30}
     model = cls(4, **SMALL | options).fit(X)
     assert adjusted_rand_score(y, model.labels_) > 0.95
     refined = [record for record in model.history_ if record["stage"] == "refine"]
@@ -160,8 +158,7 @@ def test_history():
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28), (1, 16, 16), (3, 55, 55), (1, 9, 13)])
 def test_convolutional_network(shape):
     """DCEC: three convolutions of stride 2, 32-64-128, 5-5-3, one linear layer to ten values, and back to every size."""
-    options = DCEC(3)._resolve_options() | {"image_shape": list(shape)}
-    network = StudentTNetwork(int(np.prod(shape)), options, torch.Generator().manual_seed(0))
+    network = DCEC(3).begin(np.random.default_rng(0).random((8, *shape))).network.float()
     layers = [m for m in network.autoencoder.encoder if isinstance(m, torch.nn.Conv2d)]
     assert [(m.out_channels, *m.kernel_size, *m.stride) for m in layers] == [
         (32, 5, 5, 2, 2), (64, 5, 5, 2, 2), (128, 3, 3, 2, 2),
@@ -170,7 +167,7 @@ def test_convolutional_network(shape):
     assert z.shape == (2, 10)
     assert back.shape == (2, np.prod(shape))
     assert network.centroids.shape == (3, 10)
-    dense = StudentTNetwork(64, DEC(3)._resolve_options() | {"image_shape": [1, 8, 8]}, torch.Generator())
+    dense = DEC(3).begin(np.random.default_rng(0).random((8, 8, 8))).network
     widths = [layer.out_features for layer in dense.autoencoder.encoder if hasattr(layer, "out_features")]
     assert widths == [500, 500, 2000, 10]
 
@@ -195,8 +192,8 @@ def test_terms_of_weight_zero_are_not_computed(monkeypatch):
     assert "clustering" not in model.history_[-1]
     fit = begin(model, X)
     monkeypatch.setattr(fit.network, "assign", None)  # would be called
-    now = Assessment(torch.zeros(50, 4), torch.zeros(50), target=torch.zeros(50, 3))
-    assert set(model._terms(fit, torch.arange(5), now)) == {"reconstruction"}
+    now = Evaluation(torch.zeros(50, 4), torch.zeros(50), target=torch.zeros(50, 3))
+    assert set(model._terms(fit, torch.arange(5), now)[0]) == {"reconstruction"}
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,20 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from desc_ext.algorithms.k_subspaces import k_subspaces, subspace_bases
+from desc_ext.engine.deep import reconstruction_loss
+from desc_ext.engine.options import preset_names
+from desc_ext.engine.rows import CHUNK_ROWS, Rows
+from desc_ext.engine.stages import _evaluate_and_reseed
+from desc_ext.engine.state import Evaluation
 from desc_ext.models import DESC
-from desc_ext.models.base import Assessment
 from desc_ext.models.desc import hard_sample_weight
-from desc_ext.models.options import CHECKS
-from desc_ext.models.rows import CHUNK_ROWS, Rows
-from desc_ext.models.start import k_subspaces, reduced_directions, subspace_bases
 
 # small networks are never sure of themselves; one test below asks for the warning
 pytestmark = pytest.mark.filterwarnings("ignore:no row was ever confident")
 
 N, M, K, P, D = 40, 9, 3, 7, 2
-SMALL = {"hidden_sizes": (16,), "latent_dim": P, "subspace_dim": D, "pretrain_epochs": 2, "epochs": 3}
+SMALL = {"hidden_sizes": (16,), "latent_dim": P, "subspace_dim": D, "pretrain_epochs": 2, "max_epochs": 3}
 
 
 def random_rows(n=N, m=M, seed=0):
@@ -37,8 +39,7 @@ def prepared():
     def prepare(**options):
         model = DESC(K, random_state=0, dtype="float64", **(SMALL | {"n_init": 2} | options))
         X = random_rows()
-        model.resolved_params_ = model._resolve_options()
-        fit = model._begin(X, model.resolved_params_)
+        fit = model.begin(X)
         generator = torch.Generator().manual_seed(1)
         z = torch.randn(N, P, generator=generator, dtype=torch.float64)
         with torch.no_grad():
@@ -79,10 +80,10 @@ def test_loss_terms_follow_the_formulas(preset, within, objective, prepared):
     index = torch.arange(5, 25)
     h = np.random.default_rng(3).uniform(0, 2, N)
     target = np.random.default_rng(4).dirichlet(np.ones(K), N)
-    now = Assessment(z, torch.zeros(N, dtype=torch.int64), sample_weight=torch.from_numpy(h))
+    now = Evaluation(z, torch.zeros(N, dtype=torch.int64), sample_weight=torch.from_numpy(h))
     if objective == "kl":
         now.target = torch.from_numpy(target)
-    terms = model._refine_losses(fit, z[index], index, now)
+    terms = model._subspace_terms(fit, z[index], index, now)
     rows, bases = z[index].numpy(), fit.network.bases.detach().numpy()
     gamma_d = 5 * D if preset == "paper" else 0.1 * 2.5
     w = soft(rows, bases, gamma_d, h[5:25])
@@ -99,7 +100,7 @@ def test_loss_terms_follow_the_formulas(preset, within, objective, prepared):
 
 @pytest.mark.parametrize("head_target", ["own", "labels"])
 def test_head_loss(head_target, prepared):
-    model, fit, z = prepared(preset="paper", head_target=head_target, confidence=0.5)
+    model, fit, z = prepared(preset="paper", head_target=head_target, confidence_threshold=0.5)
     labels = torch.arange(N) % K
     z.requires_grad_()
     loss = model._head_loss(fit, z, labels)
@@ -115,18 +116,17 @@ def test_head_loss(head_target, prepared):
     assert loss.item() == pytest.approx(expected, rel=1e-10)
     loss.backward()
     assert z.grad is None  # φ alone learns, unless asked otherwise
-    model.resolved_params_["head_trains_encoder"] = True
+    fit.options.head_trains_encoder = True
     model._head_loss(fit, z, labels).backward()
     assert z.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("reconstruction", ["sum", "mean"])
-def test_reconstruction_loss(reconstruction, prepared):
-    model, fit, _ = prepared(reconstruction=reconstruction)
+def test_reconstruction_loss(reconstruction):
     x, back = torch.from_numpy(random_rows(6)), torch.from_numpy(random_rows(6, seed=1))
     squared = (x.numpy() - back.numpy()) ** 2
     expected = squared.sum(1).mean() if reconstruction == "sum" else squared.mean()
-    assert float(model._reconstruction(fit, x, back)) == pytest.approx(expected, rel=1e-12)
+    assert float(reconstruction_loss(x, back, reconstruction)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_hard_sample_weights_by_hand():
@@ -137,7 +137,7 @@ def test_hard_sample_weights_by_hand():
     h, n_confident = hard_sample_weight(p, w, 0.8, "norm")
     assert n_confident == 3
     np.testing.assert_allclose(h.numpy(), [middle, 0, 1, 1, 1], atol=1e-12)
-    h, _ = hard_sample_weight(p, w, 0.8, "one_plus")
+    h, _ = hard_sample_weight(p, w, 0.8, "one-plus")
     np.testing.assert_allclose(h.numpy(), [1 + middle, 1, 2, 1, 1], atol=1e-12)
     h, n_confident = hard_sample_weight(p, w, 0.8, "off")
     assert (h.tolist(), n_confident) == ([1.0] * 5, 3)
@@ -147,9 +147,9 @@ def test_hard_sample_weights_by_hand():
 
 
 def test_hard_samples_enter_the_next_epoch(prepared):
-    model, fit, z = prepared(preset="paper", hard_weight="norm", confidence=0.3, objective="kl")
+    model, fit, z = prepared(preset="paper", hard_weight="norm", confidence_threshold=0.3, objective="kl")
     with torch.no_grad():
-        now = model._assess(fit, z)
+        now = model._evaluate_codes(fit, z)
     bases = fit.network.bases.detach().numpy()
     w = soft(z.numpy(), bases, 5 * D, np.ones(N))
     np.testing.assert_array_equal(now.labels.numpy(), w.argmax(1))
@@ -162,11 +162,11 @@ def test_hard_samples_enter_the_next_epoch(prepared):
     np.testing.assert_allclose(now.target.detach().numpy(), target / target.sum(1, keepdims=True), rtol=1e-8)
 
 
-def test_warm_up_aims_at_the_start(prepared):
+def test_warm_up_aims_at_the_first_clusters(prepared):
     model, fit, z = prepared(warmup_epochs=2)
     fit.initial_labels = torch.arange(N) % K
     for fit.epoch in (0, 1, 2):
-        now = model._assess(fit, z)
+        now = model._evaluate_codes(fit, z)
         warm = torch.equal(now.target, torch.nn.functional.one_hot(fit.initial_labels, K).double())
         assert warm == (fit.epoch < 2)
         assert (now.sample_weight is None) == warm
@@ -183,9 +183,9 @@ def test_predictions_follow_equation_6():
 
 def test_relative_smoothing_has_no_scale(prepared):
     model, fit, z = prepared(preset="paper", smoothing=0.1, smoothing_scale="relative")
-    model._assess(fit, z)
+    model._evaluate_codes(fit, z)
     small = model._assign(fit.network, z)
-    model._assess(fit, 100 * z)
+    model._evaluate_codes(fit, 100 * z)
     torch.testing.assert_close(model._assign(fit.network, 100 * z), small)
 
 
@@ -223,22 +223,22 @@ def test_wide_input_is_reduced_without_changing_angles():
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(700, 60)) @ rng.normal(size=(60, 300))).astype(np.float32)
     rows = Rows(X, torch.zeros(300), torch.ones(300), torch.device("cpu"), torch.float32)
-    reduced = reduced_directions(rows, torch.Generator().manual_seed(0)).numpy()
+    reduced = rows.reduced(100, torch.Generator().manual_seed(0), directions=True)[0].numpy()
     assert reduced.shape == (700, 100)
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
     np.testing.assert_allclose(reduced @ reduced.T, unit @ unit.T, atol=1e-5)
 
 
-@pytest.mark.parametrize("start", ["kmeans", "k_subspaces", "input_k_subspaces"])
-def test_starts(start):
+@pytest.mark.parametrize("init", ["k-means", "latent-k-subspaces", "k-subspaces"])
+def test_first_clusters(init):
     X, y, _ = planted()
-    options = SMALL | {"latent_dim": 12, "subspace_dim": 3, "epochs": 0, "n_init": 10}
-    model = DESC(4, start=start, random_state=0, **options).fit(X)
+    options = SMALL | {"latent_dim": 12, "subspace_dim": 3, "max_epochs": 0, "n_init": 10}
+    model = DESC(4, init=init, random_state=0, **options).fit(X)
     assert model.n_iter_ == 0
-    if start == "input_k_subspaces":
+    if init == "k-subspaces":
         assert adjusted_rand_score(y, model.initial_labels_) > 0.98
     z = model.embedding_.astype(np.float64)
-    if start == "kmeans":
+    if init == "k-means":
         expected = KMeans(4, n_init=10, random_state=0).fit(z)
         centres = np.array([z[model.initial_labels_ == k].mean(0) for k in range(4)])
         inertia = np.sum((z - centres[model.initial_labels_]) ** 2)
@@ -248,16 +248,16 @@ def test_starts(start):
         np.testing.assert_allclose(model.bases_[k] @ model.bases_[k].T, u @ u.T, atol=1e-3)
 
 
-def test_empty_clusters_are_repaired_and_counted(prepared):
+def test_empty_clusters_are_reseeded_and_counted(prepared):
     model, fit, _ = prepared(preset="paper", warmup_epochs=0)
     z = model._encode_all(fit)
     with torch.no_grad():
         fit.network.bases.copy_(subspace_bases(z, torch.arange(N) % K, K, D))
         fit.network.bases[1] = 1e-3 * fit.network.bases[0]  # always behind the first
-    assert np.bincount(model._look(fit).labels, minlength=K)[1] == 0
-    optimizer = torch.optim.Adam(fit.network.parameters())
-    now, n_repaired = model._look_and_repair(fit, optimizer)
-    assert n_repaired >= 1
+    assert np.bincount(model._evaluate(fit).labels, minlength=K)[1] == 0
+    fit.optimizer = torch.optim.Adam(fit.network.parameters())
+    now, record = _evaluate_and_reseed(model, fit)
+    assert record["n_reseeded"] >= 1
     assert np.bincount(now.labels, minlength=K).min() > 0
     np.testing.assert_array_equal(model.labels_, now.labels)
 
@@ -270,14 +270,14 @@ def test_warns_once_when_no_row_is_confident():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         DESC(K, preset="paper", hard_weight="off", random_state=0, **SMALL).fit(X)
-        DESC(K, preset="paper", confidence=0.0, random_state=0, **SMALL).fit(X)
+        DESC(K, preset="paper", confidence_threshold=0.0, random_state=0, **SMALL).fit(X)
 
 
 def test_presets_and_docstring_name_every_option():
-    paper, robust = DESC._presets["paper"], DESC._presets["robust"]
-    assert set(paper) == set(robust) == set(CHECKS)
+    paper, robust = DESC.presets["paper"], DESC.presets["robust"]
+    assert set(paper) == set(robust) == set(preset_names(DESC))
     table = {line.split()[0] for line in DESC.__doc__.splitlines() if line.strip()}
-    assert set(CHECKS) <= table
+    assert set(paper) <= table
     stated = {"smoothing": 5, "basis_weight": 1, "clustering_weight": 0.1, "learning_rate": 1e-3}
     assert {name: paper[name] for name in stated} == stated  # section 4 of the paper
     assert paper["hidden_sizes"] == (500, 500, 1000)

@@ -7,21 +7,22 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from fits import begun
 from interrupt import Interrupt
 from sklearn.cluster import KMeans, SpectralClustering
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from typer.testing import CliRunner
 
+from desc_ext.algorithms.spectral import learned_affinity
 from desc_ext.cli import app
 from desc_ext.models import MODELS, DSCNet, load_model
-from desc_ext.models.spectral import learned_affinity
 
 SMALL = {
     "hidden_sizes": (16,),
     "latent_dim": 6,
     "pretrain_epochs": 3,
-    "epochs": 5,
+    "max_steps": 5,
     "batch_size": 16,
     "n_init": 3,
 }
@@ -33,11 +34,8 @@ def random_rows(n=40, m=8, seed=0):
 
 
 def started(model, X):
-    """The state of a fit of rows ``X`` before its first full-batch step."""
-    options = model.resolved_params_ = model._resolve_options() | {"image_shape": None}
-    fit = model._begin(X, options)
-    fit.stage = "expression"
-    return fit
+    """The state of a fit of rows ``X`` before its first full-batch step, and the stage of these steps."""
+    return begun(model, X, "expression")
 
 
 def scaled(X):
@@ -52,15 +50,15 @@ def test_loss_terms_follow_the_formula(penalty, reconstruction):
         coefficient_scale="absolute", dtype="float64", random_state=0, **SMALL,
     )  # fmt: skip
     X = random_rows()
-    fit = started(model, X)
+    fit, stage = started(model, X)
     coefficient, network = fit.network.expression.coefficient, fit.network.autoencoder
     with torch.no_grad():
         coefficient.normal_(generator=torch.Generator().manual_seed(0))
-    (index,) = model._batches(fit)
+    (index,) = stage.batches()
     np.testing.assert_array_equal(
         index.numpy(), np.arange(40)
     )  # C's rows are those of the data, in their order
-    terms = model._terms(fit, index, None)
+    terms, _ = stage.terms(index, None)
     x = scaled(X)
     z = network.encode(torch.from_numpy(x)).detach().numpy()
     c = coefficient.detach().numpy() * (1 - np.eye(40))
@@ -105,14 +103,14 @@ def exact_coefficients(z, ratio):
 @pytest.mark.parametrize("n", [40, 5])  # more and fewer rows than entries of a code
 def test_closed_form_is_the_minimiser(n):
     model = DSCNet(
-        3, preset="paper", self_expression="closed_form", fidelity_weight=5.0, coefficient_weight=0.3,
+        3, preset="paper", self_expression="closed-form", fidelity_weight=5.0, coefficient_weight=0.3,
         dtype="float64", random_state=0, **SMALL,
     )  # fmt: skip
     X = random_rows(n)
-    fit = started(model, X)
-    (index,) = model._batches(fit)
+    fit, stage = started(model, X)
+    (index,) = stage.batches()
     assert sorted(index.tolist()) == list(range(n))
-    terms = model._terms(fit, index, None)
+    terms, _ = stage.terms(index, None)
     x = scaled(X)[index.numpy()]
     z = fit.network.autoencoder.encode(torch.from_numpy(x)).detach().numpy()
     c = exact_coefficients(z, 5.0 / 0.3)
@@ -124,7 +122,7 @@ def test_closed_form_is_the_minimiser(n):
 
 def test_learned_coefficients_start_at_the_minimiser():
     X = random_rows()
-    options = SMALL | {"epochs": 0, "fidelity_weight": 4.0, "coefficient_weight": 0.5}
+    options = SMALL | {"max_steps": 0, "fidelity_weight": 4.0, "coefficient_weight": 0.5}
     for unit_codes in (True, False):
         for scale in ("absolute", "relative"):
             extra = {"unit_codes": unit_codes, "coefficient_scale": scale}
@@ -133,15 +131,16 @@ def test_learned_coefficients_start_at_the_minimiser():
             mean = np.linalg.eigvalsh(z.T @ z).mean() if scale == "relative" else 1.0
             expected = exact_coefficients(z, 8.0 / mean)
             np.testing.assert_allclose(model.coefficients_, expected, rtol=1e-6, atol=1e-9)
-    constant = DSCNet(3, coefficient_start="constant", random_state=0, **options).fit(X).coefficients_
+    constant = DSCNet(3, coefficient_init="constant", random_state=0, **options).fit(X).coefficients_
     np.testing.assert_array_equal(constant, np.float32(1e-4) * (1 - np.eye(40, dtype=np.float32)))
 
 
 def test_closed_form_has_no_limit_and_no_square_array():
     X, y = planted(n_each=4000, d=3, m=12)
     model = DSCNet(
-        3, self_expression="closed_form", hidden_sizes=(), latent_dim=12, scaling="none", k=5, coefficient_weight=0.05,
-        coefficient_scale="absolute", pretrain_epochs=1, epochs=1, batch_size=1000, random_state=0,
+        3, self_expression="closed-form", hidden_sizes=(), latent_dim=12, scaling="none", n_neighbors=5,
+        coefficient_weight=0.05, coefficient_scale="absolute", pretrain_epochs=1, max_steps=1, batch_size=1000,
+        random_state=0,
     )  # fmt: skip
     tracemalloc.start()
     model.fit(X)
@@ -195,7 +194,7 @@ def test_subspaces_are_found_and_clustered_as_scikit_learn_does(penalty):
     X, y = planted()
     model = DSCNet(
         3, preset="paper", penalty=penalty, hidden_sizes=(), latent_dim=20, scaling="none", fidelity_weight=30.0,
-        coefficient_weight=1.0 if penalty == "l2" else 0.2, pretrain_epochs=100, epochs=300, batch_size=50,
+        coefficient_weight=1.0 if penalty == "l2" else 0.2, pretrain_epochs=100, max_steps=300, batch_size=50,
         random_state=0,
     ).fit(X)  # fmt: skip
     assert adjusted_rand_score(y, model.labels_) > 0.95
@@ -235,8 +234,8 @@ def test_lone_rows_are_joined_to_their_nearest():
 
 @pytest.mark.parametrize("extra", [0, 1])
 def test_clusters_are_k_means_of_the_leading_eigenvectors(extra):
-    """Of D^(-1/2) W D^(-1/2), K and ``extra_vectors`` of them, rows divided by their norm."""
-    model = DSCNet(3, extra_vectors=extra, k=0, random_state=0, **SMALL).fit(random_rows())
+    """Of D^(-1/2) W D^(-1/2), K and ``extra_components`` of them, rows divided by their norm."""
+    model = DSCNet(3, extra_components=extra, n_neighbors=0, random_state=0, **SMALL).fit(random_rows())
     w = model.affinity_matrix_.astype(np.float64)
     roots = 1 / np.sqrt(w.sum(1))
     vectors = np.linalg.eigh(roots[:, None] * w * roots)[1][:, -3 - extra :]
@@ -249,7 +248,7 @@ def test_clusters_are_k_means_of_the_leading_eigenvectors(extra):
 def test_learning_rates_of_the_full_batch_steps():
     """Adam's first step has the length of its rate: here one for the autoencoder and one for C."""
     rates = {"autoencoder_learning_rate": 2e-4, "learning_rate": 3e-3, "dtype": "float64", "random_state": 0}
-    models = [DSCNet(3, **SMALL | rates | {"epochs": epochs}).fit(random_rows()) for epochs in (0, 1)]
+    models = [DSCNet(3, **SMALL | rates | {"max_steps": epochs}).fit(random_rows()) for epochs in (0, 1)]
     before, after = (model.network_.state_dict() for model in models)
     steps = {name: (after[name] - before[name]).abs().max().item() for name in before}
     assert steps["expression.coefficient"] == pytest.approx(3e-3, rel=1e-3)
@@ -259,7 +258,7 @@ def test_learning_rates_of_the_full_batch_steps():
 def test_too_many_rows_are_refused():
     X = np.broadcast_to(np.arange(10_001, dtype=np.float32)[:, None], (10_001, 3))
     with pytest.raises(
-        ValueError, match=r"X has 10,001 rows.*10,000 at most; use self_expression='closed_form'"
+        ValueError, match=r"X has 10,001 rows.*10,000 at most; use self_expression='closed-form'"
     ):
         DSCNet(3, **SMALL).fit(X)
 
@@ -271,7 +270,7 @@ def test_new_rows_have_no_clusters(tmp_path):
     file, out = tmp_path / "rows.npz", tmp_path / "out"
     np.savez(file, X=random_rows(60), labels=np.arange(60) % 3)
     settings = [
-        f"--set={name}={value}" for name, value in SMALL.items() if name not in ("hidden_sizes", "epochs")
+        f"--set={name}={value}" for name, value in SMALL.items() if name not in ("hidden_sizes", "max_steps")
     ]
     command = ["fit", str(file), "--model", "dsc-net", "--clusters", "3", "--out", str(out), "--epochs", "4"]
     done = CliRunner().invoke(app, [*command, "--labels", "labels", "--set", "hidden_sizes=16", *settings])
@@ -297,9 +296,9 @@ def test_new_rows_have_no_clusters(tmp_path):
         ({"fidelity_weight": -1}, "fidelity_weight must be a finite number >= 0"),
         ({"resume": True}, "DSCNet: resume=True needs checkpoint"),
         ({"preset": "best"}, "preset must be one of 'paper', 'robust'"),
-        ({"self_expression": "closed_form", "penalty": "l1"}, "penalty='l1' has no closed form"),
+        ({"self_expression": "closed-form", "penalty": "l1"}, "penalty='l1' has no closed form"),
         (
-            {"self_expression": "closed_form", "fidelity_weight": 0},
+            {"self_expression": "closed-form", "fidelity_weight": 0},
             "fidelity_weight must be > 0 for C's closed form",
         ),
         ({"coefficient_weight": 0.0}, "coefficient_weight must be > 0 for C's closed form"),
@@ -317,7 +316,7 @@ def test_attributes_before_fit():
 
 
 @pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 2), ("expression", 1), ("expression", 5)])
-@pytest.mark.parametrize("self_expression", ["learned", "closed_form"])
+@pytest.mark.parametrize("self_expression", ["learned", "closed-form"])
 def test_resumed_fit_has_the_same_bits(self_expression, stage, epoch, tmp_path):
     X = random_rows()
     options = SMALL | {"random_state": 0, "self_expression": self_expression, "expression_batch_size": 20}
@@ -333,7 +332,7 @@ def test_resumed_fit_has_the_same_bits(self_expression, stage, epoch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"preset": "paper", "kept_share": 0.8}, {"self_expression": "closed_form"}]
+    "options", [{"preset": "paper", "kept_share": 0.8}, {"self_expression": "closed-form"}]
 )
 def test_save_and_load(options, tmp_path):
     X = random_rows()

@@ -7,7 +7,7 @@ import pytest
 
 from desc_ext.models import DESC, EDESC
 
-SMALL = {"hidden_sizes": (16,), "subspace_dim": 2, "pretrain_epochs": 2, "epochs": 4, "warmup_epochs": 1}
+SMALL = {"hidden_sizes": (16,), "subspace_dim": 2, "pretrain_epochs": 2, "max_epochs": 4, "warmup_epochs": 1}
 
 
 @pytest.mark.parametrize("preset", ["paper", "robust"])
@@ -24,7 +24,7 @@ def test_edesc_is_desc_without_hard_samples(preset):
 
 def test_reported_clustering_loss_is_the_divergence_from_the_target():
     X = np.random.default_rng(1).normal(size=(90, 8))
-    options = SMALL | {"warmup_epochs": 0, "epochs": 1, "learning_rate": 1e-30}
+    options = SMALL | {"warmup_epochs": 0, "max_epochs": 1, "learning_rate": 1e-30}
     model = EDESC(3, preset="paper", random_state=0, dtype="float64", **options).fit(X)
     z, bases = model.embedding_, model.bases_
     energy = np.array([[np.sum((s.T @ row) ** 2) for s in bases] for row in z])

@@ -15,11 +15,13 @@ from sklearn.preprocessing import normalize
 from subspaces import D, K, P, model, planted, projectors
 from typer.testing import CliRunner
 
-from desc_ext import cli, runs
+from desc_ext import cli
+from desc_ext.algorithms.k_subspaces import KSubspacesOptions, lloyd, search, subspace_seeds
+from desc_ext.cli.run import scaled_input
 from desc_ext.data import Dataset
+from desc_ext.engine.callbacks import Callback, Evaluate
+from desc_ext.engine.state_folder import read_state_folder, write_state_folder
 from desc_ext.models import DESC, KSubspaces, load_model
-from desc_ext.models.start import Search, alternate, search, subspace_seeds
-from desc_ext.training import Callback, Evaluate, read_state_folder, write_state_folder
 
 
 def numpy_step(X, labels, n_clusters, dim):
@@ -47,7 +49,7 @@ def test_one_iteration_is_the_closed_form(dim):
         reports.append((record, nearest.numpy()))
         return True
 
-    found = alternate(torch.from_numpy(X), torch.from_numpy(labels), Search(K, dim, 1, 0), report)
+    found = lloyd(torch.from_numpy(X), torch.from_numpy(labels), KSubspacesOptions(K, dim, 1, 0), report)
     (record, nearest) = reports[0]
     assert found.n_iter == len(reports) == 1
     np.testing.assert_allclose(projectors(found.bases.numpy()), projectors(bases), atol=1e-9)
@@ -61,7 +63,7 @@ def test_one_iteration_is_the_closed_form(dim):
 @pytest.mark.parametrize("init", ["k-means", "k-subspaces++"])
 def test_the_alternation_ends_where_plain_numpy_ends(init):
     X, _, _ = planted(150, noise=0.4, seed=3)
-    how = Search(K, D, 1, 5, init=init)
+    how = KSubspacesOptions(K, D, 1, 5, init=init)
     found = search(torch.from_numpy(X), how, lambda *_: False)
     labels, steps = found.start.numpy(), 0
     while True:
@@ -79,7 +81,7 @@ def test_the_alternation_ends_where_plain_numpy_ends(init):
 def test_the_residual_never_rises_and_the_best_restart_is_kept(init):
     records = []
     rows = torch.from_numpy(normalize(load_digits().data[:500]))
-    search(rows, Search(10, 4, 5, 0, init=init), lambda record, _: records.append(record))
+    search(rows, KSubspacesOptions(10, 4, 5, 0, init=init), lambda record, _: records.append(record))
     losses = {stage: [r["loss"] for r in records if r["stage"] == stage] for stage in ("restart", "refine")}
     assert len(losses["restart"]) == 5
     assert len(losses["refine"]) > 3
@@ -111,17 +113,20 @@ def test_empty_clusters_are_repaired_and_counted():
     X, y, _ = planted(300, noise=0.01)
     X = np.pad(X, ((0, 0), (0, D)))  # a cluster without rows spans the last D axes, and is no row's nearest
     crowded = np.where(y == 3, 0, y)
-    once = alternate(torch.from_numpy(X), torch.from_numpy(crowded), Search(K, D, 1, 0, max_iter=1))
+    once = lloyd(torch.from_numpy(X), torch.from_numpy(crowded), KSubspacesOptions(K, D, 1, 0, max_iter=1))
     _, residual = numpy_step(X, crowded, K, D)
     worst = np.sort(np.argsort(residual[:, :3].min(1))[-D:])
     np.testing.assert_array_equal(np.flatnonzero(once.labels.numpy() == 3), worst)
     records = []
-    found = alternate(
-        torch.from_numpy(X), torch.from_numpy(crowded), Search(K, D, 1, 0), lambda r, _: records.append(r)
+    found = lloyd(
+        torch.from_numpy(X),
+        torch.from_numpy(crowded),
+        KSubspacesOptions(K, D, 1, 0),
+        lambda r, _: records.append(r),
     )
     sizes = np.bincount(found.labels.numpy(), minlength=K)
     assert sizes.min() > 0
-    assert found.n_repaired == sum(r["n_repaired"] for r in records) >= 1
+    assert found.n_reseeded == sum(r["n_reseeded"] for r in records) >= 1
     assert records[0]["cluster_sizes"][3] == 0
     losses = [r["loss"] for r in records]
     assert np.all(np.diff(losses) <= 1e-12)
@@ -178,7 +183,7 @@ def test_results_agree_with_each_other():
     assert list(fitted.get_feature_names_out()) == [f"ksubspaces{k}" for k in range(10)]
     stages = [record["stage"] for record in fitted.history_]
     assert stages == ["restart"] * 3 + ["refine"] * fitted.n_iter_
-    assert fitted.n_repaired_ == sum(r["n_repaired"] for r in fitted.history_ if r["stage"] == "restart")
+    assert fitted.n_reseeded_ == sum(r["n_reseeded"] for r in fitted.history_ if r["stage"] == "restart")
     last = fitted.history_[-1]
     assert last["cluster_sizes"] == np.bincount(fitted.labels_, minlength=10).tolist()
     assert last["loss"] == pytest.approx(fitted.inertia_ / 700, rel=1e-5)
@@ -291,7 +296,7 @@ def test_save_and_load_go_on_with_the_same_bits(way, tmp_path):
         assert loaded.get_params() == fitted.get_params()
         for name in ("bases_", "energies_", "labels_", "embedding_"):
             np.testing.assert_array_equal(getattr(loaded, name), getattr(fitted, name))
-        for name in ("inertia_", "n_iter_", "n_repaired_", "history_", "resolved_params_", "n_features_in_"):
+        for name in ("inertia_", "n_iter_", "n_reseeded_", "history_", "resolved_params_", "n_features_in_"):
             assert getattr(loaded, name) == getattr(fitted, name)
         np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))
     loaded = load_model(tmp_path / "model")
@@ -335,7 +340,7 @@ def test_damaged_folders_are_refused(tmp_path):
         ({"decay": 1.5}, "decay must be a finite number >= 0 and <= 1, got 1.5"),
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"device": "tpu9"}, "device must be 'auto' or a torch device"),
-        ({"verbose": 3}, "verbose must be 0 or 1, got 3"),
+        ({"verbose": 3}, "verbose must be one of 0, 1, got 3"),
     ],
 )
 @pytest.mark.parametrize("way", ["fit", "partial_fit"])
@@ -358,7 +363,7 @@ def test_more_clusters_than_directions_warns():
     with pytest.warns(ConvergenceWarning, match="only 3 of n_clusters=4 clusters have rows"):
         fitted = model(subspace_dim=1).fit(X)
     assert np.isfinite(fitted.bases_).all()
-    assert fitted.n_repaired_ > 0
+    assert fitted.n_reseeded_ > 0
 
 
 # ---------------------------------------------------------------------- command line
@@ -397,7 +402,7 @@ def test_command_line_from_fit_to_evaluate(tmp_path):
 def test_pictures_show_the_nearest_rows_first():
     X = load_digits().data[:60]
     fitted = model(n_init=1).fit(X)
-    np.testing.assert_array_equal(fitted.certainty(), -fitted.transform(X).min(1))
+    np.testing.assert_array_equal(fitted.confidence(), -fitted.transform(X).min(1))
 
 
 def test_command_line_says_that_there_is_nothing_to_resume(tmp_path, monkeypatch):
@@ -418,16 +423,16 @@ def test_baselines_see_rows_scaled_alike():
     images = load_digits().images[:200]
     X = images.reshape(200, 64)
     rows = Dataset("rows", X)
-    np.testing.assert_allclose(runs._scaled(model(n_init=1).fit(X), rows), normalize(X))
-    np.testing.assert_array_equal(runs._scaled(model(n_init=1, unit_rows=False).fit(X), rows), X)
+    np.testing.assert_allclose(scaled_input(model(n_init=1).fit(X), rows), normalize(X))
+    np.testing.assert_array_equal(scaled_input(model(n_init=1, unit_rows=False).fit(X), rows), X)
     fitted = model(n_init=1, features="scattering", feature_dim=30).fit(images)
     expected = normalize(fitted.features_.transform(images))
     np.testing.assert_allclose(
-        runs._scaled(fitted, Dataset("images", X, image_shape=(8, 8))), expected, atol=1e-6
+        scaled_input(fitted, Dataset("images", X, image_shape=(8, 8))), expected, atol=1e-6
     )
-    network = DESC(3, hidden_sizes=(8,), pretrain_epochs=1, epochs=0, n_init=1, random_state=0).fit(X)
+    network = DESC(3, hidden_sizes=(8,), pretrain_epochs=1, max_epochs=0, n_init=1, random_state=0).fit(X)
     standard = (X - network.network_.offset.numpy()) / network.network_.scale.numpy()
-    np.testing.assert_allclose(runs._scaled(network, rows), standard)
+    np.testing.assert_allclose(scaled_input(network, rows), standard)
 
 
 @pytest.mark.slow

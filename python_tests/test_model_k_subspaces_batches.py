@@ -68,7 +68,7 @@ def test_mini_batches_follow_data_that_change():
     assert stream.score(before) > -0.02 * len(before)
     for batch in batches(changed, 200, 3):
         stream.partial_fit(batch)
-    assert stream.n_repaired_ > 0
+    assert stream.n_reseeded_ > 0
     assert stream.score(changed) > -0.02 * len(changed)
 
 

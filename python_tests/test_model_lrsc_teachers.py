@@ -10,15 +10,15 @@ from torch import nn
 from transfer import IMAGES, SMALL, begun, other, rows
 
 from desc_ext.models import LRSC
-from desc_ext.models.teacher import Teacher
 from desc_ext.nn import ConvDecoder, DeepConvEncoder
+from desc_ext.nn.teacher import Teacher
 
 
 def test_depth_of_the_teachers():
     """17 convolutions and one linear layer for images, four linear layers for text (the paper's experiments)."""
     generator = torch.Generator().manual_seed(0)
-    options = {"teacher_sizes": (9, 8, 7), "teacher_channels": (4, 6, 8, 10)}
-    images = Teacher(3 * 13 * 9, options | {"image_shape": [3, 13, 9]}, 5, generator)
+    layers = {"sizes": (9, 8, 7), "channels": (4, 6, 8, 10), "generator": generator}
+    images = Teacher(3 * 13 * 9, (3, 13, 9), n_classes=5, **layers)
     convs = [module for module in images.modules() if isinstance(module, nn.Conv2d)]
     assert len(convs) == 17
     assert all(conv.kernel_size == (3, 3) for conv in convs)
@@ -26,13 +26,13 @@ def test_depth_of_the_teachers():
     x = torch.randn(7, 3 * 13 * 9, generator=generator)
     assert images.features(x).shape == (7, images.latent_dim) == (7, 10)
     assert images.loss(x, torch.arange(7) % 5).shape == ()
-    text = Teacher(20, options | {"image_shape": None}, 5, generator)
+    text = Teacher(20, None, n_classes=5, **layers)
     assert [(m.in_features, m.out_features) for m in text.modules() if isinstance(m, nn.Linear)] == [
         (20, 9), (9, 8), (8, 7), (7, 5),
     ]  # fmt: skip
     assert (text.features(torch.randn(4, 20, generator=generator)) >= 0).all()
-    for shape, width in (([3, 13, 9], 3 * 13 * 9), (None, 20)):
-        teacher = Teacher(width, options | {"image_shape": shape}, 0, generator)
+    for shape, width in (((3, 13, 9), 3 * 13 * 9), (None, 20)):
+        teacher = Teacher(width, shape, n_classes=0, **layers)
         x = torch.randn(6, width, generator=generator)
         assert teacher.output(teacher.features(x)).shape == x.shape
         by_hand = np.mean((x.numpy() - teacher.output(teacher.features(x)).detach().numpy()) ** 2)
@@ -64,12 +64,11 @@ def test_teachers_are_cross_fitted(teacher):
     """A teacher sees its own half alone, and extracts the features of the other."""
     X, (E, labels) = rows(), other()
     model = LRSC(3, external=(E, labels) if teacher == "classifier" else E, teacher=teacher, **SMALL)
-    fit = begun(model, X)
+    fit, stage = begun(model, X, "teacher")
     used = {0: set(), 1: set()}
-    for index in model._batches(fit):
-        model._terms(fit, index, None)[{"classifier": "classification"}.get(teacher, "reconstruction")][
-            1
-        ].backward()
+    for index in stage.batches():
+        losses, _ = stage.terms(index, None)
+        losses[{"classifier": "classification"}.get(teacher, "reconstruction")][1].backward()
         trained = [any(p.grad is not None for p in part.parameters()) for part in fit.network.teachers]
         assert sum(trained) == 1
         used[trained.index(True)] |= set(index.tolist())
@@ -86,7 +85,7 @@ def test_teachers_are_cross_fitted(teacher):
 def test_teachers_learn_classes_of_rows_they_have_not_seen():
     digits = load_digits()
     model = LRSC(5, external=(digits.images[:1000], digits.target[:1000]), **IMAGES | {
-        "teacher_channels": (8, 8, 16, 16), "teacher_epochs": 8, "batch_size": 64, "task_level": False, "epochs": 0,
+        "teacher_channels": (8, 8, 16, 16), "teacher_epochs": 8, "batch_size": 64, "task_level": False, "max_steps": 0,
         "teacher_learning_rate": 5e-3,
     })  # fmt: skip
     kept = {}
@@ -94,6 +93,8 @@ def test_teachers_learn_classes_of_rows_they_have_not_seen():
 
     def watch(fit):
         remember(fit)
+        if kept:
+            return
         half = fit.external.halves[1]
         with torch.no_grad():
             first = fit.network.teachers[0]

@@ -16,8 +16,9 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from desc_ext.models import NCSC, collaboration
-from desc_ext.training import Callback
+from desc_ext.engine.callbacks import Callback
+from desc_ext.engine.options import preset_names
+from desc_ext.models import NCSC, ncsc
 
 
 # ---------------------------------------------------------------------- stages
@@ -58,7 +59,7 @@ def fitted_with_snapshots(monkeypatch, **options):
 
 
 @small_fits_collapse
-@pytest.mark.parametrize("self_expression", ["closed", "learned"])
+@pytest.mark.parametrize("self_expression", ["closed-form", "learned"])
 def test_each_stage_trains_its_own_parts(self_expression, monkeypatch):
     _, after = fitted_with_snapshots(monkeypatch, self_expression=self_expression)
     stages = ["pretrain", "expression", "start", "classifier", "refine"]
@@ -77,7 +78,7 @@ def test_learning_rates(monkeypatch):
     """Adam's first step moves every entry by its learning rate: 1e-5 for the autoencoder, 1e-3 for the rest."""
     _, after = fitted_with_snapshots(
         monkeypatch, preset="paper", self_expression="learned", batch_size=50, soft_indicator=True,
-        expression_epochs=1, classifier_epochs=0, epochs=0, scaling="global",
+        expression_epochs=1, classifier_epochs=0, max_epochs=0, scaling="global",
     )  # fmt: skip
     old, new = after["pretrain"][-1], after["expression"][-1]
     moves = {name: (new[name] - old[name]).abs().max().item() for name in new}
@@ -87,18 +88,18 @@ def test_learning_rates(monkeypatch):
 
 
 def test_batches_hold_enough_rows_and_come_often_enough():
-    model, fit = begun("classifier", X=random_rows(25), batch_size=12, min_batches=7)
-    batches = model._batches(fit)
+    _, _, stage = begun("classifier", X=random_rows(25), batch_size=12, min_batches=7)
+    batches = stage.batches()
     assert sorted(map(len, batches)) == [8] * 6 + [9] * 3  # 25 = 9 + 8 + 8, three times
     for start in (0, 3, 6):
         assert sorted(torch.cat(batches[start : start + 3]).tolist()) == list(range(25))
-    fit.stage = "pretrain"
-    assert [len(batch) for batch in model._batches(fit)] == [12, 12, 1]
+    _, _, pretraining = begun("pretrain", X=random_rows(25), batch_size=12)
+    assert [len(batch) for batch in pretraining.batches()] == [12, 12, 1]
 
 
 def test_learned_coefficients_keep_their_rows():
-    model, fit = begun("refine", X=random_rows(25), self_expression="learned")
-    first, second = model._batches(fit), model._batches(fit)
+    model, fit, stage = begun("refine", X=random_rows(25), self_expression="learned")
+    first, second = stage.batches(), stage.batches()
     key = lambda batches: sorted(tuple(part.tolist()) for part in batches)  # noqa: E731
     assert key(first) == key(second)
     for part in first:
@@ -107,7 +108,7 @@ def test_learned_coefficients_keep_their_rows():
 
 @small_fits_collapse
 def test_history():
-    weights = {"fidelity_weight": 0.25, "apart_weight": 0.5, "balance_weight": 2}
+    weights = {"fidelity_weight": 0.25, "separation_weight": 0.5, "balance_weight": 2}
     model = NCSC(K, random_state=0, **SMALL, **weights).fit(random_rows())
     assert [(r["stage"], r["epoch"]) for r in model.history_] == [
         (stage, epoch)
@@ -115,8 +116,8 @@ def test_history():
         for epoch in (1, 2)
     ]
     record = model.history_[-1]
-    pairs = {"n_positive", "n_negative", "n_apart"}
-    terms = {"reconstruction", "coefficients", "fidelity", "positive", "negative", "apart", "balance"}
+    pairs = {"n_positive", "n_negative", "n_separated"}
+    terms = {"reconstruction", "coefficients", "fidelity", "positive", "negative", "separation", "balance"}
     rest = {"loss", "seconds", "collapsed", "mean_max_assignment", "label_change", "cluster_sizes"}
     assert terms | pairs | rest <= set(record)
     expression, start, classifier = model.history_[3], model.history_[5], model.history_[7]
@@ -133,7 +134,7 @@ def test_history():
     assert expression["loss"] == pytest.approx(loss, rel=1e-5)
     assert {"loss", "start", "collapsed", "label_change", "cluster_sizes"} <= set(start)
     assert start["loss"] == start["start"]
-    weights = {"positive": 1, "negative": 1, "apart": 0.5, "balance": 2}
+    weights = {"positive": 1, "negative": 1, "separation": 0.5, "balance": 2}
     loss = sum(weight * classifier[name] for name, weight in weights.items())
     assert classifier["loss"] == pytest.approx(loss, rel=1e-5)
 
@@ -151,37 +152,41 @@ def test_spectral_start_finds_subspaces():
     """k-means cannot: a subspace's rows are on both sides of the origin."""
     z, truth = independent_subspaces()
     found = {}
-    for start in ("kmeans", "spectral"):
-        model, fit = begun("start", X=z, start=start)
-        fit.codes = torch.from_numpy(z)
-        found[start] = adjusted_rand_score(truth, model._start_labels(fit).numpy())
-    assert found["spectral"] == 1
-    assert found["kmeans"] < 0.7
+    for init in ("k-means", "self-expressive"):
+        _, fit, _ = begun("start", X=z, init=init)
+        labels = ncsc._first_labels(torch.from_numpy(z), fit.options, fit.seed)
+        found[init] = adjusted_rand_score(truth, labels.numpy())
+    assert found["self-expressive"] == 1
+    assert found["k-means"] < 0.7
 
 
-@pytest.mark.parametrize("bad", ["kmeans", "spectral"])
+@pytest.mark.parametrize("bad", ["k-means", "self-expressive"])
 def test_best_start_is_the_one_of_smaller_loss(bad, monkeypatch):
     """Clusters that both methods find, unless one of them is made to fail."""
     rng = np.random.default_rng(0)
     z = np.repeat(np.eye(P)[:K], 20, 0) + 0.05 * rng.normal(size=(20 * K, P))
     truth = np.repeat(np.arange(K), 20)
     failed = torch.from_numpy(rng.permutation(truth))
-    monkeypatch.setattr(collaboration, f"_{bad}_labels", lambda z, options, seed: failed)
-    model, fit = begun("start", X=z, start="best")
-    fit.codes = torch.from_numpy(z)
-    assert adjusted_rand_score(truth, model._start_labels(fit).numpy()) == 1
+    if bad == "k-means":
+        monkeypatch.setattr(ncsc, "kmeans", lambda z, n_clusters, n_init, seed: (failed, None))
+    else:
+        monkeypatch.setattr(ncsc, "_self_expressive_labels", lambda z, options, seed: failed)
+    _, fit, _ = begun("start", X=z, init="best")
+    labels = ncsc._first_labels(torch.from_numpy(z), fit.options, fit.seed)
+    assert adjusted_rand_score(truth, labels.numpy()) == 1
 
 
 def test_start_is_the_cross_entropy_of_its_labels():
-    model, fit = begun("start", preset="robust")
+    model, fit, stage = begun("start", preset="robust")
     fit.initial_labels = torch.arange(N) % K
     fit.codes = model._encode_all(fit)
-    index = model._batches(fit)[1]
+    index = stage.batches()[1]
     assert len(index) == SMALL["pretrain_batch_size"]
     proba = fit.network.classify(fit.codes).detach().numpy()
     expected = -np.mean([np.log(proba[i, i % K]) for i in index.tolist()])
-    weight, value = model._terms(fit, index, None)["start"]
-    assert (weight, set(model._terms(fit, index, None))) == (1.0, {"start"})
+    losses, _ = stage.terms(index, None)
+    weight, value = losses["start"]
+    assert (weight, set(losses)) == (1.0, {"start"})
     assert value.item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -191,7 +196,7 @@ def test_classifier_begins_where_the_start_ends():
     labels = Labels()
     model = NCSC(10, random_state=0, callbacks=[labels], **options).fit(digits())
     assert (labels.after["start"][-1] == model.initial_labels_).mean() > 0.95
-    kmeans = NCSC(10, random_state=0, start="kmeans", **(options | {"classifier_epochs": 0, "epochs": 0}))
+    kmeans = NCSC(10, random_state=0, init="k-means", **(options | {"classifier_epochs": 0, "max_epochs": 0}))
     kmeans.fit(digits())
     expected = KMeans(10, n_init=20, random_state=0).fit(kmeans.embedding_)
     assert adjusted_rand_score(expected.labels_, kmeans.initial_labels_) > 0.8
@@ -202,7 +207,7 @@ def test_classifier_begins_where_the_start_ends():
 
 @small_fits_collapse
 def test_without_a_start_the_classifier_is_as_drawn():
-    model = NCSC(K, random_state=0, start="random", **(SMALL | {"classifier_epochs": 0, "epochs": 0}))
+    model = NCSC(K, random_state=0, init="random", **(SMALL | {"classifier_epochs": 0, "max_epochs": 0}))
     model.fit(random_rows())
     assert {record["stage"] for record in model.history_} == {"pretrain", "expression"}
     np.testing.assert_array_equal(model.initial_labels_, model.labels_)
@@ -259,7 +264,7 @@ def test_code_space_is_large_enough_for_the_subspaces(network, side, latent_dim)
     """Section 4: its dimension exceeds that of a subspace (9) times the number of clusters."""
     stack = np.random.default_rng(0).normal(size=(12, side, side)).astype(np.float32)
     options = IMAGES | dict.fromkeys(
-        ("pretrain_epochs", "expression_epochs", "start_epochs", "classifier_epochs", "epochs"), 0
+        ("pretrain_epochs", "expression_epochs", "start_epochs", "classifier_epochs", "max_epochs"), 0
     )
     model = NCSC(10, random_state=0, image_network=network, **options)
     with warnings.catch_warnings():
@@ -282,11 +287,14 @@ def test_images_and_latent_dim_do_not_go_together():
     [
         ({"image_network": "vgg"}, "image_network must be one of 'conv', 'residual'.*got 'vgg'"),
         ({"channels": ()}, "channels must be a tuple of integers >= 1, at least one"),
-        ({"self_expression": "exact"}, "self_expression must be one of 'closed', 'learned'"),
+        ({"self_expression": "exact"}, "self_expression must be one of 'closed-form', 'learned'"),
         ({"fidelity_weight": 0}, "fidelity_weight must be a finite number > 0"),
         ({"upper": 1.2}, "upper must be a finite number >= 0 and <= 1, got 1.2"),
         ({"soft_indicator": 1}, "soft_indicator must be True or False"),
-        ({"start": "first"}, "start must be one of 'random', 'kmeans', 'spectral', 'best', got 'first'"),
+        (
+            {"init": "first"},
+            "init must be one of 'random', 'k-means', 'self-expressive', 'best', got 'first'",
+        ),
         ({"min_batches": 0}, "min_batches must be an integer >= 1"),
         ({"preset": "best"}, "preset must be one of 'paper', 'robust'"),
         ({"image_shape": (3, 3)}, r"image_shape=\(3, 3\) has 9 pixels, but the rows of X have 8 columns"),
@@ -299,7 +307,7 @@ def test_bad_options_are_refused(options, message):
 
 # ---------------------------------------------------------------------- resume, presets, memory, quality
 @small_fits_collapse
-@pytest.mark.parametrize("self_expression", ["closed", "learned"])
+@pytest.mark.parametrize("self_expression", ["closed-form", "learned"])
 @pytest.mark.parametrize(
     ("stage", "epoch"),
     [
@@ -345,8 +353,8 @@ def test_saved_model_has_no_coefficients(tmp_path):
 
 
 def test_presets_and_docstring_name_every_option():
-    paper, robust = NCSC._presets["paper"], NCSC._presets["robust"]
-    assert set(paper) == set(robust) == set(NCSC._checks)
+    paper, robust = NCSC.presets["paper"], NCSC.presets["robust"]
+    assert set(paper) == set(robust) == set(preset_names(NCSC))
     lines = [line.split() for line in NCSC.__doc__.splitlines() if line.strip()]
     table = {
         words[0]: [word for word in words[1:] if word != "(off)"][:2] for words in lines if len(words) > 3
@@ -359,8 +367,8 @@ def test_presets_and_docstring_name_every_option():
     stated = {  # sections 5 and 5.1
         "fidelity_weight": 10, "first_upper": 0.7, "upper": 0.9, "lower": 0.1, "pretrain_epochs": 60,
         "batch_size": 5000, "pretrain_learning_rate": 1e-3, "autoencoder_learning_rate": 1e-5, "learning_rate": 1e-3,
-        "image_network": "conv", "self_expression": "closed", "apart_weight": 0, "balance_weight": 0,
-        "start": "random", "unit_codes": False,
+        "image_network": "conv", "self_expression": "closed-form", "separation_weight": 0, "balance_weight": 0,
+        "init": "random", "unit_codes": False,
     }  # fmt: skip
     assert {name: paper[name] for name in stated} == stated
 
@@ -373,9 +381,9 @@ def test_a_batch_of_5000_images_fits_in_a_gigabyte():
 import numpy as np
 from desc_ext.models import NCSC
 X = np.random.default_rng(0).random((5000, 28, 28), dtype=np.float32)
-names = ("pretrain_epochs", "expression_epochs", "start_epochs", "classifier_epochs", "epochs")
-epochs = dict.fromkeys(names, 0) | {"epochs": 1}
-NCSC(10, random_state=0, start="random", batch_size=5000, min_batches=1, **epochs).fit(X)
+names = ("pretrain_epochs", "expression_epochs", "start_epochs", "classifier_epochs", "max_epochs")
+epochs = dict.fromkeys(names, 0) | {"max_epochs": 1}
+NCSC(10, random_state=0, init="random", batch_size=5000, min_batches=1, **epochs).fit(X)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

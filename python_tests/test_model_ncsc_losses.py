@@ -21,25 +21,25 @@ from collaborative import (
 )
 
 from desc_ext import ops
+from desc_ext.algorithms.ncsc_losses import imbalance, separation_limit
 from desc_ext.models import NCSC, ncsc
-from desc_ext.models.collaboration import apart_limit, imbalance
 
 
-@pytest.mark.parametrize("self_expression", ["closed", "learned"])
+@pytest.mark.parametrize("self_expression", ["closed-form", "learned"])
 def test_equation_9(self_expression):
     weight = 7.0
-    model, fit = begun("expression", self_expression=self_expression, fidelity_weight=weight)
-    index = model._batches(fit)[1]
+    model, fit, stage = begun("expression", self_expression=self_expression, fidelity_weight=weight)
+    index = stage.batches()[1]
     x = fit.rows.take(index.numpy())
     z = fit.network.autoencoder.encode(x)
-    if self_expression == "closed":
+    if self_expression == "closed-form":
         c = constrained_coefficients(z.detach().numpy(), weight)
     else:
         layer = model._layer(fit, index)
         with torch.no_grad():
             layer.coefficient.normal_(generator=torch.Generator().manual_seed(0)).fill_diagonal_(0)
         c = layer.coefficient.detach().numpy()
-    terms = model._terms(fit, index, None)
+    terms, _ = stage.terms(index, None)
     n, rows = len(index), z.detach().numpy()
     back = fit.network.autoencoder.decode(torch.from_numpy(c @ rows)).detach().numpy()
     expected = {
@@ -53,18 +53,18 @@ def test_equation_9(self_expression):
         assert terms[name][1].item() == pytest.approx(value, rel=1e-9), name
 
 
-@pytest.mark.parametrize("self_expression", ["closed", "learned"])
+@pytest.mark.parametrize("self_expression", ["closed-form", "learned"])
 @pytest.mark.parametrize("preset", ["paper", "robust"])
 def test_equations_5_to_7(preset, self_expression):
-    options = {"apart_share": 0.4, "upper": 0.6, "lower": 0.8, "negative_weight": 0.5, "batch_size": 20}
+    options = {"separation_share": 0.4, "upper": 0.6, "lower": 0.8, "negative_weight": 0.5, "batch_size": 20}
     options |= {"fidelity_weight": 10.0} if preset == "paper" else {"fidelity_weight": 1.0}
-    model, fit = begun("classifier", preset=preset, self_expression=self_expression, **options)
+    model, fit, stage = begun("classifier", preset=preset, self_expression=self_expression, **options)
     fit.epoch = 1
     spread_predictions(fit)
     fit.codes = model._encode_all(fit)
-    index = model._batches(fit)[0]
+    index = stage.batches()[0]
     z = fit.codes[index]
-    if self_expression == "closed":
+    if self_expression == "closed-form":
         c = constrained_coefficients(z.numpy(), 10.0 if preset == "paper" else 1.0)
     else:
         layer = model._layer(fit, index)
@@ -76,7 +76,7 @@ def test_equations_5_to_7(preset, self_expression):
     apart = np.quantile(a_s[~np.eye(n, dtype=bool)], share) if share else 0.0  # so few rows are all compared
     expected, counts = collaborative(nu, a_s, 0.6, 0.8, apart)
     assert (counts[:2] > 5).all()
-    terms = model._terms(fit, index, None)
+    terms, _ = stage.terms(index, None)
     assert fit.n_pairs.tolist() == counts.tolist()
     assert terms["positive"][1].item() == pytest.approx(expected[0], rel=1e-8)
     assert terms["negative"][1].item() == pytest.approx(expected[1], rel=1e-8)
@@ -85,20 +85,20 @@ def test_equations_5_to_7(preset, self_expression):
         assert set(terms) == {"positive", "negative"}
         return
     assert counts[2] == pytest.approx(0.4 * n * (n - 1), rel=0.1)
-    assert terms["apart"][1].item() == pytest.approx(expected[2], rel=1e-8)
+    assert terms["separation"][1].item() == pytest.approx(expected[2], rel=1e-8)
     mean = (nu**2).mean(0)
     assert terms["balance"][1].item() == pytest.approx(math.log(K) + np.sum(mean * np.log(mean)), rel=1e-8)
 
 
-@pytest.mark.parametrize("self_expression", ["closed", "learned"])
+@pytest.mark.parametrize("self_expression", ["closed-form", "learned"])
 @pytest.mark.parametrize("soft", [False, True])
 def test_teachers_carry_no_gradient_unless_asked(self_expression, soft):
     """In L_pos only A_c learns, in L_neg only A_s; with soft_indicator both do."""
     options = {"preset": "paper", "soft_indicator": soft, "upper": 0.3, "lower": 0.9}
-    model, fit = begun("refine", self_expression=self_expression, **options)
+    model, fit, stage = begun("refine", self_expression=self_expression, **options)
     fit.epoch = 1
     spread_predictions(fit)
-    index = model._batches(fit)[0]
+    index = stage.batches()[0]
     if self_expression == "learned":  # 1e-4 everywhere makes all pairs equal
         with torch.no_grad():
             for layer in fit.network.expression:
@@ -107,7 +107,7 @@ def test_teachers_carry_no_gradient_unless_asked(self_expression, soft):
         fit.network.zero_grad(set_to_none=True)
         z = fit.network.autoencoder.encode(fit.rows.take(index.numpy())).detach().requires_grad_()
         y = None
-        if self_expression == "closed":
+        if self_expression == "closed-form":
             y = ops.ridge_self_expression(z.detach(), 0.2).requires_grad_()
         model._collaborative_terms(fit, index, z, y)[name][1].backward()
         source = y if y is not None else model._layer(fit, index).coefficient
@@ -124,39 +124,39 @@ def test_upper_threshold_rises_after_the_first_epoch(monkeypatch):
     seen = []
     loss = ops.collaborative_loss
 
-    def watched(nu, y, upper, lower, **rest):
+    def watched(nu, y, upper, lower, *rest):
         seen.append((upper, lower))
-        return loss(nu, y, upper, lower, **rest)
+        return loss(nu, y, upper, lower, *rest)
 
     monkeypatch.setattr(ops, "collaborative_loss", watched)
-    NCSC(K, random_state=0, start="kmeans", **(SMALL | {"batch_size": 50})).fit(random_rows())
+    NCSC(K, random_state=0, init="k-means", **(SMALL | {"batch_size": 50})).fit(random_rows())
     assert seen == [(0.7, 0.1), (0.9, 0.1), (0.9, 0.1), (0.9, 0.1)]  # two epochs of each stage
     seen.clear()
-    options = SMALL | {"batch_size": 50, "classifier_epochs": 0, "start": "random"}
+    options = SMALL | {"batch_size": 50, "classifier_epochs": 0, "init": "random"}
     NCSC(K, random_state=0, **options).fit(random_rows())
     assert seen == [(0.7, 0.1), (0.9, 0.1)]
 
 
 def test_loss_weight_brings_both_losses_to_one_size():
-    model, fit = begun("refine", collaborative_weight=2.0, apart_weight=0.25, fidelity_weight=3.0)
+    _, fit, stage = begun("refine", collaborative_weight=2.0, separation_weight=0.25, fidelity_weight=3.0)
     fit.history = [
         {"stage": "expression", "loss": 50.0},
         {"stage": "expression", "loss": 12.0},
         {"stage": "classifier", "loss": 0.3},
     ]
     fit.epoch = 1
-    index = model._batches(fit)[0]
-    terms = model._terms(fit, index, None)
+    index = stage.batches()[0]
+    terms, _ = stage.terms(index, None)
     scale = 2.0 * 12.0 / 0.3
     assert terms["positive"][0] == pytest.approx(scale)
     assert terms["balance"][0] == pytest.approx(scale)
-    assert terms["apart"][0] == pytest.approx(0.25 * scale)
+    assert terms["separation"][0] == pytest.approx(0.25 * scale)
     assert terms["fidelity"][0] == 3.0
     fit.history = []  # without those stages λ_cl is the weight itself
-    assert model._terms(fit, index, None)["positive"][0] == 2.0
+    assert stage.terms(index, None)[0]["positive"][0] == 2.0
 
 
-def test_apart_limit_is_a_quantile():
+def test_separation_limit_is_a_quantile():
     rng = np.random.default_rng(0)
     y = 0.05 * rng.normal(size=(400, 12))
     h = (y**2).sum(1)
@@ -166,12 +166,12 @@ def test_apart_limit_is_a_quantile():
     rows, off = torch.from_numpy(y), ~np.eye(400, dtype=bool)
     row_max = torch.from_numpy(((np.abs(c) + np.abs(c.T)) / 2).max(1))
     for share in (0.2, 0.7):
-        limit = apart_limit(rows, row_max, share)
+        limit = separation_limit(rows, row_max, share)
         assert (a_s[off] < limit).mean() == pytest.approx(share, abs=0.02)
         dense = torch.from_numpy((np.abs(c) + np.abs(c.T)) / 2)
-        assert apart_limit(dense, None, share) == pytest.approx(limit)
-    assert apart_limit(rows, row_max, 0.0) == 0.0
-    assert apart_limit(rows[:2], row_max[:2], 0.5) == 0.0
+        assert separation_limit(dense, None, share) == pytest.approx(limit)
+    assert separation_limit(rows, row_max, 0.0) == 0.0
+    assert separation_limit(rows[:2], row_max[:2], 0.5) == 0.0
 
 
 def test_imbalance():
@@ -183,24 +183,24 @@ def test_imbalance():
 
 
 @small_fits_collapse
-def test_the_apart_limit_is_found_once_an_epoch(monkeypatch):
+def test_the_separation_limit_is_found_once_an_epoch(monkeypatch):
     """It is a number that the device has to be waited for: not in every mini-batch."""
     limits = []
 
     def watched(*arguments):
-        limits.append(apart_limit(*arguments))
+        limits.append(separation_limit(*arguments))
         return limits[-1]
 
     used = []
     loss = ops.collaborative_loss
 
-    def watched_loss(nu, y, apart, **rest):
-        used.append(apart)
-        return loss(nu, y, apart=apart, **rest)
+    def watched_loss(nu, y, upper, lower, limit, *rest):
+        used.append(limit)
+        return loss(nu, y, upper, lower, limit, *rest)
 
-    monkeypatch.setattr(ncsc, "apart_limit", watched)
+    monkeypatch.setattr(ncsc, "separation_limit", watched)
     monkeypatch.setattr(ops, "collaborative_loss", watched_loss)
-    NCSC(K, random_state=0, start="kmeans", **SMALL).fit(random_rows())
+    NCSC(K, random_state=0, init="k-means", **SMALL).fit(random_rows())
     n_batches = 3  # 30 rows, 12 at most
     assert len(limits) == 4
     assert used == [limit for limit in limits for _ in range(n_batches)]

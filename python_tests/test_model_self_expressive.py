@@ -12,9 +12,10 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from desc_ext.models import SelfExpressiveClustering, load_model, spectral
-from desc_ext.models.spectral import leading_eigenvectors, symmetric_affinity
-from desc_ext.training import Callback
+from desc_ext.algorithms import spectral
+from desc_ext.algorithms.spectral import leading_eigenvectors, spectral_kmeans, symmetric_affinity
+from desc_ext.engine.callbacks import Callback
+from desc_ext.models import SelfExpressiveClustering, load_model
 
 
 def subspaces(n_each=(60, 60, 60), p=30, dim=3, noise=0.01, seed=0):
@@ -56,7 +57,7 @@ def test_scikit_learn_contract(estimator, check):
 @pytest.mark.parametrize("ridge", [0.1, 3.0])
 def test_affinity_is_that_of_constrained_solves(p, ridge):
     X, _ = subspaces(n_each=(25, 20, 15), p=p)
-    model = SelfExpressiveClustering(3, ridge=ridge, k=4, dtype="float64", random_state=0).fit(X)
+    model = SelfExpressiveClustering(3, ridge=ridge, n_neighbors=4, dtype="float64", random_state=0).fit(X)
     expected = affinity_by_definition(normalize(X), ridge, 4)
     np.testing.assert_allclose(model.affinity_matrix_.toarray(), expected, rtol=1e-8, atol=1e-12)
     full = np.abs(coefficients(normalize(X), ridge))
@@ -142,7 +143,7 @@ def test_components_and_isolated_rows(solver):
     np.testing.assert_allclose(values[:3], 1, atol=1e-6)
     assert values[3] < 0.999
     np.testing.assert_allclose(vectors[600:], 0, atol=1e-3)
-    _, model = spectral.spectral_kmeans(vectors[:600, :3], 3, 5, 0)
+    _, model = spectral_kmeans(vectors[:600, :3], 3, 5, 0)
     assert adjusted_rand_score(np.repeat([0, 1, 2], 200), model.labels_) == 1
 
 
@@ -200,7 +201,7 @@ def test_attributes_and_history():
     assert model.embedding_.shape == (400, 6)
     assert model.cluster_centers_.shape == (5, 6)
     assert model.eigenvalues_.shape == (6,)
-    assert SelfExpressiveClustering(5, n_vectors=4, random_state=0).fit(X).embedding_.shape == (400, 4)
+    assert SelfExpressiveClustering(5, n_components=4, random_state=0).fit(X).embedding_.shape == (400, 4)
     assert model.embedding_.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(model.embedding_, axis=1), 1, rtol=1e-6)
     assert model.eigenvalues_[0] == pytest.approx(1)
@@ -217,7 +218,7 @@ def test_attributes_and_history():
     assert sum(model.history_[-1]["cluster_sizes"]) == 400
     nearest = np.square(model.embedding_[:, None] - model.cluster_centers_).sum(2)
     np.testing.assert_array_equal(nearest.argmin(1), model.labels_)
-    np.testing.assert_allclose(model.certainty(), -np.sqrt(nearest.min(1)), atol=1e-6)
+    np.testing.assert_allclose(model.confidence(), -np.sqrt(nearest.min(1)), atol=1e-6)
     assert model.inertia_ == pytest.approx(nearest.min(1).sum(), rel=1e-4)
 
 
@@ -291,7 +292,7 @@ def test_rows_of_zeros_and_few_rows():
     assert model.affinity_matrix_[[5, 100]].nnz == 0
     assert np.isfinite(model.embedding_).all()
     assert np.isfinite(model.transform(np.zeros((2, 30)))).all()
-    few = SelfExpressiveClustering(2, k=5, random_state=0).fit(X[[0, 1, 70]])  # k is cut to n − 1
+    few = SelfExpressiveClustering(2, n_neighbors=5, random_state=0).fit(X[[0, 1, 70]])  # k is cut to n − 1
     assert few.affinity_matrix_.nnz == 6
     assert SelfExpressiveClustering(3, random_state=0).fit(X[[0, 1, 70]]).labels_.max() == 2
 
@@ -320,8 +321,8 @@ def test_callbacks_hear_of_every_stage():
     ("options", "message"),
     [
         ({"ridge": 0.0}, "ridge must be a finite number > 0, got 0.0"),
-        ({"k": 0}, "k must be an integer >= 1, got 0"),
-        ({"n_vectors": 0}, "n_vectors must be an integer >= 1, or None, got 0"),
+        ({"n_neighbors": 0}, "n_neighbors must be an integer >= 1, got 0"),
+        ({"n_components": 0}, "n_components must be an integer >= 1, or None, got 0"),
         ({"scaling": "l2"}, "scaling must be one of"),
         ({"unit_rows": 1}, "unit_rows must be True or False"),
         ({"eigen_solver": "amg"}, "eigen_solver must be one of 'arpack', 'lobpcg', got 'amg'"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from desc_ext.models import rows
-from desc_ext.models.rows import Rows
+from desc_ext.engine import rows
+from desc_ext.engine.rows import Rows
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float32", "float64"])

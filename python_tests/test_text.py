@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from desc_ext import data
-from desc_ext.data import KNOWN, DataError, load_dataset
-from desc_ext.text import TextFeatures, read_documents
+from desc_ext.data import KNOWN, DataError, catalogue, load_dataset
+from desc_ext.data.text import read_documents
+from desc_ext.features import TextFeatures
 
 TEXTS = [
     "the red apple",
@@ -211,7 +211,7 @@ def test_what_else_is_refused(tmp_path):
 
 def test_known_texts_by_name(tmp_path, monkeypatch):
     monkeypatch.delenv("DESC_EXT_DATA", raising=False)
-    monkeypatch.setattr(data, "data_folders", lambda data_dir=None: [data_dir])
+    monkeypatch.setattr(catalogue, "data_folders", lambda data_dir=None: [data_dir])
     groups = KNOWN["20newsgroups"].class_names
     (tmp_path / "20newsgroups").mkdir()
     rng = np.random.default_rng(0)
@@ -248,7 +248,7 @@ def test_bbc_news(known_data):
 
 
 def test_newsgroups_are_counted(known_data):
-    folder = data.find_folder(KNOWN["20newsgroups"])
+    folder = catalogue.find_folder(KNOWN["20newsgroups"])
     if folder is None:
         known_data("20newsgroups")  # skips
     for part in ("", "-a", "-b"):

@@ -11,18 +11,12 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from desc_ext.engine.callbacks import Callback, Evaluate, ProgressBar
+from desc_ext.engine.optimizers import adam, without_denormals
+from desc_ext.engine.state_folder import read_state_folder, write_state_folder
 from desc_ext.models import DESC
-from desc_ext.training import (
-    Callback,
-    Evaluate,
-    ProgressBar,
-    adam,
-    read_state_folder,
-    without_denormals,
-    write_state_folder,
-)
 
-SMALL = {"hidden_sizes": (24,), "pretrain_epochs": 3, "epochs": 3, "warmup_epochs": 1, "n_init": 2} | {
+SMALL = {"hidden_sizes": (24,), "pretrain_epochs": 3, "max_epochs": 3, "warmup_epochs": 1, "n_init": 2} | {
     "subspace_dim": 3,
     "hard_weight": "off",
     "tol": 0.0,
@@ -67,7 +61,7 @@ def test_a_callback_stops_a_stage(digits):
 
 
 def test_stop_on_label_change(digits):
-    model = DESC(4, **(SMALL | {"tol": 1.0, "epochs": 9, "warmup_epochs": 4})).fit(digits[0])
+    model = DESC(4, **(SMALL | {"tol": 1.0, "max_epochs": 9, "warmup_epochs": 4})).fit(digits[0])
     assert model.n_iter_ == 5  # every change is below 1, but the warm-up is never cut short
     changes = [record["label_change"] for record in model.history_[3:]]
     assert all(0 <= change < 1 for change in changes)
@@ -116,17 +110,17 @@ def test_state_folder_round_trip(tmp_path):
 
 @pytest.mark.parametrize("failing", ["config.json", ".safetensors"])
 def test_a_crash_while_writing_leaves_the_old_state(failing, tmp_path, monkeypatch):
-    from desc_ext import training
+    from desc_ext.engine import state_folder
 
     write_state_folder(tmp_path, "checkpoint", {"epoch": 1}, {"a": torch.ones(3)})
-    replace = training.os.replace
+    replace = state_folder.os.replace
 
     def crash(source, target):
         if str(target).endswith(failing):
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(training.os, "replace", crash)
+    monkeypatch.setattr(state_folder.os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
         write_state_folder(tmp_path, "checkpoint", {"epoch": 2}, {"a": torch.zeros(3)})
     monkeypatch.undo()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fits
 import numpy as np
 
 SMALL = {
     "latent_dim": 5, "teacher_sizes": (8, 7, 6), "teacher_epochs": 2, "meta_epochs": 1, "meta_tasks": 2,
-    "episode_size": 24, "pretrain_epochs": 2, "epochs": 3, "batch_size": 16, "n_init": 2, "random_state": 0,
+    "episode_size": 24, "pretrain_epochs": 2, "max_steps": 3, "batch_size": 16, "n_init": 2, "random_state": 0,
 }  # fmt: skip
 IMAGES = {key: value for key, value in SMALL.items() if key != "latent_dim"} | {
     "channels": (3, 4), "teacher_channels": (2, 3, 4, 4),
@@ -21,13 +22,9 @@ def other(n=60, m=8, classes=4):
     return rows(n, m, seed=1), np.arange(n) % classes
 
 
-def begun(model, X, stage=None):
-    """The state of a fit before its first epoch; with ``stage``, in that one, with what its teachers know."""
-    options = model.resolved_params_ = model._resolve_options() | {"image_shape": None}
-    model.features_, model.history_ = None, []
-    fit = model._begin(X, options)
-    if stage is not None:
-        if options["model_level"]:
-            model._extract_knowledge(fit)
-        fit.stage = stage
-    return fit
+def begun(model, X, stage):
+    """The state of a fit at the beginning of a stage, with what its teachers know, and the stage."""
+    fit, found = fits.begun(model, X, stage)
+    if found.before is not None:
+        found.before()
+    return fit, found

@@ -48,7 +48,7 @@ def fit_dcec(dataset: Dataset, seed: int, place: runs.Place) -> DCEC:
 
 
 METHODS = {"dcec": runs.Method("DCEC", fit_dcec)}
-for preset in ASC2D._presets:
+for preset in ASC2D.presets:
     METHODS[preset] = runs.Method(f"ASC2D, preset {preset}", partial(fit_asc2d, {"preset": preset}))
     for term, name in TERMS.items():
         METHODS[f"{preset}-without-{term}"] = runs.Method(
@@ -56,10 +56,10 @@ for preset in ASC2D._presets:
         )
 
 if __name__ == "__main__":
-    parser = runs.parser(__doc__, METHODS, ["mnist-test", "fashion-mnist-test"], ["dcec", *ASC2D._presets])
+    parser = runs.parser(__doc__, METHODS, ["mnist-test", "fashion-mnist-test"], ["dcec", *ASC2D.presets])
     parser.add_argument(
         "--ablation",
-        choices=ASC2D._presets,
+        choices=ASC2D.presets,
         nargs="?",
         const="robust",
         help="run this preset (robust) without one of its terms each, in place of --methods",

@@ -21,7 +21,7 @@ from desc_ext.models import DESC
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = {
     'hard_weight="norm" (default, eq. 10)': {},
-    'hard_weight="one_plus"': {"hard_weight": "one_plus"},
+    'hard_weight="one-plus"': {"hard_weight": "one-plus"},
     'hard_weight="off" (H = 1)': {"hard_weight": "off"},
 }
 

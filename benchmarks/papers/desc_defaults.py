@@ -21,9 +21,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from desc_ext.data import KNOWN, DataError, data_folders, find_folder, load_dataset
+from desc_ext.data.text import read_documents
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import DESC
-from desc_ext.text import read_documents
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 100  # results are reported for the seeds from 0 on
@@ -35,8 +35,8 @@ VARIANTS: dict[str, dict] = {
     "unit_codes False": {"unit_codes": False},
     "corruption 0": {"corruption": 0.0},
     "corruption 0.3": {"corruption": 0.3},
-    "start kmeans": {"start": "kmeans"},
-    "start k_subspaces": {"start": "k_subspaces"},
+    "start kmeans": {"init": "k-means"},
+    "start k_subspaces": {"init": "latent-k-subspaces"},
     "objective projection": {"objective": "projection"},
     "smoothing 0.03": {"smoothing": 0.03},
     "smoothing 0.3": {"smoothing": 0.3},
@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict] = {
     "basis_weight 0.1": {"basis_weight": 0.1},
     "clustering_weight 0.1": {"clustering_weight": 0.1},
     "hard_weight off": {"hard_weight": "off"},
-    "hard_weight one_plus": {"hard_weight": "one_plus"},
+    "hard_weight one-plus": {"hard_weight": "one-plus"},
     "warmup_epochs 0": {"warmup_epochs": 0},
     "warmup_epochs 30": {"warmup_epochs": 30},
     "batch_size 512": {"batch_size": 512},

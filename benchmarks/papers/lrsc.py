@@ -50,7 +50,7 @@ METHODS = {
     "lrsc-l1": Method("LRSC-L1", lrsc(penalty="l1")),
     "dsc-net-paper": Method("DSC-Net-L2, preset paper", dsc_net(preset="paper")),
     "lrsc-paper": Method("LRSC-L2, preset paper", lrsc(preset="paper")),
-    "closed-form": Method('LRSC-L2, self_expression="closed_form"', lrsc(self_expression="closed_form")),
+    "closed-form": Method('LRSC-L2, self_expression="closed-form"', lrsc(self_expression="closed-form")),
     "without": Method("LRSC-L2 without its three parts", lrsc(**OFF)),
     "task": Method("· with the task level", lrsc(**OFF | {"task_level": True})),
     "task-model": Method("· with task and model level", lrsc(self_supervision=False)),

@@ -41,17 +41,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ridge-10": {"coefficient_weight": 5.0},
     "expression-.1": {"fidelity_weight": 0.1, "coefficient_weight": 0.05},
     "expression-10": {"fidelity_weight": 10.0, "coefficient_weight": 5.0},
-    "vectors-K": {"extra_vectors": 0},
+    "vectors-K": {"extra_components": 0},
     "encoder-1e-3": {"autoencoder_learning_rate": 1e-3},
     "encoder-1e-5": {"autoencoder_learning_rate": 1e-5},
-    "start-constant": {"coefficient_start": "constant"},
-    "k-20": {"k": 20},
-    "k-100": {"k": 100},
-    "k-all": {"k": 0},
+    "start-constant": {"coefficient_init": "constant"},
+    "k-20": {"n_neighbors": 20},
+    "k-100": {"n_neighbors": 100},
+    "k-all": {"n_neighbors": 0},
     "scaling-uncentred": {"scaling": "uncentred"},
     "pretrain-20": {"pretrain_epochs": 20},
-    "steps-10": {"epochs": 10},
-    "steps-100": {"epochs": 100},
+    "steps-10": {"max_steps": 10},
+    "steps-100": {"max_steps": 100},
 }
 PENALTY_L1 = {f"l1-{weight}": {"penalty": "l1", "coefficient_weight": weight} for weight in (0.01, 0.03, 0.1)}
 # of DSC-Net alone: the weights of its code for single data sets, and those of the preset "robust"
@@ -61,7 +61,7 @@ EXPRESSION = {
     for weight in (0.01, 0.1, 10.0)
 }
 
-NEIGHBOURS = {f"k-{k}": {"k": k} for k in (5, 20, 100, 0)} | {"vectors-K": {"extra_vectors": 0}}
+NEIGHBOURS = {f"k-{k}": {"n_neighbors": k} for k in (5, 20, 100, 0)} | {"vectors-K": {"extra_components": 0}}
 
 
 def lrsc(options: dict[str, Any]):

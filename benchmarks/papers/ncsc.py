@@ -20,10 +20,10 @@ import numpy as np
 import runs
 from sklearn.cluster import KMeans
 
+from desc_ext.algorithms.kmeans import one_thread
 from desc_ext.data import Dataset
+from desc_ext.engine.callbacks import Callback
 from desc_ext.models import NCSC
-from desc_ext.models.start import one_thread
-from desc_ext.training import Callback
 
 _ITS_STAGES = {"start": "its classifier, taught the start", "classifier": "after stage 2"}
 
@@ -65,7 +65,7 @@ def stages(model: NCSC, dataset: Dataset, seed: int) -> dict[str, np.ndarray]:
 
 METHODS = {
     "robust": runs.Method("NCSC, preset robust", fit(), stages),
-    "random": runs.Method('NCSC, robust, start="random"', fit(start="random"), stages),
+    "random": runs.Method('NCSC, robust, init="random"', fit(init="random"), stages),
     "scattering": runs.Method("NCSC, robust, scattering features", fit(features="scattering"), stages),
     "paper": runs.Method("NCSC, preset paper", fit(preset="paper"), stages),
 }

@@ -18,6 +18,7 @@ import argparse
 import multiprocessing
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +29,34 @@ from ncsc import StageLabels
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from desc_ext.algorithms.kmeans import one_thread
 from desc_ext.data import load_dataset
+from desc_ext.engine.stages import Stage
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import NCSC
-from desc_ext.models.base import Fit
-from desc_ext.models.start import one_thread
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 100  # results are reported for the seeds from 0 on
 VARIANTS: dict[str, dict[str, Any]] = {
     "the defaults": {},
     "the defaults before": {"fidelity_weight": 0.005, "learning_rate": 1e-3},
-    "start random": {"start": "random"},
-    "start kmeans": {"start": "kmeans"},
-    "start spectral": {"start": "spectral"},
+    "start random": {"init": "random"},
+    "start kmeans": {"init": "k-means"},
+    "start spectral": {"init": "self-expressive"},
     "fidelity_weight 1": {"fidelity_weight": 1.0},
     "fidelity_weight 0.2": {"fidelity_weight": 0.2},
     "fidelity_weight 0.005": {"fidelity_weight": 0.005},
     "upper 0.7": {"upper": 0.7},
     "upper 0.8": {"upper": 0.8},
-    "apart_weight 0.1": {"apart_weight": 0.1},
-    "apart_weight 1": {"apart_weight": 1.0},
-    "apart_share 0.2": {"apart_share": 0.2},
+    "separation_weight 0.1": {"separation_weight": 0.1},
+    "separation_weight 1": {"separation_weight": 1.0},
+    "separation_share 0.2": {"separation_share": 0.2},
     "balance_weight 0.3": {"balance_weight": 0.3},
     "balance_weight 3": {"balance_weight": 3.0},
     "classifier_epochs 0": {"classifier_epochs": 0},
     "classifier_epochs 30": {"classifier_epochs": 30},
-    "epochs 0": {"epochs": 0},
-    "epochs 60": {"epochs": 60},
+    "epochs 0": {"max_epochs": 0},
+    "epochs 60": {"max_epochs": 60},
     "autoencoder_learning_rate 1e-4": {"autoencoder_learning_rate": 1e-4},
     "autoencoder_learning_rate 1e-3": {"autoencoder_learning_rate": 1e-3},
     "learning_rate 1e-3": {"learning_rate": 1e-3},
@@ -81,21 +82,31 @@ class PretrainedOnce(NCSC):
 
     left: dict[tuple, tuple[dict[str, Tensor], Tensor, list]] = {}  # noqa: RUF012  (shared on purpose)
 
-    def _train_codes(self, fit: Fit, optimizer: torch.optim.Optimizer) -> None:
-        names = _PRETRAIN if fit.stage == "pretrain" else _EXPRESSION
-        key = (fit.rows.X.shape, fit.seed, fit.stage, *(str(fit.options[name]) for name in names))
-        autoencoder = fit.network.autoencoder
-        if key not in self.left:
-            super()._train_codes(fit, optimizer)
+    def stages(self, state: Any) -> list[Stage]:
+        return [stage if stage.has_clusters else self._once(state, stage) for stage in super().stages(state)]
+
+    def _once(self, state: Any, stage: Stage) -> Stage:
+        names = _PRETRAIN if stage.name == "pretrain" else _EXPRESSION
+        key = (
+            state.rows.X.shape, state.seed, stage.name, *(str(getattr(state.options, name)) for name in names),
+        )  # fmt: skip
+        autoencoder = state.network.autoencoder
+
+        def keep() -> None:
             tensors = {name: value.clone() for name, value in autoencoder.state_dict().items()}
-            records = [record for record in fit.history if record["stage"] == fit.stage]
-            self.left[key] = tensors, fit.order.get_state(), records
-            return
-        tensors, order, records = self.left[key]
-        autoencoder.load_state_dict(tensors)
-        fit.order.set_state(order)
-        fit.history.extend(records)
-        fit.epoch = len(records)
+            records = [record for record in state.history if record["stage"] == stage.name]
+            self.left[key] = tensors, state.order.get_state(), records
+            stage.after()
+
+        def take() -> None:
+            tensors, order, records = self.left[key]
+            autoencoder.load_state_dict(tensors)
+            state.order.set_state(order)
+            state.history.extend(records)
+
+        if key in self.left:
+            return replace(stage, epochs=0, before=take)
+        return replace(stage, after=keep)
 
 
 def fashion() -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

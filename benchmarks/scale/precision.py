@@ -24,14 +24,15 @@ from harness import ROUNDS, peak_extra
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = ("float32", "mixed_bfloat16")
-SHORT = {"pretrain_epochs": 1, "epochs": 1, "n_init": 1}
+SHORT = {"pretrain_epochs": 1, "n_init": 1}
+EPOCH, ROUND = SHORT | {"max_epochs": 1}, SHORT | {"max_rounds": 1, "update_interval": 40}
 METHODS = {
-    "desc": ("fully connected, 500-500-1000", SHORT | {"warmup_epochs": 0}),
-    "dcec": ("convolutions, 32-64-128", SHORT | {"update_interval": 40}),
-    "asc2d": ("the same, and a discriminator", SHORT | {"update_interval": 40}),
+    "desc": ("fully connected, 500-500-1000", EPOCH | {"warmup_epochs": 0}),
+    "dcec": ("convolutions, 32-64-128", ROUND),
+    "asc2d": ("the same, and a discriminator", ROUND),
     "ncsc": (
         "convolutions, 10-20-30",
-        SHORT | {"expression_epochs": 1, "start_epochs": 1, "classifier_epochs": 1},
+        EPOCH | {"expression_epochs": 1, "start_epochs": 1, "classifier_epochs": 1},
     ),
 }
 

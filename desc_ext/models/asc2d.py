@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from desc_ext import ops
-from desc_ext.models.base import Assessment, Fit
-from desc_ext.models.options import CHECKS, choice, integer, number
-from desc_ext.models.student_t import STUDENT_T_CHECKS, StudentTClusterer, StudentTNetwork, require_a_loss
+from desc_ext.engine.optimizers import adam
+from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.stages import BatchLosses
+from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.engine.student_t import StudentTClusterer, StudentTNetwork, require_a_loss
 from desc_ext.nn import Discriminator, set_dtype
-from desc_ext.training import adam
 
 __all__ = ["ASC2D"]
 
@@ -37,7 +37,7 @@ _PAPER: dict[str, Any] = {
     "n_init": 20,
     "update_interval": 140,
     "pretrain_epochs": 200,
-    "epochs": 143,
+    "max_rounds": 143,  # 20,000 mini-batches in all
     "batch_size": 256,
     "pretrain_learning_rate": 3e-3,
     "learning_rate": 3e-3,
@@ -51,24 +51,25 @@ _ROBUST: dict[str, Any] = _PAPER | {
     "pretrain_learning_rate": 1e-3,
     "learning_rate": 3e-4,
 }
-
 _WEIGHTS = [name for name in _PAPER if name.endswith("_weight")]
+_DISCRIMINATOR_STREAM = 3  # distance of its seed from that of the network
 
 
 class AdversarialNetwork(StudentTNetwork):
     """Autoencoder and centroids; while it is trained, also the discriminator."""
 
-    def __init__(self, n_features: int, options: dict[str, Any], generator: torch.Generator) -> None:
-        super().__init__(n_features, options, generator)
-        self.discriminator: Discriminator | None = None
+    discriminator: Discriminator | None
+
+    def __init__(self, n_features: int, autoencoder: nn.Module, n_clusters: int) -> None:
+        super().__init__(n_features, autoencoder, n_clusters)
+        self.discriminator = None
 
 
-@dataclass
-class AdversarialFit(Fit):
-    optimizer: torch.optim.Optimizer | None = None  # one for both sides: they never have gradients together
+State = FitState["ASC2D", AdversarialNetwork]
 
 
-class ASC2D(StudentTClusterer):
+@estimator
+class ASC2D(StudentTClusterer[State]):
     """Adversarial self-supervised clustering with cluster-specificity distribution (Xia et al., Neurocomputing 2021).
 
     An autoencoder maps images (convolutions 5-5-3, stride 2, one linear layer) or rows to codes z of K values. D1 is the
@@ -90,47 +91,9 @@ class ASC2D(StudentTClusterer):
     all rows apart, and what deceives it then outweighs the reconstruction and every other loss.
 
     Every weight may be 0: then its term is not computed (without λ1 there is no discriminator), which gives the paper's
-    Tables 5 and 6.
+    Tables 5 and 6. Without an image shape, or with features, data are rows.
 
-    Every option below is a keyword argument; None takes the value of ``preset``.
-
-    =========================== ============ ============ =======================================================
-    option                      paper        robust       meaning
-    =========================== ============ ============ =======================================================
-    scaling                     "minmax"     "global"     of the input, as for :class:`DESC`
-    image_network               "conv"       "conv"       for images: convolutional, or "dense": fully connected
-    channels                    32,64,128    32,64,128    of the convolutions, each of stride 2
-    kernels                     5,5,3        5,5,3        their widths, odd
-    hidden_sizes                500,500,1000 500,500,1000 fully connected encoder (the decoder mirrors it)
-    corruption                  0            0            share of input entries zeroed while training
-    reconstruction              "sum"        "sum"        L_AE: squared error, a mean over rows (eq. 2), summed or
-                                                          averaged over columns
-    row_losses                  "sum"        "sum"        the four other losses: sums over the rows of a mini-batch
-                                                          (eqs. 5 to 8) or means
-    reconstruction_weight       1            1            of L_AE in refinement
-    adversarial_weight          0.5          0.005        λ1
-    consistency_weight          1            1            of ‖D1 − D2‖²_F
-    self_supervision_weight     1e-4         1e-4         λ2
-    specificity_weight          1e-5         1e-5         λ3
-    discriminator_sizes         2000,2000    2000,2000    its layers before the last one
-    discriminator_steps         3            3            its updates for each one of the autoencoder
-    n_init                      20           20           restarts of k-means
-    update_interval             140          140          mini-batches between two targets; an epoch of refinement
-                                                          is one such round
-    pretrain_epochs             200          200          passes over the rows, reconstruction only
-    epochs                      143          143          rounds, at most: 20,000 mini-batches in all
-    batch_size                  256          256          rows of a mini-batch
-    pretrain_learning_rate      3e-3         1e-3         Adam
-    learning_rate               3e-3         3e-4         Adam, of autoencoder and centroids
-    discriminator_learning_rate 1e-3         1e-3         Adam
-    tol                         1e-3         1e-3         stop when a smaller share of labels changes in a round
-    =========================== ============ ============ =======================================================
-
-    Args:
-        n_clusters: K, also the number of values of a code.
-        preset: "robust" or "paper".
-        features, feature_dim, image_shape, random_state, device, dtype, callbacks, verbose, checkpoint, resume: as for
-            :class:`DESC`. Without an image shape, or with features, data are rows.
+    {options}
 
     Attributes:
         labels_: int64 [n], clusters of the training rows at the end of the last round.
@@ -144,160 +107,108 @@ class ASC2D(StudentTClusterer):
             specificity), discriminator (its cross-entropy) and discriminator_accuracy (share of the rows of D1 and D2 that
             it tells apart), both before it is updated; mean_max_assignment and mean_max_target (means over the rows of the
             largest D1 and D2), label_change, cluster_sizes.
-        resolved_params_, features_, n_features_in_: as for :class:`DESC`.
+        resolved_params_, features_, n_features_in_: as for :class:`desc_ext.models.DESC`.
     """
 
-    _method = "asc2d"
-    _presets = {"paper": _PAPER, "robust": _ROBUST}  # noqa: RUF012  (read only)
-    _checks = STUDENT_T_CHECKS | {
-        "reconstruction": CHECKS["reconstruction"],
-        "row_losses": choice("sum", "mean"),
-        **{weight: number(0) for weight in _WEIGHTS},
-        "discriminator_sizes": CHECKS["hidden_sizes"],
-        "discriminator_steps": integer(1),
-        "discriminator_learning_rate": number(0, strict=True),
-    }
+    method = "asc2d"
+    presets: ClassVar = {"paper": _PAPER, "robust": _ROBUST}
 
-    def __init__(
-        self,
-        n_clusters: int = 8,
-        *,
-        preset: str = "robust",
-        scaling: str | None = None,
-        image_network: str | None = None,
-        channels: tuple[int, ...] | None = None,
-        kernels: tuple[int, ...] | None = None,
-        hidden_sizes: tuple[int, ...] | None = None,
-        corruption: float | None = None,
-        reconstruction: str | None = None,
-        row_losses: str | None = None,
-        reconstruction_weight: float | None = None,
-        adversarial_weight: float | None = None,
-        consistency_weight: float | None = None,
-        self_supervision_weight: float | None = None,
-        specificity_weight: float | None = None,
-        discriminator_sizes: tuple[int, ...] | None = None,
-        discriminator_steps: int | None = None,
-        n_init: int | None = None,
-        update_interval: int | None = None,
-        pretrain_epochs: int | None = None,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        pretrain_learning_rate: float | None = None,
-        learning_rate: float | None = None,
-        discriminator_learning_rate: float | None = None,
-        tol: float | None = None,
-        features: str | None = None,
-        feature_dim: int | None = 500,
-        image_shape: tuple[int, ...] | None = None,
-        random_state: Any = None,
-        device: str = "auto",
-        dtype: str = "float32",
-        callbacks: list | None = None,
-        verbose: int = 0,
-        checkpoint: str | None = None,
-        resume: bool = False,
-    ) -> None:
-        self.n_clusters = n_clusters
-        self.preset = preset
-        self.scaling = scaling
-        self.image_network = image_network
-        self.channels = channels
-        self.kernels = kernels
-        self.hidden_sizes = hidden_sizes
-        self.corruption = corruption
-        self.reconstruction = reconstruction
-        self.row_losses = row_losses
-        self.reconstruction_weight = reconstruction_weight
-        self.adversarial_weight = adversarial_weight
-        self.consistency_weight = consistency_weight
-        self.self_supervision_weight = self_supervision_weight
-        self.specificity_weight = specificity_weight
-        self.discriminator_sizes = discriminator_sizes
-        self.discriminator_steps = discriminator_steps
-        self.n_init = n_init
-        self.update_interval = update_interval
-        self.pretrain_epochs = pretrain_epochs
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.pretrain_learning_rate = pretrain_learning_rate
-        self.learning_rate = learning_rate
-        self.discriminator_learning_rate = discriminator_learning_rate
-        self.tol = tol
-        self.features = features
-        self.feature_dim = feature_dim
-        self.image_shape = image_shape
-        self.random_state = random_state
-        self.device = device
-        self.dtype = dtype
-        self.callbacks = callbacks
-        self.verbose = verbose
-        self.checkpoint = checkpoint
-        self.resume = resume
+    reconstruction: Option[Literal["mean", "sum"]] = option(
+        'L_AE: squared error, a mean over rows (eq. 2), over columns their "sum" or "mean"', default=None
+    )
+    row_losses: Option[Literal["mean", "sum"]] = option(
+        'the four other losses: "sum" over the rows of a mini-batch (eqs. 5 to 8), or "mean"', default=None
+    )
+    adversarial_weight: Option[float] = option("λ1", default=None, at_least=0)
+    consistency_weight: Option[float] = option("of ‖D1 − D2‖²_F", default=None, at_least=0)
+    self_supervision_weight: Option[float] = option("λ2", default=None, at_least=0)
+    specificity_weight: Option[float] = option("λ3", default=None, at_least=0)
+    discriminator_sizes: Option[tuple[int, ...]] = option(
+        "layers of the discriminator before the last one", default=None, at_least=1
+    )
+    discriminator_steps: Option[int] = option(
+        "its updates for each one of the autoencoder", default=None, at_least=1
+    )
+    discriminator_learning_rate: Option[float] = option("of its Adam", default=None, above=0)
 
     @property
     def frequencies_(self) -> np.ndarray:
         """f [K], the column sums of D1 over the training rows (NumPy)."""
-        if not hasattr(self, "network_"):
-            raise AttributeError(f"this {type(self).__name__} has no frequencies_ before fit")
+        self._require_fit("frequencies_")
         return self.network_.frequency.cpu().numpy()
 
     # ------------------------------------------------------------------ what a fit needs
-    def _resolve_options(self) -> dict[str, Any]:
-        options = super()._resolve_options()
-        require_a_loss(type(self).__name__, options, _WEIGHTS)
-        return options | {"latent_dim": options["n_clusters"]}
+    def _complete_options(self) -> None:
+        super()._complete_options()
+        require_a_loss(self, _WEIGHTS)
 
-    def _begin(self, X: np.ndarray, options: dict[str, Any]) -> AdversarialFit:
-        fit = AdversarialFit(**vars(super()._begin(X, options)))
-        if options["adversarial_weight"]:
+    @property
+    def _latent_dim(self) -> int:
+        return self.n_clusters
+
+    @property
+    def _reconstruction(self) -> str:
+        return self.reconstruction
+
+    def _build(self, n_features: int, n_samples: int, generator: torch.Generator) -> AdversarialNetwork:
+        return AdversarialNetwork(n_features, self._autoencoder(n_features, generator), self.n_clusters)
+
+    def _begin(self, X: Any, options: ASC2D) -> State:
+        state = super()._begin(X, options)
+        if options.adversarial_weight:
             # a generator of its own: with or without a discriminator, the autoencoder starts from the same bits
-            generator = torch.Generator().manual_seed(fit.seed + 3)
-            discriminator = Discriminator(options["n_clusters"], options["discriminator_sizes"], generator)
-            fit.network.discriminator = set_dtype(discriminator, options["dtype"]).to(fit.rows.device)
-        return fit
+            generator = torch.Generator().manual_seed(state.seed + _DISCRIMINATOR_STREAM)
+            discriminator = Discriminator(options.n_clusters, options.discriminator_sizes, generator)
+            set_dtype(discriminator, options.dtype)
+            state.network.discriminator = discriminator.to(state.rows.device)
+        return state
 
-    def _build(self, n_features: int, options: dict[str, Any], generator: torch.Generator):
-        return AdversarialNetwork(n_features, options, generator)
-
-    def _refine(self, fit: AdversarialFit) -> None:
-        options, network = fit.options, fit.network
+    def _refinement_optimizer(self, state: State) -> torch.optim.Optimizer:
+        """One for both sides: they never have gradients together."""
+        options, network = state.options, state.network
         opponent = [] if network.discriminator is None else list(network.discriminator.parameters())
         own = [*network.autoencoder.parameters(), network.centroids]
-        groups = [{"params": own}, {"params": opponent, "lr": options["discriminator_learning_rate"]}]
-        fit.optimizer = adam(groups, options["learning_rate"])
-        self._train_clusters(fit, fit.optimizer)
-        network.discriminator = None  # only training needs it
+        groups = [{"params": own}, {"params": opponent, "lr": options.discriminator_learning_rate}]
+        return adam(groups, options.learning_rate)
+
+    def _end_refinement(self, state: State) -> None:
+        state.network.discriminator = None
 
     def _assign(self, network: AdversarialNetwork, z: Tensor) -> Tensor:
         return network.sharpen(network.assign(z))
 
     # ------------------------------------------------------------------ losses
-    def _refine_losses(
-        self, fit: AdversarialFit, z: Tensor, index: Tensor, now: Assessment
-    ) -> dict[str, tuple[float, Tensor]]:
-        target, assignment = now.target[index], fit.network.assign(z)
+    def _refinement_terms(
+        self, state: State, z: Tensor, index: Tensor, evaluation: Evaluation
+    ) -> BatchLosses:
+        assert evaluation.target is not None
+        target, assignment = evaluation.target[index], state.network.assign(z)
         losses = {
             "consistency": lambda: (assignment - target).square().sum(1).mean(),
             "self_supervision": lambda: (z - target).square().sum(1).mean(),
             "specificity": lambda: ops.squared_l12_norm(z) / len(z),
-            "adversarial": lambda: self._deception(fit, assignment),
+            "adversarial": lambda: self._deception(state, assignment),
         }
-        weights = {name: fit.options[f"{name}_weight"] for name in losses}
-        tried = self._train_discriminator(fit, assignment.detach(), target) if weights["adversarial"] else {}
-        n_rows = len(z) if fit.options["row_losses"] == "sum" else 1
-        terms = {name: (weights[name] * n_rows, loss()) for name, loss in losses.items() if weights[name]}
-        return terms | {name: (0.0, value) for name, value in tried.items()}  # of the history only
+        weights = {name: getattr(state.options, f"{name}_weight") for name in losses}
+        metrics = {}
+        if weights["adversarial"]:
+            metrics = self._train_discriminator(state, assignment.detach(), target)
+        n_rows = len(z) if state.options.row_losses == "sum" else 1
+        return {
+            name: (weights[name] * n_rows, loss()) for name, loss in losses.items() if weights[name]
+        }, metrics
 
-    def _train_discriminator(self, fit: AdversarialFit, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def _train_discriminator(self, state: State, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Updates the discriminator; its loss and accuracy before."""
-        discriminator, optimizer = fit.network.discriminator, fit.optimizer
+        discriminator, optimizer = state.network.discriminator, state.optimizer
+        assert discriminator is not None
+        assert optimizer is not None
         discriminator.requires_grad_(True)
         rows = torch.cat([real, fake])
         truth = torch.zeros(len(rows), dtype=rows.dtype, device=rows.device)
         truth[: len(real)] = 1
-        before = {}
-        for _ in range(fit.options["discriminator_steps"]):
+        before: dict[str, Tensor] = {}
+        for _ in range(state.options.discriminator_steps):
             logits = discriminator(rows)
             loss = nn.functional.binary_cross_entropy_with_logits(logits, truth)
             if not before:
@@ -312,6 +223,7 @@ class ASC2D(StudentTClusterer):
         discriminator.requires_grad_(False)  # what follows trains the others
         return before
 
-    def _deception(self, fit: AdversarialFit, assignment: Tensor) -> Tensor:
+    def _deception(self, state: State, assignment: Tensor) -> Tensor:
         """−mean log D(d1), log D being the logarithm of the logistic function."""
-        return nn.functional.softplus(-fit.network.discriminator(assignment)).mean()
+        assert state.network.discriminator is not None
+        return nn.functional.softplus(-state.network.discriminator(assignment)).mean()

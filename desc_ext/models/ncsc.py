@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,30 +13,37 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from desc_ext import ops
-from desc_ext.models.base import Assessment, DeepClusterer, Fit
-from desc_ext.models.collaboration import (
-    CollaborativeFit,
-    CollaborativeNetwork,
-    apart_limit,
-    closed_form_expression,
+from desc_ext.algorithms.kmeans import kmeans
+from desc_ext.algorithms.ncsc_losses import (
     collaborative_terms,
     dense_affinity,
     nearly_equal,
-    start_labels,
+    separation_limit,
 )
-from desc_ext.models.networks import NETWORK_CHECKS, NETWORK_DEFAULTS, complete_network_options
-from desc_ext.models.options import CHECKS, FLAG, Check, choice, integer, number
-from desc_ext.models.rows import map_chunks
-from desc_ext.nn import SelfExpressiveLayer
-from desc_ext.training import adam
+from desc_ext.algorithms.self_expression import closed_form_expression
+from desc_ext.engine.deep import DeepClusterer, reconstruction_loss
+from desc_ext.engine.image_or_row import ImageOrRowClusterer
+from desc_ext.engine.networks import ClusteringNetwork
+from desc_ext.engine.optimizers import adam
+from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.rows import map_chunks
+from desc_ext.engine.stages import BatchLosses, Losses, Stage, train_on_batches
+from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.models.self_expressive import SelfExpressiveClustering
+from desc_ext.nn import ClassifierHead, SelfExpressiveLayer
 
 __all__ = ["NCSC"]
 
-_PAPER: dict[str, Any] = NETWORK_DEFAULTS | {
+_PAPER: dict[str, Any] = {
+    "image_network": "conv",
+    "channels": None,
+    "hidden_sizes": (500, 500, 1000),
+    "latent_dim": None,
+    "unit_codes": False,
     "scaling": "minmax",
     "head_sizes": (64, 64, 64),
     "corruption": 0.0,
-    "self_expression": "closed",
+    "self_expression": "closed-form",
     "fidelity_weight": 10.0,
     "first_upper": 0.7,
     "upper": 0.9,
@@ -42,16 +51,16 @@ _PAPER: dict[str, Any] = NETWORK_DEFAULTS | {
     "soft_indicator": False,
     "negative_weight": 1.0,
     "collaborative_weight": 1.0,
-    "apart_weight": 0.0,
-    "apart_share": 0.2,
+    "separation_weight": 0.0,
+    "separation_share": 0.2,
     "balance_weight": 0.0,
-    "start": "random",
+    "init": "random",
     "n_init": 20,
     "pretrain_epochs": 60,
     "expression_epochs": 10,
     "start_epochs": 0,
     "classifier_epochs": 10,
-    "epochs": 30,
+    "max_epochs": 30,
     "pretrain_batch_size": 5000,
     "batch_size": 5000,
     "min_batches": 1,
@@ -65,55 +74,68 @@ _ROBUST: dict[str, Any] = _PAPER | {
     "scaling": "global",
     "unit_codes": True,
     "fidelity_weight": 0.05,
-    "apart_weight": 0.03,
-    "apart_share": 0.5,
+    "separation_weight": 0.03,
+    "separation_share": 0.5,
     "balance_weight": 1.0,
-    "start": "best",
+    "init": "best",
     "pretrain_epochs": 30,
     "expression_epochs": 5,
     "start_epochs": 20,
     "classifier_epochs": 10,
-    "epochs": 20,
+    "max_epochs": 20,
     "pretrain_batch_size": 256,
     "batch_size": 2500,
     "min_batches": 5,
     "learning_rate": 1e-4,
 }
-
-_CHECKS: dict[str, Check] = NETWORK_CHECKS | {
-    **{
-        name: CHECKS[name]
-        for name in (
-            "scaling", "corruption", "n_init", "pretrain_epochs", "epochs", "batch_size", "pretrain_learning_rate",
-            "learning_rate", "tol",
-        )
-    },
-    "head_sizes": CHECKS["hidden_sizes"],
-    "self_expression": choice("closed", "learned"),
-    "fidelity_weight": number(0, strict=True),
-    "first_upper": number(0, 1),
-    "upper": number(0, 1),
-    "lower": number(0, 1),
-    "soft_indicator": FLAG,
-    "negative_weight": number(0),
-    "collaborative_weight": number(0),
-    "apart_weight": number(0),
-    "apart_share": number(0, 1),
-    "balance_weight": number(0),
-    "start": choice("random", "kmeans", "spectral", "best"),
-    "expression_epochs": integer(0),
-    "start_epochs": integer(0),
-    "classifier_epochs": integer(0),
-    "pretrain_batch_size": integer(1),
-    "min_batches": integer(1),
-    "autoencoder_learning_rate": number(0, strict=True),
-}  # fmt: skip
-
 _EXPRESSION, _START, _CLASSIFIER, _JOINT = "expression", "start", "classifier", "refine"
 _COLLAPSED_SHARE = 0.9
+# The code space must hold the subspaces of all clusters: the paper's guess of the dimensions of one (section 4).
+_DIMENSIONS_PER_CLUSTER = 9
+# The graph of the first clusters: each row keeps a fifth of an even cluster, for with few neighbours a topic of one cluster
+# parts from the rest more readily than clusters from each other; and no more than this, for the sake of many rows.
+_NEIGHBOUR_SHARE, _FEWEST_NEIGHBOURS, _MOST_NEIGHBOURS = 5, 5, 100
+_PARTITION_STREAM = 3  # distance of the seed of the partition from that of the network
+_SMALLEST_LOSS = 1e-3  # a collapsed classifier has loss 0
 
 
-class NCSC(DeepClusterer):
+class CollaborativeNetwork(ClusteringNetwork):
+    """Autoencoder and classifier head; while it is trained, also the learned coefficients, if they are learned."""
+
+    expression: nn.ModuleList | None
+
+    def __init__(
+        self,
+        n_features: int,
+        autoencoder: Any,
+        head_sizes: tuple[int, ...],
+        n_clusters: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(n_features, autoencoder)
+        self.head = ClassifierHead(autoencoder.code_shape, head_sizes, n_clusters, generator)
+        self.expression = None  # a layer for each part of a fixed partition of the rows
+
+    def classify(self, z: Tensor) -> Tensor:
+        """Probabilities [n, K] of codes, rows summing to 1."""
+        # entries of unit codes are about 1/√p: too small for layers that start at torch's usual scale
+        return self.head(z * z.shape[1] ** 0.5 if self.autoencoder.unit_codes else z)
+
+
+@dataclass
+class CollaborativeState(FitState["NCSC", CollaborativeNetwork]):
+    """The state of a fit of NCSC."""
+
+    parts: list[Tensor] = field(default_factory=list)  # the fixed partition, where coefficients are learned
+    codes: Tensor | None = None  # of all rows, while the encoder is not updated
+    separation_limit: float | None = (
+        None  # the value of A_s below which separation_share of the pairs lie, in this epoch
+    )
+    n_pairs: Tensor | None = None  # positive, negative and separated pairs of this epoch
+
+
+@estimator
+class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeState]):
     """Neural collaborative subspace clustering (Zhang et al., ICML 2019): no spectral clustering, any number of rows.
 
     An autoencoder maps rows or images to codes z; a classifier on the codes gives ν_i, its softmax output at length 1.
@@ -136,361 +158,316 @@ class NCSC(DeepClusterer):
     "paper" to collapse into one cluster. A collapse (more than 90% of the rows in one cluster) is warned of and is in
     the history. "robust" adds to Ω two terms that prevent it: −mean log(1 − A_c) over the pairs whose A_s is among the
     smallest, and log K − entropy(mean ν²), zero for clusters of equal weight. And it begins stage 2 with a classifier
-    that was taught, by cross-entropy, the clusters that ``start`` finds in the codes (stage "start").
+    that was taught, by cross-entropy, the clusters that ``init`` finds in the codes (stage "start").
 
     λ1 is in units of 1/‖z‖². The paper does not say how long its codes are: "paper" leaves them as the autoencoder
     makes them (then the ridge 2/λ1 is next to nothing), "robust" divides each by its norm, so that λ1 means the same
     for all data.
 
-    Every option below is a keyword argument; None takes the value of ``preset``.
+    Without an image shape, or with features, data are rows.
 
-    ========================= ============ ============ =========================================================
-    option                    paper        robust       meaning
-    ========================= ============ ============ =========================================================
-    scaling                   "minmax"     "global"     of the input, as for :class:`DESC`
-    image_network             "conv"       "conv"       for images: "conv" (kernels 5-3-3…; the paper's for MNIST)
-                                                        or "residual" (a convolution and pre-activation blocks,
-                                                        kernel 3; for Fashion-MNIST) or "strided" (LRSC's)
-    channels                  None         None         of its layers; None: 10-20-30, residual 10-20-30-40. A
-                                                        layer halves maps of more than 4 pixels
-    hidden_sizes              500,500,1000 500,500,1000 for rows: encoder layers (the decoder mirrors them)
-    latent_dim                None         None         for rows: p; None: 9·K. An image's code is the last map
-    unit_codes                False        True         codes on the unit sphere
-    head_sizes                64,64,64     64,64,64     classifier: channels of its convolutions of kernel 2 (for
-                                                        rows, sizes of its layers) before the one to K classes
-    corruption                0            0            share of input entries zeroed in pretraining
-    self_expression           "closed"     "closed"     C: exact minimiser, or "learned"
-    fidelity_weight           10           0.05         λ1
-    first_upper               0.7          0.7          u in the first epoch with Ω
-    upper                     0.9          0.9          u in the others
-    lower                     0.1          0.1          l
-    soft_indicator            False        False        gradients also reach A_s in L_pos and 1 − A_c in L_neg
-    negative_weight           1            1            α
-    collaborative_weight      1            1            λ_cl in units of (eq. 9) / Ω at the end of stages 1 and 2, so
-                                                        that 1 makes the two losses equal
-    apart_weight              0            0.03         weight of the apart term in Ω
-    apart_share               0.2          0.5          share of pairs it takes, those with the smallest A_s
-    balance_weight            0            1            weight of the balance term in Ω
-    start                     "random"     "best"       what the classifier is taught before stage 2: clusters of the
-                                                        codes by "kmeans" or "spectral" (with the closed form's C,
-                                                        :class:`SelfExpressiveClustering`), "best": that of smaller
-                                                        Ω; "random": nothing
-    n_init                    20           20           k-means runs in the start
-    pretrain_epochs           60           30           reconstruction only
-    expression_epochs         10           5            stage 1
-    start_epochs              0            20           cross-entropy with the start's clusters
-    classifier_epochs         10           10           stage 2
-    epochs                    30           20           stage 3
-    pretrain_batch_size       5000         256          rows of a mini-batch in pretraining and start
-    batch_size                5000         2500         the same in the three stages, at most
-    min_batches               1            5            mini-batches in an epoch of the three stages, at least: few
-                                                        rows are gone through more than once
-    pretrain_learning_rate    1e-3         1e-3         Adam, in pretraining and start
-    autoencoder_learning_rate 1e-5         1e-5         Adam, in stages 1 and 3
-    learning_rate             1e-3         1e-4         Adam, of classifier and learned C
-    tol                       0 (off)      0 (off)      a stage with clusters stops when a smaller share of labels
-                                                        changes in an epoch
-    ========================= ============ ============ =========================================================
-
-    Args:
-        n_clusters: K.
-        preset: "robust" or "paper".
-        features, feature_dim, image_shape, random_state, device, dtype, callbacks, verbose, checkpoint, resume: as for
-            :class:`DESC`. Without an image shape, or with features, data are rows.
+    {options}
 
     Attributes:
         labels_: int64 [n], clusters of the training rows at the end of the last epoch.
         embedding_: [n, p], their codes.
-        initial_labels_: int64 [n], the start's clusters; "random": those of the classifier as it was drawn.
+        initial_labels_: int64 [n], the clusters that ``init`` finds; "random": those of the classifier as it was drawn.
         n_iter_: epochs of stage 3.
         history_: one dict an epoch: stage ("pretrain", "expression", "start", "classifier", "refine"), epoch, seconds,
             loss and its terms, means over rows or pairs before their weights: reconstruction ‖x − x̂‖², coefficients
-            ‖C‖², fidelity ½‖Z − CZ‖², start, positive, negative, apart, balance; n_positive, n_negative, n_apart
-            (pairs); with clusters also mean_max_assignment, collapsed, label_change, cluster_sizes.
-        resolved_params_, features_, n_features_in_: as for :class:`DESC`.
+            ‖C‖², fidelity ½‖Z − CZ‖², start, positive, negative, separation, balance; n_positive, n_negative,
+            n_separated (pairs); with clusters also mean_max_assignment, collapsed, label_change, cluster_sizes.
+        resolved_params_, features_, n_features_in_: as for :class:`desc_ext.models.DESC`.
     """
 
-    _method = "ncsc"
-    _presets = {"paper": _PAPER, "robust": _ROBUST}  # noqa: RUF012  (read only)
-    _checks = _CHECKS
+    _state_type = CollaborativeState
+    method = "ncsc"
+    presets: ClassVar = {"paper": _PAPER, "robust": _ROBUST}
 
-    def __init__(
-        self,
-        n_clusters: int = 8,
-        *,
-        preset: str = "robust",
-        scaling: str | None = None,
-        image_network: str | None = None,
-        channels: tuple[int, ...] | None = None,
-        hidden_sizes: tuple[int, ...] | None = None,
-        latent_dim: int | None = None,
-        unit_codes: bool | None = None,
-        head_sizes: tuple[int, ...] | None = None,
-        corruption: float | None = None,
-        self_expression: str | None = None,
-        fidelity_weight: float | None = None,
-        first_upper: float | None = None,
-        upper: float | None = None,
-        lower: float | None = None,
-        soft_indicator: bool | None = None,
-        negative_weight: float | None = None,
-        collaborative_weight: float | None = None,
-        apart_weight: float | None = None,
-        apart_share: float | None = None,
-        balance_weight: float | None = None,
-        start: str | None = None,
-        n_init: int | None = None,
-        pretrain_epochs: int | None = None,
-        expression_epochs: int | None = None,
-        start_epochs: int | None = None,
-        classifier_epochs: int | None = None,
-        epochs: int | None = None,
-        pretrain_batch_size: int | None = None,
-        batch_size: int | None = None,
-        min_batches: int | None = None,
-        pretrain_learning_rate: float | None = None,
-        autoencoder_learning_rate: float | None = None,
-        learning_rate: float | None = None,
-        tol: float | None = None,
-        features: str | None = None,
-        feature_dim: int | None = 500,
-        image_shape: tuple[int, ...] | None = None,
-        random_state: Any = None,
-        device: str = "auto",
-        dtype: str = "float32",
-        callbacks: list | None = None,
-        verbose: int = 0,
-        checkpoint: str | None = None,
-        resume: bool = False,
-    ) -> None:
-        self.n_clusters = n_clusters
-        self.preset = preset
-        self.scaling = scaling
-        self.image_network = image_network
-        self.channels = channels
-        self.hidden_sizes = hidden_sizes
-        self.latent_dim = latent_dim
-        self.unit_codes = unit_codes
-        self.head_sizes = head_sizes
-        self.corruption = corruption
-        self.self_expression = self_expression
-        self.fidelity_weight = fidelity_weight
-        self.first_upper = first_upper
-        self.upper = upper
-        self.lower = lower
-        self.soft_indicator = soft_indicator
-        self.negative_weight = negative_weight
-        self.collaborative_weight = collaborative_weight
-        self.apart_weight = apart_weight
-        self.apart_share = apart_share
-        self.balance_weight = balance_weight
-        self.start = start
-        self.n_init = n_init
-        self.pretrain_epochs = pretrain_epochs
-        self.expression_epochs = expression_epochs
-        self.start_epochs = start_epochs
-        self.classifier_epochs = classifier_epochs
-        self.epochs = epochs
-        self.pretrain_batch_size = pretrain_batch_size
-        self.batch_size = batch_size
-        self.min_batches = min_batches
-        self.pretrain_learning_rate = pretrain_learning_rate
-        self.autoencoder_learning_rate = autoencoder_learning_rate
-        self.learning_rate = learning_rate
-        self.tol = tol
-        self.features = features
-        self.feature_dim = feature_dim
-        self.image_shape = image_shape
-        self.random_state = random_state
-        self.device = device
-        self.dtype = dtype
-        self.callbacks = callbacks
-        self.verbose = verbose
-        self.checkpoint = checkpoint
-        self.resume = resume
+    latent_dim: Option[int | None] = option(
+        "for rows: length of a code, p; None: 9·K. An image's code is the last map", default=None, at_least=1
+    )
+    head_sizes: Option[tuple[int, ...]] = option(
+        "classifier: channels of its convolutions of kernel 2 (for rows, sizes of its layers) before the one to K classes",
+        default=None,
+        at_least=1,
+    )
+    self_expression: Option[Literal["closed-form", "learned"]] = option(
+        'C: "closed-form", the exact minimiser, or "learned"', default=None
+    )
+    fidelity_weight: Option[float] = option("λ1", default=None, above=0)
+    first_upper: Option[float] = option("u in the first epoch with Ω", default=None, at_least=0, at_most=1)
+    upper: Option[float] = option("u in the others", default=None, at_least=0, at_most=1)
+    lower: Option[float] = option("l", default=None, at_least=0, at_most=1)
+    soft_indicator: Option[bool] = option(
+        "gradients also reach A_s in L_pos and 1 − A_c in L_neg", default=None
+    )
+    negative_weight: Option[float] = option("α", default=None, at_least=0)
+    collaborative_weight: Option[float] = option(
+        "λ_cl in units of (eq. 9) / Ω at the end of stages 1 and 2, so that 1 makes the two losses equal",
+        default=None,
+        at_least=0,
+    )
+    separation_weight: Option[float] = option("of the separation term in Ω", default=None, at_least=0)
+    separation_share: Option[float] = option(
+        "share of pairs it takes, those with the smallest A_s", default=None, at_least=0, at_most=1
+    )
+    balance_weight: Option[float] = option("of the balance term in Ω", default=None, at_least=0)
+    init: Option[Literal["random", "k-means", "self-expressive", "best"]] = option(
+        'what the classifier is taught before stage 2: clusters of the codes by "k-means" or "self-expressive" (with the '
+        'closed form\'s C, SelfExpressiveClustering), "best": that of smaller Ω; "random": nothing',
+        default=None,
+    )
+    expression_epochs: Option[int] = option("stage 1", default=None, at_least=0)
+    start_epochs: Option[int] = option("cross-entropy with the first clusters", default=None, at_least=0)
+    classifier_epochs: Option[int] = option("stage 2", default=None, at_least=0)
+    max_epochs: Option[int] = option("stage 3, at most", default=None, at_least=0)
+    pretrain_batch_size: Option[int] = option(
+        "rows of a mini-batch in pretraining and stage start", default=None, at_least=1
+    )
+    batch_size: Option[int] = option(
+        "rows of a mini-batch in the three stages, at most", default=None, at_least=1
+    )
+    min_batches: Option[int] = option(
+        "mini-batches in an epoch of the three stages, at least: few rows are gone through more than once",
+        default=None,
+        at_least=1,
+    )
+    pretrain_learning_rate: Option[float] = option(
+        "of Adam in pretraining and stage start", default=None, above=0
+    )
+    autoencoder_learning_rate: Option[float] = option(
+        "of Adam for the autoencoder, in stages 1 and 3", default=None, above=0
+    )
+    learning_rate: Option[float] = option("of Adam, for classifier and learned C", default=None, above=0)
+    tol: Option[float] = option(
+        "a stage with clusters stops when a smaller share of labels changes in an epoch; 0: never",
+        default=None,
+        at_least=0,
+        at_most=1,
+    )
 
     # ------------------------------------------------------------------ what a fit needs
-    def _resolve_options(self) -> dict[str, Any]:
-        return super()._resolve_options() | {"reconstruction": "sum"}
+    def _default_latent_dim(self, n_features: int) -> int:
+        return _DIMENSIONS_PER_CLUSTER * self.n_clusters
 
-    def _stages(self, options: dict[str, Any]) -> dict[str, int]:
-        return {
-            "pretrain": options["pretrain_epochs"],
-            _EXPRESSION: options["expression_epochs"],
-            _START: 0 if options["start"] == "random" else options["start_epochs"],
-            _CLASSIFIER: options["classifier_epochs"],
-            _JOINT: options["epochs"],
-        }
+    def _build(self, n_features: int, n_samples: int, generator: torch.Generator) -> CollaborativeNetwork:
+        autoencoder = self._autoencoder(n_features, generator)
+        return CollaborativeNetwork(n_features, autoencoder, self.head_sizes, self.n_clusters, generator)
 
-    def _begin(self, X: np.ndarray, options: dict[str, Any]) -> CollaborativeFit:
-        complete_network_options(type(self).__name__, options)
-        fit = CollaborativeFit(**vars(super()._begin(X, options)))
-        if options["self_expression"] == "learned":
-            shuffled = torch.randperm(len(X), generator=torch.Generator().manual_seed(fit.seed + 3))
-            fit.parts = nearly_equal(shuffled, options["batch_size"])
-            layers = [SelfExpressiveLayer(len(part)) for part in fit.parts]
-            fit.network.expression = nn.ModuleList(layers).to(fit.rows.device, fit.rows.dtype)
-        return fit
+    def _begin(self, X: Any, options: NCSC) -> CollaborativeState:
+        state = super()._begin(X, options)
+        if options.self_expression == "learned":
+            generator = torch.Generator().manual_seed(state.seed + _PARTITION_STREAM)
+            shuffled = torch.randperm(len(state.rows), generator=generator)
+            state.parts = nearly_equal(shuffled, options.batch_size)
+            layers = nn.ModuleList(SelfExpressiveLayer(len(part)) for part in state.parts)
+            state.network.expression = layers.to(state.rows.device, state.rows.dtype)
+        return state
 
-    def _build(self, n_features: int, options: dict[str, Any], generator: torch.Generator):
-        return CollaborativeNetwork(n_features, options, generator)
-
-    def _initialise(self, fit: Fit, z: Tensor) -> Tensor:
-        return self._assess(fit, z).labels
-
-    # ------------------------------------------------------------------ the three stages
-    def _refine(self, fit: CollaborativeFit) -> None:
-        network, options = fit.network, fit.options
-        slow = {
-            "params": list(network.autoencoder.parameters()),
-            "lr": options["autoencoder_learning_rate"],
-        }
+    # ------------------------------------------------------------------ stages
+    def stages(self, state: CollaborativeState) -> list[Stage]:
+        options, network = state.options, state.network
+        slow = {"params": list(network.autoencoder.parameters()), "lr": options.autoencoder_learning_rate}
         layers = [] if network.expression is None else list(network.expression.parameters())
-        head, rate = list(network.head.parameters()), options["learning_rate"]
-        if fit.stage == _EXPRESSION:
-            self._train_codes(fit, adam([slow, {"params": layers}], rate))
-            self._enter_next_stage(fit)
-            fit.initial_labels = self._start_labels(fit)
-        if fit.stage == _START:
-            self._train_clusters(fit, adam(head, options["pretrain_learning_rate"]))
-            self._enter_next_stage(fit)
-        if fit.stage == _CLASSIFIER:
-            self._train_clusters(fit, adam(head, rate))
-            self._enter_next_stage(fit)
-        fit.codes = None
-        self._train_clusters(fit, adam([slow, {"params": [*layers, *head]}], rate))
-        network.expression = None  # only training needs it
-        if any(record.get("collapsed") for record in fit.history[-1:]):
+        head, rate = list(network.head.parameters()), options.learning_rate
+
+        def pairs_epoch(stage: Stage, evaluation: Evaluation | None) -> dict[str, float]:
+            return self._train_on_pairs(state, stage, evaluation)
+
+        pretraining = self._pretraining(state, "sum", lambda z: self._evaluate_codes(state, z).labels)
+        with_clusters: dict[str, Any] = {"has_clusters": True, "tol": options.tol}
+        return [
+            replace(pretraining, batches=lambda: self._pretraining_batches(state)),
+            Stage(
+                _EXPRESSION,
+                options.expression_epochs,
+                lambda: adam([slow, {"params": layers}], rate),
+                lambda: self._batches(state),
+                lambda index, _: self._expression_terms(state, index),
+                after=lambda: self._find_first_clusters(state),
+            ),
+            Stage(
+                _START,
+                0 if options.init == "random" else options.start_epochs,
+                lambda: adam(head, options.pretrain_learning_rate),
+                lambda: self._pretraining_batches(state),
+                lambda index, _: self._start_terms(state, index),
+                before=lambda: self._keep_codes(state),
+                **with_clusters,
+            ),
+            Stage(
+                _CLASSIFIER,
+                options.classifier_epochs,
+                lambda: adam(head, rate),
+                lambda: self._batches(state),
+                lambda index, _: self._classifier_terms(state, index),
+                train_epoch=pairs_epoch,
+                before=lambda: self._keep_codes(state),
+                **with_clusters,
+            ),
+            Stage(
+                _JOINT,
+                options.max_epochs,
+                lambda: adam([slow, {"params": [*layers, *head]}], rate),
+                lambda: self._batches(state),
+                lambda index, _: self._joint_terms(state, index),
+                train_epoch=pairs_epoch,
+                before=lambda: self._forget_codes(state),
+                after=lambda: self._end_training(state),
+                **with_clusters,
+            ),
+        ]
+
+    def _pretraining_batches(self, state: CollaborativeState) -> list[Tensor]:
+        order = torch.randperm(len(state.rows), generator=state.order)
+        return list(order.split(state.options.pretrain_batch_size))
+
+    def _batches(self, state: CollaborativeState) -> list[Tensor]:
+        batches: list[Tensor] = []
+        while len(batches) < state.options.min_batches:
+            if state.parts:
+                order = torch.randperm(len(state.parts), generator=state.order)
+                batches += [state.parts[number] for number in order]
+            else:
+                order = torch.randperm(len(state.rows), generator=state.order)
+                batches += nearly_equal(order, state.options.batch_size)
+        return batches
+
+    def _find_first_clusters(self, state: CollaborativeState) -> None:
+        """Sets the clusters [n] that the classifier is taught first."""
+        self._keep_codes(state)
+        assert state.codes is not None
+        if state.options.init == "random":
+            with torch.no_grad():
+                state.initial_labels = self._evaluate_codes(state, state.codes).labels
+        else:
+            state.initial_labels = _first_labels(state.codes, state.options, state.seed)
+
+    def _keep_codes(self, state: CollaborativeState) -> None:
+        state.codes = self._encode_all(state)
+
+    def _forget_codes(self, state: CollaborativeState) -> None:
+        state.codes = None
+
+    def _encode_all(self, state: CollaborativeState) -> Tensor:
+        return super()._encode_all(state) if state.codes is None else state.codes
+
+    def _end_training(self, state: CollaborativeState) -> None:
+        state.network.expression = None
+        if any(record.get("collapsed") for record in state.history[-1:]):
             warnings.warn(
-                f"{type(self).__name__} collapsed: one of {options['n_clusters']} clusters holds more than "
+                f"{type(self).__name__} collapsed: one of {state.options.n_clusters} clusters holds more than "
                 f"{_COLLAPSED_SHARE:.0%} of the rows (a constant classifier makes eqs. 6 and 7 zero); use "
-                "preset='robust', or raise apart_weight and balance_weight",
+                "preset='robust', or raise separation_weight and balance_weight",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=6,
             )
-
-    def _start_labels(self, fit: CollaborativeFit) -> Tensor:
-        """The clusters [n] that the classifier is taught first."""
-        z = self._encode_all(fit)
-        if fit.options["start"] == "random":
-            return self._assess(fit, z).labels
-        return start_labels(z, fit.options, fit.seed)
-
-    def _encode_all(self, fit: CollaborativeFit) -> Tensor:
-        if fit.stage not in (_START, _CLASSIFIER):
-            return super()._encode_all(fit)
-        if fit.codes is None:
-            fit.codes = super()._encode_all(fit)
-        return fit.codes
 
     def _assign(self, network: CollaborativeNetwork, z: Tensor) -> Tensor:
         return network.classify(z)
 
     @torch.no_grad()
-    def _assess(self, fit: Fit, z: Tensor) -> Assessment:
-        proba = map_chunks(lambda part: self._assign(fit.network, part), z)
-        now = Assessment(z, proba.argmax(1))
-        n_clusters = fit.options["n_clusters"]
-        largest = int(torch.bincount(now.labels, minlength=n_clusters).max())
-        now.record = {
+    def _evaluate_codes(self, state: CollaborativeState, z: Tensor) -> Evaluation:
+        proba = map_chunks(lambda part: self._assign(state.network, part), z)
+        evaluation = Evaluation(z, proba.argmax(1))
+        n_clusters = state.options.n_clusters
+        largest = int(torch.bincount(evaluation.labels, minlength=n_clusters).max())
+        evaluation.record = {
             "mean_max_assignment": float(proba.max(1).values.mean()),
             "collapsed": n_clusters > 1 and largest > _COLLAPSED_SHARE * len(z),
         }
-        return now
+        return evaluation
 
-    # ------------------------------------------------------------------ one mini-batch
-    def _batches(self, fit: CollaborativeFit) -> list[Tensor]:
-        if fit.stage in ("pretrain", _START):
-            order = torch.randperm(len(fit.rows), generator=fit.order)
-            return list(order.split(fit.options["pretrain_batch_size"]))
-        batches: list[Tensor] = []
-        while len(batches) < fit.options["min_batches"]:
-            if fit.parts:
-                order = torch.randperm(len(fit.parts), generator=fit.order)
-                batches += [fit.parts[number] for number in order]
-            else:
-                order = torch.randperm(len(fit.rows), generator=fit.order)
-                batches += nearly_equal(order, fit.options["batch_size"])
-        return batches
-
-    def _epoch(
-        self, fit: CollaborativeFit, optimizer: torch.optim.Optimizer, now: Assessment | None
+    # ------------------------------------------------------------------ one epoch, one mini-batch
+    def _train_on_pairs(
+        self, state: CollaborativeState, stage: Stage, evaluation: Evaluation | None
     ) -> dict[str, float]:
-        fit.n_pairs = fit.apart = None
-        losses = super()._epoch(fit, optimizer, now)
-        if fit.n_pairs is not None:
-            names = ("n_positive", "n_negative", "n_apart")
-            losses |= dict(zip(names, fit.n_pairs.tolist(), strict=True))
+        state.n_pairs = state.separation_limit = None
+        losses = train_on_batches(state, stage, evaluation)
+        if state.n_pairs is not None:
+            names = ("n_positive", "n_negative", "n_separated")
+            losses |= dict(zip(names, state.n_pairs.tolist(), strict=True))
         return losses
 
-    def _terms(
-        self, fit: CollaborativeFit, index: Tensor, now: Assessment | None
-    ) -> dict[str, tuple[float, Tensor]]:
-        if fit.stage == "pretrain":
-            return super()._terms(fit, index, now)
-        if fit.codes is not None:
-            on_device = index.to(fit.codes.device)
-            z = fit.codes[on_device]
-            if fit.stage == _CLASSIFIER:
-                return self._collaborative_terms(fit, index, z)
-            log = fit.network.classify(z).clamp_min(torch.finfo(z.dtype).tiny).log()
-            return {"start": (1.0, nn.functional.nll_loss(log, fit.initial_labels[on_device]))}
-        x = fit.rows.take(index.numpy())
-        z = fit.network.autoencoder.encode(x)
-        y, expressed, terms = self._expression_terms(fit, index, z)
-        collaborative = {}
-        if fit.stage == _JOINT:  # before decoding: passes over pairs do not meet the decoder's maps in memory
-            scale = self._collaborative_scale(fit)
-            for name, (weight, value) in self._collaborative_terms(fit, index, z, y).items():
-                collaborative[name] = (scale * weight, value)
-        reconstruction = self._reconstruction(fit, x, fit.network.autoencoder.decode(expressed))
-        return {"reconstruction": (0.5, reconstruction)} | terms | collaborative
+    def _start_terms(self, state: CollaborativeState, index: Tensor) -> BatchLosses:
+        assert state.codes is not None
+        on_device = index.to(state.codes.device)
+        z = state.codes[on_device]
+        log = state.network.classify(z).clamp_min(torch.finfo(z.dtype).tiny).log()
+        return {"start": (1.0, nn.functional.nll_loss(log, state.first_labels[on_device]))}, {}
 
-    def _expression_terms(self, fit: CollaborativeFit, index: Tensor, z: Tensor):
+    def _classifier_terms(self, state: CollaborativeState, index: Tensor) -> BatchLosses:
+        assert state.codes is not None
+        return self._collaborative_terms(state, index, state.codes[index.to(state.codes.device)]), {}
+
+    def _expression_terms(self, state: CollaborativeState, index: Tensor) -> BatchLosses:
+        x = state.rows.take(index.numpy())
+        z = state.network.autoencoder.encode(x)
+        _, expressed, losses = self._express(state, index, z)
+        return {"reconstruction": (0.5, self._decoding_error(state, x, expressed))} | losses, {}
+
+    def _joint_terms(self, state: CollaborativeState, index: Tensor) -> BatchLosses:
+        x = state.rows.take(index.numpy())
+        z = state.network.autoencoder.encode(x)
+        y, expressed, losses = self._express(state, index, z)
+        # before decoding: passes over pairs do not meet the decoder's maps in memory
+        scale = self._collaborative_scale(state)
+        found = self._collaborative_terms(state, index, z, y)
+        collaborative = {name: (scale * weight, value) for name, (weight, value) in found.items()}
+        error = self._decoding_error(state, x, expressed)
+        return {"reconstruction": (0.5, error)} | losses | collaborative, {}
+
+    def _decoding_error(self, state: CollaborativeState, x: Tensor, expressed: Tensor) -> Tensor:
+        return reconstruction_loss(x, state.network.autoencoder.decode(expressed), "sum")
+
+    def _express(
+        self, state: CollaborativeState, index: Tensor, z: Tensor
+    ) -> tuple[Tensor | None, Tensor, Losses]:
         """y of the closed form (None where C is learned), C Z, and eq. 9's terms of C, each over the number of rows."""
-        weight, n = fit.options["fidelity_weight"], len(z)
-        if fit.parts:
-            y, layer = None, self._layer(fit, index)
-            expressed, fidelity, size = layer(z, "l2")
+        weight, n, y = state.options.fidelity_weight, len(z), None
+        if state.parts:
+            expressed, fidelity, size = self._layer(state, index)(z, "l2")
         else:
             y = ops.ridge_self_expression(z, 2 / weight)
             expressed, size = closed_form_expression(z, y)
             fidelity = (z - expressed).square().sum() / 2
         return y, expressed, {"coefficients": (1.0, size / n), "fidelity": (weight, fidelity / n)}
 
-    def _layer(self, fit: CollaborativeFit, index: Tensor) -> SelfExpressiveLayer:
-        number = next(i for i, part in enumerate(fit.parts) if part is index)
-        return fit.network.expression[number]
+    def _layer(self, state: CollaborativeState, index: Tensor) -> Any:
+        assert state.network.expression is not None
+        number = next(i for i, part in enumerate(state.parts) if part is index)
+        return state.network.expression[number]
 
     def _collaborative_terms(
-        self, fit: CollaborativeFit, index: Tensor, z: Tensor, y: Tensor | None = None
-    ) -> dict[str, tuple[float, Tensor]]:
-        options = fit.options
-        if fit.parts:
-            coefficient = self._layer(fit, index).coefficient
-            coefficient = coefficient if fit.stage == _JOINT else coefficient.detach()
+        self, state: CollaborativeState, index: Tensor, z: Tensor, y: Tensor | None = None
+    ) -> Losses:
+        options = state.options
+        if state.parts:
+            coefficient = self._layer(state, index).coefficient
+            coefficient = coefficient if state.stage == _JOINT else coefficient.detach()
             rows, row_max = (coefficient.abs() + coefficient.T.abs()) / 2, None
         else:
-            rows = ops.ridge_self_expression(z, 2 / options["fidelity_weight"]) if y is None else y
+            rows = ops.ridge_self_expression(z, 2 / options.fidelity_weight) if y is None else y
             row_max = ops.affinity_row_max(rows)
-        if fit.apart is None:  # once an epoch, as the device is waited for
-            fit.apart = apart_limit(rows, row_max, options["apart_share"] if options["apart_weight"] else 0.0)
-        first = fit.epoch == 0 and fit.stage == (
-            _CLASSIFIER if options["classifier_epochs"] else _JOINT
-        )  # of the epochs in which the two affinities meet
-        upper = options["first_upper" if first else "upper"]
-        nu = nn.functional.normalize(fit.network.classify(z), dim=1)
-        terms, counts = collaborative_terms(nu, rows, row_max, upper, fit.apart, options)
-        fit.n_pairs = counts if fit.n_pairs is None else fit.n_pairs + counts
-        return terms
+        if state.separation_limit is None:  # once an epoch, as the device is waited for
+            share = options.separation_share if options.separation_weight else 0.0
+            state.separation_limit = separation_limit(rows, row_max, share)
+        # the first epoch in which the two affinities meet
+        first = state.epoch == 0 and state.stage == (_CLASSIFIER if options.classifier_epochs else _JOINT)
+        upper = options.first_upper if first else options.upper
+        nu = nn.functional.normalize(state.network.classify(z), dim=1)
+        losses, counts = collaborative_terms(nu, rows, row_max, upper, state.separation_limit, options)
+        state.n_pairs = counts if state.n_pairs is None else state.n_pairs + counts
+        return losses
 
-    def _collaborative_scale(self, fit: Fit) -> float:
+    def _collaborative_scale(self, state: CollaborativeState) -> float:
         """λ_cl: collaborative_weight times what makes the two losses, as their own stages left them, equal."""
-        last = {record["stage"]: record["loss"] for record in fit.history}
+        last = {record["stage"]: record["loss"] for record in state.history}
         ratio = 1.0
         if _EXPRESSION in last and _CLASSIFIER in last:
-            ratio = last[_EXPRESSION] / max(last[_CLASSIFIER], 1e-3)  # a collapsed classifier has loss 0
-        return fit.options["collaborative_weight"] * ratio
+            ratio = last[_EXPRESSION] / max(last[_CLASSIFIER], _SMALLEST_LOSS)
+        return state.options.collaborative_weight * ratio
 
     # ------------------------------------------------------------------ affinities
     def dense_affinity(self, rows: Any) -> np.ndarray:
@@ -500,4 +477,54 @@ class NCSC(DeepClusterer):
         """
         check_is_fitted(self)
         z = torch.from_numpy(self.embedding_[rows])
-        return dense_affinity(z, self.resolved_params_["fidelity_weight"]).numpy()
+        return dense_affinity(z, self._options.fidelity_weight).numpy()
+
+
+# First clusters
+
+
+def _first_labels(z: Tensor, options: NCSC, seed: int) -> Tensor:
+    """Clusters of the codes z [n, p], int64 [n], as ``init`` asks.
+
+    "best" takes whichever of the two others has the smaller Ω, with a classifier that is certain of them: no label is seen.
+    """
+    finders: dict[str, Callable[[Tensor, NCSC, int], Tensor]] = {
+        "k-means": lambda z, options, seed: kmeans(z, options.n_clusters, options.n_init, seed)[0],
+        "self-expressive": _self_expressive_labels,
+    }
+    if options.init != "best":
+        return finders[options.init](z, options, seed)
+    found = [find(z, options, seed) for find in finders.values()]
+    return min(found, key=lambda labels: _loss_of_labels(z, labels, options, seed))
+
+
+def _self_expressive_labels(z: Tensor, options: NCSC, seed: int) -> Tensor:
+    if bool((z == z[:1]).all()):  # the encoder's units are dead: there is nothing to cluster
+        return torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    n, n_clusters = len(z), options.n_clusters
+    # λ1 for n rows as for a mini-batch of them, in units of the mean ‖z_i‖²
+    ridge = 2 / options.fidelity_weight * n / min(n, options.batch_size)
+    neighbors = min(max(n // (_NEIGHBOUR_SHARE * n_clusters), _FEWEST_NEIGHBOURS), _MOST_NEIGHBOURS)
+    clustering = SelfExpressiveClustering(
+        n_clusters,
+        ridge=ridge / float(z.square().sum(1).double().mean()),
+        n_neighbors=neighbors,
+        n_init=options.n_init,
+        random_state=seed,
+        device=str(z.device),
+        dtype="float64" if z.dtype == torch.float64 else "float32",
+    )
+    return torch.from_numpy(clustering.fit_predict(z)).to(z.device)
+
+
+@torch.no_grad()
+def _loss_of_labels(z: Tensor, labels: Tensor, options: NCSC, seed: int) -> float:
+    """Ω on one mini-batch of the closed form."""
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))
+    index = order[: options.batch_size].to(z.device)
+    y = ops.ridge_self_expression(z[index], 2 / options.fidelity_weight)
+    row_max = ops.affinity_row_max(y)
+    limit = separation_limit(y, row_max, options.separation_share if options.separation_weight else 0.0)
+    nu = nn.functional.one_hot(labels[index], options.n_clusters).to(z.dtype)
+    losses, _ = collaborative_terms(nu, y, row_max, options.upper, limit, options)
+    return float(sum(weight * value for weight, value in losses.values()))

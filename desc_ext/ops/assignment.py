@@ -17,7 +17,7 @@ from desc_ext.ops.checks import (
     shape_text,
 )
 from desc_ext.ops.precision import allow_tf32
-from desc_ext.ops.registration import given, operators, pair_fake, register
+from desc_ext.ops.registration import active_namespace, fake_grads, grad_or_none, register
 
 __all__ = ["student_t_assignment", "subspace_soft_assignment", "target_distribution"]
 
@@ -48,7 +48,7 @@ def subspace_soft_assignment(
         check_vector(op, "sample_weight", sample_weight, z.shape[0], "z", z)
         check_constant(op, "sample_weight", sample_weight)
         sample_weight = sample_weight.to(compute_dtype(z))
-    return operators().subspace_soft_assignment(z, bases, smoothing, sample_weight, allow_tf32(z))[0]
+    return active_namespace().subspace_soft_assignment(z, bases, smoothing, sample_weight, allow_tf32(z))[0]
 
 
 def student_t_assignment(z: Tensor, centroids: Tensor, dof: float = 1.0) -> Tensor:
@@ -74,7 +74,9 @@ def student_t_assignment(z: Tensor, centroids: Tensor, dof: float = 1.0) -> Tens
             f"{op}: centroids must be [K, {z.shape[1]}] with K >= 1, got shape {shape_text(centroids)}"
         )
     check_like(op, "centroids", centroids, "z", z)
-    return operators().student_t_assignment(z, centroids, check_finite(op, "dof", dof, 0.0, open_end=True))
+    return active_namespace().student_t_assignment(
+        z, centroids, check_finite(op, "dof", dof, 0.0, open_end=True)
+    )
 
 
 def target_distribution(q: Tensor, frequency: Tensor | None = None) -> Tensor:
@@ -97,7 +99,7 @@ def target_distribution(q: Tensor, frequency: Tensor | None = None) -> Tensor:
     if frequency is not None:
         check_vector(op, "frequency", frequency, q.shape[1], "q", q)
         frequency = frequency.detach().to(compute_dtype(q))
-    return operators().target_distribution(q.detach().to(compute_dtype(q)), frequency)
+    return active_namespace().target_distribution(q.detach().to(compute_dtype(q)), frequency)
 
 
 def _soft_fake(z, bases, smoothing, sample_weight=None, allow_tf32=False):
@@ -118,11 +120,11 @@ def _soft_backward(operators, ctx, grad, _grad_total):
     dz, dbases = operators.subspace_soft_assignment_backward(
         grad, assignment, total, z, bases, rest[0] if rest else None, need_z, need_bases
     )
-    return given(need_z, dz), given(need_bases, dbases), None, None, None
+    return grad_or_none(need_z, dz), grad_or_none(need_bases, dbases), None, None, None
 
 
 def _soft_backward_fake(grad, assignment, total, z, bases, sample_weight, need_z, need_bases):
-    return pair_fake(z, need_z, bases, need_bases)
+    return fake_grads(z, need_z, bases, need_bases)
 
 
 register(
@@ -148,11 +150,11 @@ def _student_backward(operators, ctx, grad):
     dz, dcentroids = operators.student_t_assignment_backward(
         grad, *ctx.saved_tensors, ctx.dof, need_z, need_centroids
     )
-    return given(need_z, dz), given(need_centroids, dcentroids), None
+    return grad_or_none(need_z, dz), grad_or_none(need_centroids, dcentroids), None
 
 
 def _student_backward_fake(grad, assignment, z, centroids, dof, need_z, need_centroids):
-    return pair_fake(z, need_z, centroids, need_centroids)
+    return fake_grads(z, need_z, centroids, need_centroids)
 
 
 register(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from desc_ext.ops.checks import check_bases, check_choice, compute_dtype
-from desc_ext.ops.registration import operators, register
+from desc_ext.ops.registration import active_namespace, register
 
 __all__ = ["block_orthogonality_penalty"]
 
@@ -30,7 +30,7 @@ def block_orthogonality_penalty(bases: Tensor, within: str = "unit") -> Tensor:
     """
     check_bases("block_orthogonality_penalty", bases)
     check_choice("block_orthogonality_penalty", "within", within, ("unit", "orthonormal"))
-    return operators().block_orthogonality_penalty(bases, within)
+    return active_namespace().block_orthogonality_penalty(bases, within)
 
 
 def _penalty_fake(bases, within="unit"):

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from desc_ext.ops.checks import as_batch, check_batch, check_batch_like, check_finite, compute_dtype
-from desc_ext.ops.registration import given, operators, pair_fake, register
+from desc_ext.ops.registration import active_namespace, fake_grads, grad_or_none, register
 from desc_ext.ops.self_expression import affinity_row_max
-from desc_ext.reference import CollaborativeLoss
 
 __all__ = ["CollaborativeLoss", "collaborative_loss", "info_nce", "laplacian_energy", "squared_l12_norm"]
+
+
+class CollaborativeLoss(NamedTuple):
+    """The terms of :func:`collaborative_loss`, each a mean over the pairs that it counts."""
+
+    positive: Tensor  # L_pos
+    negative: Tensor  # L_neg
+    apart: Tensor
+    counts: Tensor  # int64 [.., 3]: pairs of the three terms
 
 
 def collaborative_loss(
@@ -63,7 +73,7 @@ def collaborative_loss(
     else:
         check_batch_like(op, "row_max", row_max, y.shape[:-1], "y", y)
         row_max = row_max.to(compute_dtype(y))
-    losses, counts = operators().collaborative_loss(
+    losses, counts = active_namespace().collaborative_loss(
         as_batch(prediction), as_batch(y), as_batch(row_max, 2), *limits, bool(soft_indicator)
     )
     if y.dim() == 2:
@@ -90,7 +100,7 @@ def laplacian_energy(z: Tensor, features: Tensor, bandwidth: float) -> Tensor:
     check_batch(op, "z", z)
     check_batch_like(op, "features", features, (*z.shape[:-1], -1), "z", z)
     bandwidth = check_finite(op, "bandwidth", bandwidth, 0.0, open_end=True)
-    energy = operators().laplacian_energy(as_batch(z), as_batch(features), bandwidth)
+    energy = active_namespace().laplacian_energy(as_batch(z), as_batch(features), bandwidth)
     return energy if z.dim() == 3 else energy.squeeze(0)
 
 
@@ -113,7 +123,7 @@ def info_nce(z: Tensor, g: Tensor, temperature: float) -> Tensor:
     check_batch(op, "z", z)
     check_batch_like(op, "g", g, z.shape, "z", z)
     temperature = check_finite(op, "temperature", temperature, 0.0, open_end=True)
-    loss, _ = operators().info_nce(as_batch(z), as_batch(g), temperature)
+    loss, _ = active_namespace().info_nce(as_batch(z), as_batch(g), temperature)
     return loss if z.dim() == 3 else loss.squeeze(0)
 
 
@@ -131,7 +141,7 @@ def squared_l12_norm(z: Tensor) -> Tensor:
         ValueError: wrong rank.
     """
     check_batch("squared_l12_norm", "z", z)
-    norm = operators().squared_l12_norm(as_batch(z))
+    norm = active_namespace().squared_l12_norm(as_batch(z))
     return norm if z.dim() == 3 else norm.squeeze(0)
 
 
@@ -154,15 +164,19 @@ def _collaborative_backward(operators, ctx, grad, _grad_counts):
     dprediction, dy, dmax = operators.collaborative_loss_backward(
         grad, *ctx.saved_tensors, *ctx.options, need_prediction, need_y or need_max
     )
-    gradients = given(need_prediction, dprediction), given(need_y, dy), given(need_max, dmax)
+    gradients = (
+        grad_or_none(need_prediction, dprediction),
+        grad_or_none(need_y, dy),
+        grad_or_none(need_max, dmax),
+    )
     return *gradients, None, None, None, None
 
 
 def _collaborative_backward_fake(
     grad, counts, prediction, y, row_max, upper, lower, apart, soft_indicator, need_prediction, need_y
 ):
-    dprediction, dy = pair_fake(prediction, need_prediction, y, need_y)
-    return dprediction, dy, pair_fake(row_max, need_y, row_max, False)[0]
+    dprediction, dy = fake_grads(prediction, need_prediction, y, need_y)
+    return dprediction, dy, fake_grads(row_max, need_y, row_max, False)[0]
 
 
 register(
@@ -188,11 +202,11 @@ def _energy_backward(operators, ctx, grad):
     dz, dfeatures = operators.laplacian_energy_backward(
         grad, *ctx.saved_tensors, ctx.bandwidth, need_z, need_features
     )
-    return given(need_z, dz), given(need_features, dfeatures), None
+    return grad_or_none(need_z, dz), grad_or_none(need_features, dfeatures), None
 
 
 def _energy_backward_fake(grad, z, features, bandwidth, need_z, need_features):
-    return pair_fake(z, need_z, features, need_features)
+    return fake_grads(z, need_z, features, need_features)
 
 
 register(
@@ -217,11 +231,11 @@ def _nce_setup(ctx, inputs, output):
 def _nce_backward(operators, ctx, grad, _grad_log_sums):
     need_z, need_g = ctx.needs_input_grad[:2]
     dz, dg = operators.info_nce_backward(grad, *ctx.saved_tensors, ctx.temperature, need_z, need_g)
-    return given(need_z, dz), given(need_g, dg), None
+    return grad_or_none(need_z, dz), grad_or_none(need_g, dg), None
 
 
 def _nce_backward_fake(grad, log_sums, z, g, temperature, need_z, need_g):
-    return pair_fake(z, need_z, g, need_g)
+    return fake_grads(z, need_z, g, need_g)
 
 
 register(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from desc_ext.ops.checks import check_choice, check_matrix, check_rows_and_bases, compute_dtype
 from desc_ext.ops.precision import allow_tf32
-from desc_ext.ops.registration import given, operators, pair_fake, register, save_inputs
+from desc_ext.ops.registration import active_namespace, fake_grads, grad_or_none, register, save_inputs
 
 __all__ = ["nearest_subspace", "projection_energy", "projection_residual", "weighted_projection_loss"]
 
@@ -31,7 +31,7 @@ def projection_energy(z: Tensor, bases: Tensor) -> Tensor:
         ValueError: wrong rank or size, K = 0, d > p, different devices.
     """
     check_rows_and_bases("projection_energy", z, bases)
-    return operators().projection_energy(z, bases, allow_tf32(z))
+    return active_namespace().projection_energy(z, bases, allow_tf32(z))
 
 
 def projection_residual(z: Tensor, bases: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def projection_residual(z: Tensor, bases: Tensor) -> Tensor:
     Args, returns, raises: as :func:`projection_energy`.
     """
     check_rows_and_bases("projection_residual", z, bases)
-    return operators().projection_residual(z, bases, allow_tf32(z))
+    return active_namespace().projection_residual(z, bases, allow_tf32(z))
 
 
 def nearest_subspace(z: Tensor, bases: Tensor, metric: str = "residual") -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ def nearest_subspace(z: Tensor, bases: Tensor, metric: str = "residual") -> tupl
     """
     check_rows_and_bases("nearest_subspace", z, bases)
     check_choice("nearest_subspace", "metric", metric, ("residual", "energy"))
-    return operators().nearest_subspace(z, bases, metric, allow_tf32(z))
+    return active_namespace().nearest_subspace(z, bases, metric, allow_tf32(z))
 
 
 def weighted_projection_loss(z: Tensor, bases: Tensor, weight: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def weighted_projection_loss(z: Tensor, bases: Tensor, weight: Tensor) -> Tensor
     """
     check_rows_and_bases("weighted_projection_loss", z, bases)
     check_matrix("weighted_projection_loss", "weight", weight, z.shape[0], bases.shape[0], z)
-    return operators().weighted_projection_loss(z, bases, weight.to(compute_dtype(z)), allow_tf32(z))
+    return active_namespace().weighted_projection_loss(z, bases, weight.to(compute_dtype(z)), allow_tf32(z))
 
 
 def _values_fake(z, bases, allow_tf32=False):
@@ -93,14 +93,14 @@ def _register_values(name: str) -> None:
         z, bases = ctx.saved_tensors
         need_z, need_bases = ctx.needs_input_grad[:2]
         dz, dbases = getattr(operators, name + "_backward")(grad, z, bases, need_z, need_bases)
-        return given(need_z, dz), given(need_bases, dbases), None
+        return grad_or_none(need_z, dz), grad_or_none(need_bases, dbases), None
 
     register(
         name,
         fake=_values_fake,
         setup=save_inputs,
         backward=backward,
-        backward_fake=lambda grad, z, bases, need_z, need_bases: pair_fake(z, need_z, bases, need_bases),
+        backward_fake=lambda grad, z, bases, need_z, need_bases: fake_grads(z, need_z, bases, need_bases),
     )
 
 
@@ -123,11 +123,11 @@ def _nearest_backward(operators, ctx, _grad_labels, grad):
     z, bases, labels = ctx.saved_tensors
     need_z, need_bases = ctx.needs_input_grad[:2]
     dz, dbases = operators.nearest_subspace_backward(grad, labels, z, bases, ctx.metric, need_z, need_bases)
-    return given(need_z, dz), given(need_bases, dbases), None, None
+    return grad_or_none(need_z, dz), grad_or_none(need_bases, dbases), None, None
 
 
 def _nearest_backward_fake(grad, labels, z, bases, metric, need_z, need_bases):
-    return pair_fake(z, need_z, bases, need_bases)
+    return fake_grads(z, need_z, bases, need_bases)
 
 
 register(
@@ -146,12 +146,12 @@ def _loss_fake(z, bases, weight, allow_tf32=False):
 def _loss_backward(operators, ctx, grad):
     needs = ctx.needs_input_grad[:3]
     grads = operators.weighted_projection_loss_backward(grad, *ctx.saved_tensors, *needs)
-    return *(given(need, value) for need, value in zip(needs, grads, strict=True)), None
+    return *(grad_or_none(need, value) for need, value in zip(needs, grads, strict=True)), None
 
 
 def _loss_backward_fake(grad, z, bases, weight, need_z, need_bases, need_weight):
-    dz, dbases = pair_fake(z, need_z, bases, need_bases)
-    return dz, dbases, pair_fake(weight, need_weight, weight, False)[0]
+    dz, dbases = fake_grads(z, need_z, bases, need_bases)
+    return dz, dbases, fake_grads(weight, need_weight, weight, False)[0]
 
 
 register(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "given",
-    "operators",
-    "pair_fake",
+    "active_namespace",
+    "fake_grads",
+    "grad_or_none",
     "refuse_second_derivative",
     "register",
     "register_namespace",
@@ -27,7 +27,7 @@ __all__ = [
 _current = torch.ops.desc_ext
 
 
-def operators():
+def active_namespace():
     """The namespace that the public functions take their operators from."""
     return _current
 
@@ -120,12 +120,12 @@ def save_inputs(ctx, inputs, output) -> None:
     ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
 
 
-def given(needed: bool, grad: Tensor) -> Tensor | None:
+def grad_or_none(needed: bool, grad: Tensor) -> Tensor | None:
     """A backward operator returns an empty tensor for a gradient that is not needed; autograd wants None."""
     return grad if needed else None
 
 
-def pair_fake(first: Tensor, need_first: bool, second: Tensor, need_second: bool) -> tuple[Tensor, Tensor]:
+def fake_grads(first: Tensor, need_first: bool, second: Tensor, need_second: bool) -> tuple[Tensor, Tensor]:
     """The shapes of two gradients, empty where not needed."""
 
     def fake(tensor, needed):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from desc_ext.ops.checks import check_rows, check_tensor, check_vector, compute_dtype, shape_text
-from desc_ext.ops.registration import given, operators, pair_fake, register
+from desc_ext.ops.registration import active_namespace, fake_grads, grad_or_none, register
 
 __all__ = ["segment_gram"]
 
@@ -44,7 +44,7 @@ def segment_gram(z: Tensor, labels: Tensor, n_segments: int, weight: Tensor | No
     if weight is not None:
         check_vector(op, "weight", weight, z.shape[0], "z", z)
         weight = weight.to(compute_dtype(z))
-    return operators().segment_gram(z, labels, n_segments, weight)
+    return active_namespace().segment_gram(z, labels, n_segments, weight)
 
 
 def _gram_fake(z, labels, n_segments, weight=None):
@@ -62,11 +62,11 @@ def _gram_backward(operators, ctx, grad):
     dz, dweight = operators.segment_gram_backward(
         grad, z, labels, rest[0] if rest else None, need_z, need_weight
     )
-    return given(need_z, dz), None, None, given(need_weight, dweight)
+    return grad_or_none(need_z, dz), None, None, grad_or_none(need_weight, dweight)
 
 
 def _gram_backward_fake(grad, z, labels, weight, need_z, need_weight):
-    dz = pair_fake(z, need_z, z, False)[0]
+    dz = fake_grads(z, need_z, z, False)[0]
     return dz, z.new_empty((z.shape[0] if need_weight else 0,), dtype=compute_dtype(z))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from desc_ext import reference
 from desc_ext.ops.checks import (
     as_batch,
     check_batch,
@@ -20,9 +19,9 @@ from desc_ext.ops.checks import (
     compute_dtype,
 )
 from desc_ext.ops.registration import (
-    given,
-    operators,
-    pair_fake,
+    active_namespace,
+    fake_grads,
+    grad_or_none,
     refuse_second_derivative,
     register,
 )
@@ -127,7 +126,10 @@ def dense_coefficients(y: Tensor) -> Tensor:
         ValueError: wrong rank.
     """
     check_batch("dense_coefficients", "y", y)
-    return reference.dense_coefficients(y.to(compute_dtype(y)))
+    rows = y.to(compute_dtype(y))
+    scale = 1 / (1 - rows.square().sum(-1, keepdim=True)).clamp_min(torch.finfo(rows.dtype).eps)
+    products = scale * (rows @ rows.mT)
+    return products - torch.diag_embed(products.diagonal(dim1=-2, dim2=-1))
 
 
 def self_expression_residual(z: Tensor, coef: Tensor, penalty: str = "l2") -> tuple[Tensor, Tensor, Tensor]:
@@ -153,7 +155,7 @@ def self_expression_residual(z: Tensor, coef: Tensor, penalty: str = "l2") -> tu
     check_batch(op, "z", z)
     check_batch_like(op, "coef", coef, (*z.shape[:-1], z.shape[-2]), "z", z)
     check_choice(op, "penalty", penalty, ("l1", "l2"))
-    found = operators().self_expression_residual(as_batch(z), as_batch(coef), penalty)
+    found = active_namespace().self_expression_residual(as_batch(z), as_batch(coef), penalty)
     return tuple(found) if z.dim() == 3 else tuple(value.squeeze(0) for value in found)
 
 
@@ -178,7 +180,7 @@ def coefficient_topk(y: Tensor, k: int) -> tuple[Tensor, Tensor]:
     check_batch(op, "y", y)
     if isinstance(k, bool) or int(k) != k or not 0 <= k <= max(y.shape[-2] - 1, 0):
         raise ValueError(f"{op}: k must be an integer between 0 and n - 1 = {y.shape[-2] - 1}, got {k}")
-    indices, values = operators().coefficient_topk(as_batch(y), int(k))
+    indices, values = active_namespace().coefficient_topk(as_batch(y), int(k))
     return (indices, values) if y.dim() == 3 else (indices.squeeze(0), values.squeeze(0))
 
 
@@ -197,7 +199,7 @@ def affinity_row_max(y: Tensor) -> Tensor:
         ValueError: wrong rank.
     """
     check_batch("affinity_row_max", "y", y)
-    values, _ = operators().affinity_row_max(as_batch(y))
+    values, _ = active_namespace().affinity_row_max(as_batch(y))
     return values if y.dim() == 3 else values.squeeze(0)
 
 
@@ -274,11 +276,11 @@ def _residual_backward(operators, ctx, grad, grad_size, grad_difference):
     dz, dcoef = operators.self_expression_residual_backward(
         grad, grad_size, difference, z, coef, ctx.penalty, need_z, need_coef
     )
-    return given(need_z, dz), given(need_coef, dcoef), None
+    return grad_or_none(need_z, dz), grad_or_none(need_coef, dcoef), None
 
 
 def _residual_backward_fake(grad, grad_size, difference, z, coef, penalty, need_z, need_coef):
-    return pair_fake(z, need_z, coef, need_coef)
+    return fake_grads(z, need_z, coef, need_coef)
 
 
 register(

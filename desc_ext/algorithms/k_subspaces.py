@@ -1,0 +1,207 @@
+"""k-subspaces with restarts, and the bases of a given partition."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from desc_ext import ops
+from desc_ext.algorithms.kmeans import kmeans, one_thread
+
+__all__ = [
+    "KSubspacesOptions", "OnIteration", "Subspaces", "k_subspaces", "leading_directions", "lloyd", "nearest_in_angle",
+    "search", "subspace_bases", "subspace_seeds",
+]  # fmt: skip
+
+# Restarts see no more rows than this, which bounds their time; the best one is continued on all rows.
+_RESTART_ROWS = 10_000
+# Lloyd's iteration ends by itself; this bounds one that re-seeding of empty clusters keeps from settling.
+_MAX_ITERATIONS = 60
+# Sums over more values than this are split among threads, and their bits would depend on how many there are.
+_SUM_ROWS = 16_384
+
+
+def leading_directions(gram: Tensor, dim: int) -> Tensor:
+    """Orthonormal eigenvectors [K, p, dim] of the ``dim`` largest eigenvalues of ``gram`` [K, p, p]."""
+    # float64 on the CPU: the same bits on every device, and no trouble with nearly singular matrices
+    vectors = torch.linalg.eigh(gram.cpu().double())[1]
+    return vectors[..., -dim:].flip(-1).to(gram).contiguous()
+
+
+def subspace_bases(rows: Tensor, labels: Tensor, n_clusters: int, dim: int) -> Tensor:
+    """S_k [p, dim] of every cluster: leading left singular vectors of its rows, not centred."""
+    return leading_directions(ops.segment_gram(rows, labels, n_clusters), dim)
+
+
+@dataclass(frozen=True)
+class KSubspacesOptions:
+    """Options of a k-subspaces search; the defaults are those that DESC's first clusters are found with."""
+
+    n_clusters: int
+    dim: int
+    n_init: int
+    seed: int
+    init: str = "k-means"  # or "k-subspaces++"
+    max_iter: int = _MAX_ITERATIONS
+    tol: float = 0.0  # an alternation ends when no larger share of the labels changes
+    one_thread: bool = False  # decompositions on one thread, for bits that do not depend on their number
+
+    @property
+    def threads(self) -> contextlib.AbstractContextManager[None]:
+        """The context of the decompositions."""
+        return one_thread() if self.one_thread else contextlib.nullcontext()
+
+
+@dataclass
+class Subspaces:
+    """Where Lloyd's iteration began and ended."""
+
+    start: Tensor  # labels, int64 [n]
+    labels: Tensor  # int64 [n]
+    bases: Tensor  # [K, p, dim]
+    residual: float  # mean over the rows
+    n_iter: int
+    n_reseeded: int  # empty clusters that were given rows
+
+
+# Is called with a history record and the labels (None for a restart); a true return value ends that stage.
+OnIteration = Callable[[dict[str, Any], Tensor | None], bool]
+
+
+def k_subspaces(rows: Tensor, n_clusters: int, dim: int, n_init: int, seed: int) -> tuple[Tensor, Tensor]:
+    """k-subspaces from k-means, with restarts: labels int64 [n] and bases [n_clusters, p, min(dim, p)]."""
+    found = search(rows, KSubspacesOptions(n_clusters, min(dim, rows.shape[1]), n_init, seed))
+    return found.labels, found.bases
+
+
+def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration | None = None) -> Subspaces:
+    """k-subspaces with restarts on ``rows`` [n, p].
+
+    Each restart begins at the clusters of one k-means run, or at the subspaces of :func:`subspace_seeds`, and
+    alternates between the bases of the clusters and the nearest subspace of every row until no label
+    changes. The restart with the smallest mean residual is kept: no label of the data is used. With more
+    than 10,000 rows the restarts see a random subset, and the best one is continued on all rows.
+    ``on_iteration`` is called after every restart, and after every iteration of the one kept.
+    """
+    subset = rows
+    if len(rows) > _RESTART_ROWS:
+        generator = torch.Generator().manual_seed(options.seed)
+        chosen = torch.randperm(len(rows), generator=generator)[:_RESTART_ROWS].sort().values
+        subset = rows[chosen.to(rows.device)]
+    best: Subspaces | None = None
+    n_reseeded = 0
+    for i, seed in enumerate(
+        np.random.default_rng(options.seed).integers(2**31 - 1, size=options.n_init).tolist()
+    ):
+        if options.init == "k-means":
+            labels, _ = kmeans(subset, options.n_clusters, 1, seed)
+        else:
+            labels, _ = ops.nearest_subspace(
+                subset, subspace_seeds(subset, options.n_clusters, options.dim, seed)
+            )
+        found = lloyd(subset, labels, options)
+        n_reseeded += found.n_reseeded
+        if best is None or found.residual < best.residual:
+            best = found
+        record = {"stage": "restart", "epoch": i + 1, "loss": found.residual}
+        record |= {"n_iter": found.n_iter, "n_reseeded": found.n_reseeded}
+        if on_iteration is not None and on_iteration(record, None):
+            break
+    if on_iteration is not None and subset is rows:
+        # already where it ends; run again for the sake of its records
+        found = lloyd(rows, best.start, options, on_iteration)
+        found.n_reseeded = n_reseeded
+        return found
+    labels, _ = ops.nearest_subspace(rows, best.bases)
+    found = lloyd(rows, labels, options, on_iteration)
+    found.n_iter += best.n_iter
+    found.n_reseeded += n_reseeded
+    return found
+
+
+def lloyd(
+    rows: Tensor, labels: Tensor, options: KSubspacesOptions, on_iteration: OnIteration | None = None
+) -> Subspaces:
+    """Lloyd's iteration for subspaces, from ``labels``: the mean residual never rises."""
+    start, n_reseeded = labels, 0
+    for n_iter in range(1, options.max_iter + 1):
+        with options.threads:
+            bases = subspace_bases(rows, labels, options.n_clusters, options.dim)
+        nearest, residual = ops.nearest_subspace(rows, bases)
+        sizes = torch.bincount(nearest, minlength=options.n_clusters)
+        new_labels, empty = nearest, sizes == 0
+        if empty.any():
+            new_labels = nearest.clone()
+            _reseed_empty(new_labels, residual, empty, options.dim)
+            n_reseeded += int(empty.sum())
+        change = float((new_labels != labels).double().mean())
+        mean = sum(float(part.sum()) for part in residual.double().split(_SUM_ROWS)) / len(rows)
+        labels = new_labels
+        record = {"stage": "refine", "epoch": n_iter, "loss": mean, "label_change": change}
+        record |= {"n_reseeded": int(empty.sum()), "cluster_sizes": sizes.tolist()}
+        stop = on_iteration is not None and on_iteration(record, nearest)
+        if stop or change <= options.tol:
+            break
+    return Subspaces(start, labels, bases, mean, n_iter, n_reseeded)
+
+
+def _reseed_empty(labels: Tensor, residual: Tensor, empty: Tensor, dim: int) -> None:
+    """Gives every empty cluster the ``dim`` worst fitting rows that no other empty cluster has taken."""
+    worst = residual.argsort(descending=True, stable=True)
+    for i, cluster in enumerate(empty.nonzero().flatten().tolist()):
+        labels[worst[i * dim : (i + 1) * dim]] = cluster
+
+
+def subspace_seeds(rows: Tensor, n_clusters: int, dim: int, seed: int) -> Tensor:
+    """First subspaces [n_clusters, p, dim], k-means++ carried over to subspaces.
+
+    Rows are drawn with probability proportional to their squared residual to the subspaces so far (the first
+    one to its squared norm); a drawn row and the rows nearest to it in angle span the next subspace. Of
+    2 + log K drawn rows the one is taken that leaves the smallest sum of residuals, as in greedy k-means++.
+    """
+    random = np.random.default_rng(seed)
+    directions = torch.nn.functional.normalize(rows, dim=1)
+    residual = rows.square().sum(1)
+    bases = []
+    for _ in range(n_clusters):
+        drawn = torch.from_numpy(
+            _draw(residual.cpu().double().numpy(), 2 + int(math.log(n_clusters)), random)
+        )
+        candidates = _spanned(rows, nearest_in_angle(directions, drawn.to(rows.device), dim), dim)
+        left = torch.minimum(residual[:, None], ops.projection_residual(rows, candidates))
+        best = int(left.cpu().double().numpy().sum(0).argmin())
+        bases.append(candidates[best])
+        residual = left[:, best]
+    return torch.stack(bases)
+
+
+def _draw(weight: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
+    """Row numbers [size] with probability proportional to ``weight``; row 0 where all weights are 0."""
+    total = np.cumsum(weight)
+    # the last row of weight > 0 at most, though the product may round up to the total
+    last = int(np.searchsorted(total, total[-1]))
+    return np.minimum(np.searchsorted(total, random.random(size) * total[-1], side="right"), last)
+
+
+def nearest_in_angle(directions: Tensor, of: Tensor, dim: int) -> Tensor:
+    """The 2·dim rows [t, min(2·dim, n)] of largest cos² to each of the unit rows ``of`` [t], itself among them."""
+    # as one-dimensional subspaces: a kernel, whose bits do not depend on the number of threads
+    energy = ops.projection_energy(directions, directions[of][:, :, None])
+    return energy.topk(min(2 * dim, len(directions)), dim=0).indices.T
+
+
+def _spanned(rows: Tensor, members: Tensor, dim: int) -> Tensor:
+    """Orthonormal bases [t, p, dim] of the leading directions of rows ``members`` [t, m]."""
+    parts = rows[members].cpu().double()
+    if parts.shape[1] < dim:  # fewer rows than dimensions: any directions will do for the rest
+        parts = torch.nn.functional.pad(parts, (0, 0, 0, dim - parts.shape[1]))
+    with one_thread():
+        directions = torch.linalg.svd(parts, full_matrices=False).Vh[:, :dim]
+    return directions.mT.to(rows).contiguous()

@@ -1,0 +1,175 @@
+"""Spectral clustering of an affinity, sparse or dense: normalised Laplacian, eigenvectors, k-means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy import linalg, sparse
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import eigsh, lobpcg
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from desc_ext.algorithms.kmeans import kmeans_model
+
+__all__ = [
+    "degree_roots",
+    "join_small_components",
+    "leading_eigenvectors",
+    "learned_affinity",
+    "spectral_kmeans",
+    "symmetric_affinity",
+]
+
+# Up to this many rows the dense decomposition is quicker than the iterations, and needs no convergence.
+_DENSE_ROWS = 300
+_LOBPCG_ITERATIONS, _LOBPCG_TOLERANCE = 500, 1e-5
+# A component of fewer rows than this share of an even cluster is no cluster of its own.
+_SMALL_SHARE = 0.1
+_JOIN_ROUNDS = 8
+_JOIN_ROWS = 256
+# Rows of C that are looked at together, where a copy of all of C would be needed.
+_BLOCK_ROWS = 512
+
+
+def symmetric_affinity(indices: np.ndarray, values: np.ndarray) -> sparse.csr_array:
+    """(|C| + |Cᵀ|)/2 [n, n] of the coefficients C that have ``values`` [n, k] in the columns ``indices`` [n, k]."""
+    n, k = indices.shape
+    coefficients = sparse.csr_array(
+        (
+            np.abs(values).ravel(),
+            indices.ravel().astype(np.int32),
+            np.arange(0, n * k + 1, k, dtype=np.int32),
+        ),
+        shape=(n, n),
+    )
+    affinity = (coefficients + coefficients.T).tocsr()
+    affinity.data /= 2  # in its own dtype
+    affinity.eliminate_zeros()
+    affinity.sort_indices()
+    return affinity
+
+
+def join_small_components(
+    affinity: sparse.csr_array, candidates: Callable[[Tensor], Tensor], n_clusters: int, device: torch.device
+) -> tuple[sparse.csr_array, int]:
+    """The affinity without components of fewer than n/(10 K) rows, and the rows that were joined to others.
+
+    A row of such a component is joined to the row outside of it with the largest of ``candidates(rows)`` [m, n], its
+    affinities to all rows.
+    """
+    n, n_joined = affinity.shape[0], 0
+    for _ in range(_JOIN_ROUNDS):
+        _, component = connected_components(affinity, directed=False)
+        rows = np.flatnonzero(np.bincount(component)[component] < _SMALL_SHARE * n / n_clusters)
+        if not len(rows):
+            break
+        component = torch.from_numpy(component).to(device)
+        found = []
+        for part in torch.from_numpy(rows).to(device).split(_JOIN_ROWS):
+            found.append(candidates(part).masked_fill_(component[part, None] == component, 0).max(1))
+        links = torch.cat([values for values, _ in found]).cpu().numpy()
+        others = torch.cat([indices for _, indices in found]).cpu().numpy()
+        if not links.any():
+            break
+        new = sparse.csr_array((links, (rows, others)), shape=(n, n))
+        affinity = affinity.maximum(new).maximum(new.T).tocsr()
+        affinity.eliminate_zeros()
+        n_joined += int((links > 0).sum())
+    return affinity, n_joined
+
+
+@torch.no_grad()
+def learned_affinity(
+    coefficient: Tensor, kept_share: float, n_neighbors: int, n_clusters: int
+) -> np.ndarray | sparse.csr_array:
+    """½(|C| + |C|ᵀ) [n, n] of the coefficients that are kept: an array, or with ``n_neighbors`` a CSR array.
+
+    Kept are of each row the ``n_neighbors`` largest |C_ij| at most (0: all), and of those the largest that together make
+    up the share ``kept_share`` of Σ_j |C_ij|.
+    """
+    if not n_neighbors:
+        size = coefficient.abs()
+        if kept_share < 1:
+            for block in size.split(_BLOCK_ROWS):
+                ordered, order = _largest(block, block.shape[1], kept_share)
+                block.scatter_(1, order, ordered)
+        affinity = size + size.T
+        return affinity.div_(2).cpu().numpy()
+    k = min(n_neighbors, len(coefficient) - 1)
+    kept = [_largest(block.abs(), k, kept_share) for block in coefficient.split(_BLOCK_ROWS)]
+    values = torch.cat([ordered for ordered, _ in kept])
+    indices = torch.cat([order for _, order in kept])
+
+    def candidates(rows: Tensor) -> Tensor:
+        return (coefficient[rows].abs() + coefficient[:, rows].abs().T) / 2
+
+    affinity = symmetric_affinity(indices.cpu().numpy(), values.cpu().numpy())
+    return join_small_components(affinity, candidates, n_clusters, coefficient.device)[0]
+
+
+def _largest(size: Tensor, k: int, kept_share: float) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, largest first and zero beyond ``kept_share`` of the row's sum, and their columns."""
+    if kept_share == 1:
+        return size.topk(k, dim=1)
+    ordered, order = size.sort(dim=1, descending=True, stable=True)
+    total = ordered.sum(1, keepdim=True)
+    # those whose larger ones do not yet make up the share, so the largest at least
+    ordered[ordered.cumsum(1) - ordered >= kept_share * total] = 0
+    return ordered[:, :k], order[:, :k]
+
+
+def degree_roots(affinity: sparse.csr_array | np.ndarray) -> np.ndarray:
+    """d_i^(-1/2) [n] of the degrees d_i = Σ_j W_ij; 0 for a row without affinity."""
+    degree = np.asarray(affinity.sum(axis=1), dtype=np.float64).ravel()
+    return np.divide(1.0, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
+
+
+def leading_eigenvectors(
+    affinity: sparse.csr_array | np.ndarray, n_components: int, solver: str, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The largest eigenvalues [m], descending, and eigenvectors [n, m] of D^(-1/2) W D^(-1/2), m = min(n_components, n).
+
+    They are the smallest of the normalised Laplacian. The iterations start at random vectors drawn with ``seed``;
+    the largest entry of an eigenvector is positive.
+
+    Args:
+        solver: "arpack" (implicitly restarted Lanczos) or "lobpcg"; few rows are decomposed densely.
+    """
+    n, roots, random = affinity.shape[0], degree_roots(affinity), np.random.RandomState(seed)
+    if sparse.issparse(affinity):
+        normalised = (affinity.astype(np.float64) * roots[:, None]).tocsr() * roots
+    else:
+        normalised = np.multiply(affinity, roots[:, None], dtype=np.float64)
+        normalised *= roots
+    # One thread: the vectors are too narrow to share, and the same bits come for every number of threads.
+    with threadpool_limits(limits=1):
+        if n <= max(_DENSE_ROWS, 5 * n_components):  # LOBPCG wants five times as many rows as vectors
+            first = max(n - n_components, 0)
+            dense = normalised.toarray() if sparse.issparse(normalised) else normalised
+            values, vectors = linalg.eigh(dense, subset_by_index=[first, n - 1])
+        elif solver == "arpack":
+            values, vectors = eigsh(normalised, n_components, which="LA", v0=random.uniform(-1, 1, n))
+        else:
+            # the eigenvector of eigenvalue 1 is known, D^(1/2) 1; beside it random vectors
+            start = random.uniform(-1, 1, (n, n_components))
+            start[:, 0] = np.divide(1.0, roots, out=np.zeros(n), where=roots > 0)
+            values, vectors = lobpcg(
+                normalised, start, largest=True, tol=_LOBPCG_TOLERANCE, maxiter=_LOBPCG_ITERATIONS
+            )
+    order = np.argsort(-values, kind="stable")
+    values, vectors = values[order], vectors[:, order]
+    sign = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(len(values))])
+    return values, np.ascontiguousarray(vectors * np.where(sign == 0, 1, sign))
+
+
+def spectral_kmeans(
+    vectors: np.ndarray, n_clusters: int, n_init: int, seed: int
+) -> tuple[np.ndarray, KMeans]:
+    """Rows of ``vectors`` [n, m] divided by their norm (Ng, Jordan and Weiss), and the k-means model of them."""
+    embedding = normalize(vectors)
+    return embedding, kmeans_model(embedding, n_clusters, n_init, seed)

@@ -1,0 +1,297 @@
+"""The command line, ``desc-ext``: cluster a data set, apply and evaluate the result, list data sets."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from desc_ext import data
+from desc_ext.metrics import clustering_scores
+
+app = typer.Typer(
+    name="desc-ext",
+    help="Deep subspace clustering from the command line.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from desc_ext import __version__
+
+        typer.echo(f"desc-ext {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """Deep subspace clustering from the command line."""
+
+
+# A file or pipe has no width of its own: wide enough there that no table is cut.
+console = Console(
+    highlight=False, width=None if sys.stdout.isatty() else 140, soft_wrap=not sys.stdout.isatty()
+)
+
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A known name (see `desc-ext datasets`), a .npy, .npz, .csv or .parquet file, or texts: a .jsonl file, a .csv "
+        "with a column `text`, a folder.",
+    ),
+]
+ResultArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The folder that `desc-ext fit --out` wrote.")
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Where a file keeps its known classes: a column, an array of the .npz, or a .npy file. "
+        "For evaluation only: the clustering never sees them.",
+    ),
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option(help="The folder with the idx files of known data sets, searched first.")
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Fetch a known data set from OpenML if need be.")
+]
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns an error the user can mend into one sentence and exit code 2, Ctrl-C into exit code 130."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def show(message, *args, **options) -> None:
+        errors.print(f"warning: {message}", markup=False)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    except (ValueError, OSError) as error:  # bad data, bad options, folders that cannot be read or written
+        errors.print(f"error: {' '.join(str(error).split())}", markup=False)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def fit(
+    source: DataArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")],
+    clusters: Annotated[int, typer.Option(metavar="K", help="Number of clusters.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The method: desc, edesc, ncsc, asc2d, dec, idec, dcec, ae-kmeans, k-subspaces, self-expressive, dsc-net "
+            "or lrsc."
+        ),
+    ] = "desc",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    preset: Annotated[str | None, typer.Option(help="robust (default where there is one) or paper.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="scattering: cluster images by their wavelet scattering features.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the clustering stage.")] = None,
+    external: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Other data that the method learns from, named as DATA is (lrsc)."),
+    ] = None,
+    external_labels: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Where a file of external data keeps its classes.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the method; may be repeated."),
+    ] = None,
+    labels: LabelsOption = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also run k-means and autoencoder + k-means, and compare.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write into DIR though it is not empty.")
+    ] = False,
+    data_dir: DataDirOption = None,
+    download: DownloadOption = False,
+) -> None:
+    """Clusters DATA and writes labels, latent rows, the model, history, metrics and pictures to DIR."""
+    from desc_ext.cli.run import Run
+    from desc_ext.cli.settings import estimator_options, find_model
+
+    with plain_errors():
+        estimator_class = find_model(model)
+        chosen = {"n_clusters": clusters, "random_state": seed, "preset": preset, "epochs": epochs}
+        chosen |= {"features": features, "external": external}
+        options = estimator_options(model, estimator_class, settings or [], chosen)
+        dataset = data.load_dataset(
+            source, labels, data_dir, download, external=external, external_labels=external_labels
+        )
+        run = Run(out, model, options, dataset, resume=resume, overwrite=overwrite)
+        console.print(
+            f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} columns, "
+            f"{clusters} clusters, seed {seed}"
+        )
+        try:
+            metrics = run.fit()
+        except KeyboardInterrupt:
+            _say_how_to_resume(run)
+            raise typer.Exit(130) from None
+        if baselines:
+            metrics = run.add_baselines()
+        _print_result(run, metrics)
+
+
+def _say_how_to_resume(run) -> None:
+    import shlex
+    import shutil
+
+    message = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not run.keeps_checkpoints:
+        message.print(f"interrupted: {run.model} keeps no checkpoints, start again", markup=False)
+        return
+    if not run.can_resume():
+        message.print("interrupted before the first checkpoint: nothing was kept, start again", markup=False)
+        return
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("--resume", "--overwrite")]
+    on_path = shutil.which("desc-ext") == sys.argv[0]
+    command = shlex.join(["desc-ext" if on_path else sys.argv[0], *arguments, "--resume"])
+    message.print(f"interrupted; the last checkpoint is kept. Go on with:\n  {command}", markup=False)
+
+
+def _print_result(run, metrics: dict) -> None:
+    if run.dataset.labels is not None:
+        console.print(scores_table(metrics, f"{run.dataset.name}, last epoch"))
+    console.print(f"results: {run.folder}/ ({', '.join(run.written)})", markup=False)
+
+
+def scores_table(metrics: dict[str, dict], title: str) -> Table:
+    """A table with a row a method: ACC, NMI, ARI and seconds, the best of each score in bold."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("method")
+    timed = any("seconds" in scores for scores in metrics.values())
+    for name in ("ACC", "NMI", "ARI", "seconds")[: 4 if timed else 3]:
+        table.add_column(name, justify="right")
+    best = {key: max(scores[key] for scores in metrics.values()) for key in ("acc", "nmi", "ari")}
+    for method, scores in metrics.items():
+        cells = [
+            f"[bold]{scores[key]:.3f}[/bold]"
+            if scores[key] == best[key] and len(metrics) > 1
+            else f"{scores[key]:.3f}"
+            for key in best
+        ]
+        table.add_row(method, *cells, *([f"{scores['seconds']:.1f}"] if timed else []))
+    return table
+
+
+@app.command()
+def predict(
+    folder: ResultArgument,
+    source: DataArgument,
+    out: Annotated[Path, typer.Option(metavar="FILE.npy", help="File for the cluster labels.")],
+    labels: LabelsOption = None,
+    data_dir: DataDirOption = None,
+    download: DownloadOption = False,
+) -> None:
+    """Writes the clusters of DATA under a fitted model."""
+    from desc_ext.cli import results
+
+    with plain_errors():
+        if out.suffix != ".npy":
+            raise ValueError(f"--out must be a .npy file; got {out}")
+        if not out.absolute().parent.is_dir():
+            raise ValueError(f"the folder {out.absolute().parent} of --out does not exist")
+        name, estimator = results.load_result(folder)
+        results.check_predicts(name, estimator, folder)
+        dataset = data.load_dataset(source, labels, data_dir, download)
+        predicted = estimator.predict(results.estimator_input(estimator, dataset))
+        np.save(out, predicted)
+        console.print(
+            f"{out}: {len(predicted):,} labels, {len(np.unique(predicted))} clusters used", markup=False
+        )
+
+
+@app.command()
+def evaluate(
+    folder: ResultArgument,
+    source: DataArgument,
+    labels: LabelsOption = None,
+    data_dir: DataDirOption = None,
+    download: DownloadOption = False,
+) -> None:
+    """Compares the clusters of DATA under a fitted model with its known classes."""
+    from desc_ext.cli import results
+
+    with plain_errors():
+        dataset = data.load_dataset(source, labels, data_dir, download)
+        if dataset.labels is None:
+            raise ValueError(f"{source} comes without known classes; say where they are with --labels")
+        name, estimator = results.load_result(folder)
+        results.check_predicts(name, estimator, folder)
+        scores = clustering_scores(
+            dataset.labels, estimator.predict(results.estimator_input(estimator, dataset))
+        )
+        console.print(scores_table({name: scores}, f"{dataset.name}: {len(dataset.X):,} rows"))
+
+
+@app.command()
+def datasets(data_dir: DataDirOption = None) -> None:
+    """Lists the known data sets: size, licence, and where each was found."""
+    with plain_errors():
+        table = Table(title="known data sets", title_justify="left")
+        for column in ("name", "rows", "columns", "classes", "licence", "found in"):
+            justify = "right" if column in ("rows", "columns", "classes") else "left"
+            table.add_column(column, justify=justify, overflow="fold", no_wrap=column == "name")
+        missing = False
+        for known in data.KNOWN.values():
+            found = "scikit-learn" if not known.folders else data.find_folder(known, data_dir)
+            missing |= found is None
+            table.add_row(
+                known.name, f"{known.n:,}", str(known.n_columns), str(len(known.class_names)), known.licence,
+                "-" if found is None else str(found),
+            )  # fmt: skip
+        console.print(table)
+        if missing:
+            looked = ", ".join(map(str, data.data_folders(data_dir)))
+            console.print(
+                f"- : not in {looked}. Name the folder above the idx files with --data-dir or DESC_EXT_DATA, "
+                "or let fit fetch them: --download",
+                markup=False,
+            )
+
+
+@app.command()
+def info(data_dir: DataDirOption = None) -> None:
+    """Prints versions, compiler, instruction sets, CUDA, threads and data folders."""
+    from desc_ext.info import format_info
+
+    with plain_errors():
+        console.print(format_info(data_dir), markup=False)
+
+
+def main() -> None:
+    """Entry point of ``desc-ext``."""
+    app()

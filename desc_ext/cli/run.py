@@ -1,0 +1,201 @@
+"""A run of one method on one data set: its folder of results, its checkpoint, its baselines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.preprocessing import normalize
+
+from desc_ext.algorithms.kmeans import kmeans_model
+from desc_ext.cli.results import estimator_input, write_json, write_results
+from desc_ext.cli.settings import OF_THE_RUN
+from desc_ext.data import Dataset
+from desc_ext.engine.callbacks import Callback, Evaluate, ProgressBar
+from desc_ext.engine.estimator import Estimator
+from desc_ext.engine.inputs import input_rows
+from desc_ext.engine.options import option_fields
+from desc_ext.engine.rows import scaling_statistics
+from desc_ext.metrics import clustering_scores
+from desc_ext.models import MODELS
+
+__all__ = ["Run", "scaled_input"]
+
+
+Metrics = dict[str, dict[str, float]]  # method → acc, nmi, ari (if known) and seconds
+
+
+class Run:
+    """One method on one data set, with a folder of results.
+
+    While it runs, everything lies in ``folder/checkpoint``: the estimator's state and what was asked for.
+    Only when the fit has ended are older results replaced, so an interrupted run loses nothing.
+
+    Args:
+        folder: where results go; made if missing.
+        model: the method's name in ``desc_ext.models.MODELS``.
+        options: constructor arguments of the estimator.
+        dataset: the rows; their known classes, if any, are only used by the Evaluate callback and metrics.
+        resume: go on with the checkpoint in ``folder``, which must be of the same run.
+        overwrite: allow a folder that is not empty.
+
+    Raises:
+        ValueError: when the folder is not empty, or there is nothing to resume, or it is another run's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        options: dict[str, Any],
+        dataset: Dataset,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.folder, self.model, self.dataset = Path(folder), model, dataset
+        self.options, self.resume = dict(options), resume
+        self.written: list[str] = []
+        # a fit without a network is short, or its method would keep checkpoints
+        self.keeps_checkpoints = "checkpoint" in option_fields(MODELS[model])
+        self._checkpoint = self.folder / "checkpoint"
+        self._asked = {
+            "model": model,
+            "options": json.loads(json.dumps(options)),
+            "data": {"name": dataset.name, "source": dataset.source, "shape": list(dataset.X.shape)},
+        }
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is a file, not a folder for results")
+        if resume:
+            self._check_resume()
+        elif self.folder.is_dir() and any(self.folder.iterdir()) and not overwrite:
+            raise ValueError(self._why_not_empty())
+
+    def _why_not_empty(self) -> str:
+        if self.can_resume():
+            return (
+                f"{self.folder} holds an interrupted run: go on with --resume, or start anew with --overwrite"
+            )
+        if (self.folder / "config.json").is_file() and (self.folder / "model").is_dir():
+            return (
+                f"{self.folder} holds results already: replace them with --overwrite, or choose another --out"
+            )
+        return f"{self.folder} is not empty: choose another --out, or write there with --overwrite"
+
+    def can_resume(self) -> bool:
+        """Whether the folder holds a checkpoint."""
+        return all((self._checkpoint / name).is_file() for name in ("run.json", "state/config.json"))
+
+    def _check_resume(self) -> None:
+        if not self.keeps_checkpoints:
+            raise ValueError(
+                f"{self.model} keeps no checkpoints, so there is nothing to resume; leave out --resume"
+            )
+        if not self.can_resume():
+            why = (
+                "its run has finished"
+                if (self.folder / "metrics.json").is_file()
+                else "it holds no checkpoint"
+            )
+            raise ValueError(f"there is nothing to resume in {self.folder}: {why}; leave out --resume")
+        try:
+            before = json.loads((self._checkpoint / "run.json").read_text())
+        except ValueError as error:
+            raise ValueError(f"{self._checkpoint / 'run.json'} is damaged: {error}") from error
+        then, now = _flat(before), _flat(self._asked)
+        for what in [*then, *(key for key in now if key not in then)]:
+            if then.get(what) != now.get(what):
+                raise ValueError(
+                    f"{self.folder} was started with {what} = {then.get(what)}, and --resume was given with "
+                    f"{now.get(what)}: give the same command as before, or start anew with --overwrite"
+                )
+
+    def fit(self) -> Metrics:
+        """Fits, writes all results, returns the metrics: method to acc, nmi, ari (if known) and seconds."""
+        if not self.resume:
+            shutil.rmtree(self._checkpoint, ignore_errors=True)
+        self._checkpoint.mkdir(parents=True, exist_ok=True)
+        write_json(self._checkpoint / "run.json", self._asked)
+        kept = {"checkpoint": self._checkpoint / "state", "resume": self.resume}
+        options, other = dict(self.options), self.dataset.external
+        if other is not None:
+            options["external"] = other.images if other.labels is None else (other.images, other.labels)
+        estimator = MODELS[self.model](
+            **options, callbacks=self._callbacks(), **(kept if self.keeps_checkpoints else {})
+        )
+        started = time.perf_counter()
+        try:
+            estimator.fit(self.dataset.images)
+        finally:
+            self._forget_if_nothing_was_kept()
+        seconds = time.perf_counter() - started
+        if self.resume:  # the parts before, which only the history knows
+            seconds = sum(record["seconds"] for record in estimator.history_)
+        self._metrics = {self.model: self._scores(estimator.labels_, seconds)}
+        config = {**self._asked, "parameters": self._parameters(estimator)}
+        heading = f"{self.model} on {self.dataset.name}"
+        self.written = write_results(self.folder, estimator, self.dataset, heading, self._metrics, config)
+        shutil.rmtree(self._checkpoint, ignore_errors=True)
+        self._estimator = estimator
+        return self._metrics
+
+    def _parameters(self, estimator: Estimator) -> dict[str, Any]:
+        parameters = estimator.get_params() | estimator.resolved_params_
+        if "external" in self.options:  # its name rather than its rows
+            parameters["external"] = self.options["external"]
+        return {name: value for name, value in parameters.items() if name not in OF_THE_RUN}
+
+    def _forget_if_nothing_was_kept(self) -> None:
+        """Removes a checkpoint folder without a checkpoint, so that a refused run does not block the next."""
+        if not self.can_resume():
+            shutil.rmtree(self._checkpoint, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not empty: results of an earlier run
+                self.folder.rmdir()
+
+    def _callbacks(self) -> list[Callback]:
+        callbacks: list[Callback] = [ProgressBar()]
+        if self.dataset.labels is not None:
+            callbacks.insert(0, Evaluate(self.dataset.labels))
+        return callbacks
+
+    def _scores(self, labels: np.ndarray, seconds: float) -> dict[str, float]:
+        known = self.dataset.labels
+        scores = {} if known is None else clustering_scores(known, labels)
+        return {**scores, "seconds": round(seconds, 3)}
+
+    def add_baselines(self) -> Metrics:
+        """Runs k-means on the equally scaled rows and autoencoder + k-means, into metrics.json too."""
+        k, seed = self.options["n_clusters"], self.options["random_state"]
+        n_init = self._estimator.resolved_params_.get("n_init", 20)
+        started = time.perf_counter()
+        scaled = scaled_input(self._estimator, self.dataset).astype(np.float32)
+        labels = kmeans_model(scaled, k, n_init, seed).labels_
+        self._metrics["k-means"] = self._scores(labels, time.perf_counter() - started)
+        if self.model != "ae-kmeans":
+            allowed = option_fields(MODELS["ae-kmeans"])
+            options = {key: value for key, value in self.options.items() if key in allowed}
+            started = time.perf_counter()
+            estimator = MODELS["ae-kmeans"](**options, callbacks=[ProgressBar()]).fit(self.dataset.images)
+            self._metrics["ae-kmeans"] = self._scores(estimator.labels_, time.perf_counter() - started)
+        write_json(self.folder / "metrics.json", self._metrics)
+        return self._metrics
+
+
+def scaled_input(estimator: Estimator, dataset: Dataset) -> np.ndarray:
+    """The rows as the estimator scales them before its network, its subspaces or its regression see them."""
+    rows, options = input_rows(estimator, estimator_input(estimator, dataset)), estimator.resolved_params_
+    offset, scale = scaling_statistics(rows, options.get("scaling", "none"))
+    rows = (rows - offset) / scale
+    return normalize(rows) if options.get("unit_rows") else rows
+
+
+def _flat(asked: dict[str, Any]) -> dict[str, Any]:
+    """The nested dictionary with keys such as ``options.epochs``."""
+    flat: dict[str, Any] = {}
+    for key, value in asked.items():
+        flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
+    return flat

@@ -1,0 +1,46 @@
+"""A data set in memory, and the error of one that cannot be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["DataError", "Dataset"]
+
+
+class DataError(ValueError):
+    """Data that cannot be found or read; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows to cluster, and what is known about them.
+
+    Attributes:
+        name: what the data set is called in messages and results.
+        X: rows [n, m], float32; a memory map where the file allows it.
+        labels: known classes [n], for evaluation only, or None.
+        class_names: names of the classes 0, 1, ..., or None.
+        image_shape: (height, width) or (height, width, channels) of a row that is an image, else None.
+        source: the file or folder that was read.
+        of_text: whether the rows are those of texts (:class:`desc_ext.text.TextFeatures`).
+        external: other data in the space of these rows, for methods that learn from such, or None.
+    """
+
+    name: str
+    X: np.ndarray
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+    image_shape: tuple[int, ...] | None = None
+    source: str = ""
+    of_text: bool = False
+    external: Dataset | None = None
+
+    @property
+    def images(self) -> np.ndarray:
+        """X as a stack [n, H, W], or [n, C, H, W] of several colours; rows that are no images stay rows [n, m]."""
+        if self.image_shape is None:
+            return self.X
+        stack = self.X.reshape(len(self.X), *self.image_shape)
+        return stack if stack.ndim == 3 else stack.transpose(0, 3, 1, 2)

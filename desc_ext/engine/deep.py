@@ -1,0 +1,307 @@
+"""What the methods that train a network share: options, the state of a fit, evaluation of all rows, saving."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+from typing_extensions import Self
+
+from desc_ext.device import resolve_device
+from desc_ext.engine.callbacks import Recorder
+from desc_ext.engine.checkpoint import Checkpoint
+from desc_ext.engine.estimator import Estimator
+from desc_ext.engine.inputs import input_rows, input_width, training_rows
+from desc_ext.engine.networks import ClusteringNetwork
+from desc_ext.engine.optimizers import adam
+from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.rows import Rows, Scaling, map_chunks, scaled_rows
+from desc_ext.engine.stages import BatchLosses, Losses, Stage, run_stages
+from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.nn import parameter_dtype, set_dtype
+
+__all__ = ["DeepClusterer", "DeepEmbedding", "reconstruction_loss"]
+
+S = TypeVar("S", bound=FitState)
+# What a seed is used for: each generator of a fit has a stream of its own, at this distance from the seed of the network.
+_ORDER_STREAM, _NOISE_STREAM = 1, 2
+_ARRAYS = ("labels_", "initial_labels_", "embedding_")
+
+
+class _Trained:
+    """Attributes of a fitted network. (In a class of its own: annotations of an estimator are options.)"""
+
+    network_: Any
+    initial_labels_: np.ndarray
+
+
+@estimator
+class DeepEmbedding(_Trained, Estimator, Generic[S]):
+    """Base class of the methods that train a network in stages.
+
+    A method defines ``method``, ``presets`` and the functions ``_build``, ``stages`` and ``_evaluate_codes``; with
+    ``_assign`` it is a :class:`DeepClusterer`. What its fit has to remember beside the network goes into a class derived
+    from :class:`~desc_ext.engine.state.FitState`, named as ``_state_type``.
+    """
+
+    _state_type: ClassVar[type[FitState]] = FitState
+    _work_per_checkpoint: ClassVar[float] = 0.0  # seconds of a fit for each second of writing checkpoints
+
+    preset: Literal["paper", "robust"] = option(
+        '"paper" takes the values of the paper, "robust" those that measurements justify', default="robust"
+    )
+    dtype: Literal["float32", "float64", "mixed_bfloat16"] = option(
+        'of network and codes: "float32", "float64", or "mixed_bfloat16": float32, but for the layers of the networks, which '
+        "multiply in bfloat16. That is faster where the processor multiplies matrices of bfloat16 (AMX, tensor cores), and "
+        "slower where it does not",
+        default="float32",
+    )
+    checkpoint: str | os.PathLike[str] | None = option(
+        "folder that receives the state at the end of every epoch, or None", default=None, of_run=True
+    )
+    resume: bool = option(
+        "continue from the checkpoint if the folder holds one. The result has the same bits as that of a fit that never "
+        "stopped; other options, seed or data are refused",
+        default=False,
+        of_run=True,
+    )
+    scaling: Option[Scaling] = option(
+        'of the input: "global": column means and one overall deviation; "standard": column by column; "minmax": overall '
+        'range to [0, 1]; "uncentred": the overall root mean square; "none"',
+        default=None,
+    )
+    hidden_sizes: Option[tuple[int, ...]] = option(
+        "layers of a fully connected encoder (the decoder mirrors them)", default=None, at_least=1
+    )
+    n_init: Option[int] = option(
+        "restarts of the method that finds the first clusters", default=None, at_least=1
+    )
+    pretrain_epochs: Option[int] = option("epochs of reconstruction only", default=None, at_least=0)
+    batch_size: Option[int] = option("rows of a mini-batch", default=None, at_least=1)
+    pretrain_learning_rate: Option[float] = option("of Adam in pretraining", default=None, above=0)
+
+    # ------------------------------------------------------------------ what a method adds
+    @abstractmethod
+    def _build(self, n_features: int, n_samples: int, generator: torch.Generator) -> ClusteringNetwork:
+        """The untrained network on the CPU in float32; ``self`` are the resolved options."""
+
+    @abstractmethod
+    def stages(self, state: S) -> list[Stage]:
+        """The stages of a fit, one of them "pretrain"; at its end ``state.initial_labels`` must be set."""
+
+    @abstractmethod
+    def _evaluate_codes(self, state: S, z: Tensor) -> Evaluation:
+        """Labels, targets and weights of all rows for the codes ``z`` of the current network."""
+
+    def _reseed_empty(self, state: S, evaluation: Evaluation) -> int:
+        """Gives rows to clusters that have none; returns to how many. Only where a method can lose clusters."""
+        return 0
+
+    def _complete_options(self) -> None:
+        if self.resume and self.checkpoint is None:
+            raise ValueError(
+                f"{type(self).__name__}: resume=True needs checkpoint, the folder to continue from; got None"
+            )
+
+    # ------------------------------------------------------------------ fit
+    def begin(self, X: Any) -> S:
+        """The state of a fit to ``X`` before its first epoch: rows, untrained network, random streams.
+
+        ``fit`` trains it in its stages; tests and new methods look at it. Errors as for :meth:`fit`.
+        """
+        return self._begin(X, self._resolve_options())
+
+    def _begin(self, X: Any, options: Self) -> S:
+        device, dtype = resolve_device(self.device), parameter_dtype(options.dtype)
+        array = training_rows(self, X, options)
+        options._adapt_options(*array.shape)
+        self._set_options(options)
+        rows = scaled_rows(array, options.scaling, device, dtype)
+        seed = self._draw_seed()
+        network = options._build(rows.n_features, len(rows), torch.Generator().manual_seed(seed))
+        set_dtype(network, options.dtype)
+        network.offset, network.scale = rows.offset, rows.scale  # float64, whatever the dtype of the network
+        state: Any = self._state_type(
+            options=options,
+            rows=rows,
+            network=network.to(device),
+            seed=seed,
+            order=torch.Generator().manual_seed(seed + _ORDER_STREAM),
+            noise=torch.Generator(device).manual_seed(seed + _NOISE_STREAM),
+        )
+        return state
+
+    def _fit(self, X: Any, options: Self, recorder: Recorder) -> None:
+        state = self._begin(X, options)
+        state.history = recorder.history
+        stages = self.stages(state)
+        checkpoint = Checkpoint(self.checkpoint, self.method, self._work_per_checkpoint)
+        if self.resume and checkpoint.exists():
+            checkpoint.read(state, [stage.name for stage in stages])
+        before = torch.backends.cudnn.deterministic
+        torch.backends.cudnn.deterministic = True  # the fastest convolutions of a GPU add in any order
+        try:
+            recorder.begin({stage.name: stage.epochs for stage in stages})
+            run_stages(self, state, stages, recorder, checkpoint)
+        finally:
+            torch.backends.cudnn.deterministic = before
+        self.network_ = state.network
+        self.initial_labels_ = state.first_labels.cpu().numpy()
+        self.n_iter_ = 0 if state.stage == "pretrain" else state.epoch
+
+    def _pretraining(
+        self,
+        state: S,
+        reconstruction: str,
+        initialise: Callable[[Tensor], Tensor],
+        weight: float = 1.0,
+        further: Callable[[Tensor, Tensor], Losses] = lambda index, z: {},
+    ) -> Stage:
+        """The stage of an autoencoder alone.
+
+        Args:
+            reconstruction: "sum" or "mean" over columns, for :func:`reconstruction_loss`.
+            initialise: is called at the end with all codes [n, p], and returns the first clusters [n].
+            weight: of the reconstruction.
+            further: more losses of the rows with the numbers [m] and their codes [m, p].
+        """
+        options, parameters = state.options, list(state.network.autoencoder.parameters())
+
+        def terms(index: Tensor, evaluation: Evaluation | None) -> BatchLosses:
+            x = state.rows.take(index.numpy())
+            z, decoded = state.network.autoencoder(self._corrupted(state, x))
+            losses: Losses = {"reconstruction": (weight, reconstruction_loss(x, decoded, reconstruction))}
+            return losses | further(index.to(x.device), z), {}
+
+        def after() -> None:
+            state.initial_labels = initialise(self._encode_all(state)).clone()
+
+        return Stage(
+            "pretrain",
+            options.pretrain_epochs,
+            lambda: adam(parameters, options.pretrain_learning_rate),
+            lambda: self._shuffled_batches(state),
+            terms,
+            after=after,
+        )
+
+    def _shuffled_batches(self, state: S) -> Sequence[Tensor]:
+        """Row numbers of all rows in random order, ``batch_size`` together."""
+        return torch.randperm(len(state.rows), generator=state.order).split(state.options.batch_size)
+
+    def _corrupted(self, state: S, x: Tensor) -> Tensor:
+        """What the encoder is given for the rows ``x`` in training."""
+        return x
+
+    @torch.no_grad()
+    def _encode_all(self, state: S) -> Tensor:
+        return state.rows.map(state.network.autoencoder.encode)
+
+    @torch.no_grad()
+    def _evaluate(self, state: S) -> Evaluation:
+        evaluation = self._evaluate_codes(state, self._encode_all(state))
+        self.labels_ = evaluation.labels.cpu().numpy()
+        self.embedding_ = evaluation.z.cpu().numpy()
+        return evaluation
+
+    # ------------------------------------------------------------------ the fitted network
+    def transform(self, X: Any) -> np.ndarray:
+        """Codes [n_samples, p] of ``X`` in the estimator's dtype."""
+        return self._codes(X).cpu().numpy()
+
+    @torch.no_grad()
+    def _codes(self, X: Any) -> Tensor:
+        check_is_fitted(self)
+        array = input_rows(self, X)
+        network = self.network_
+        parameter = next(network.parameters())
+        rows = Rows(array, network.offset, network.scale, parameter.device, parameter.dtype)
+        return rows.map(network.autoencoder.encode)
+
+    def confidence(self) -> np.ndarray:
+        """How sure each training row's cluster is [n], larger is more: minus its code's distance to their mean."""
+        check_is_fitted(self)
+        clusters, number = np.unique(self.labels_, return_inverse=True)
+        means = np.stack([self.embedding_[number == k].mean(0) for k in range(len(clusters))])
+        return -np.linalg.norm(self.embedding_ - means[number], axis=1)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.embedding_.shape[1]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_")
+
+    # ------------------------------------------------------------------ saving and loading
+    def _saved_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {f"network.{name}": value for name, value in self.network_.state_dict().items()}
+        return tensors | {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}, {}
+
+    def _saved_shapes(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Sequence[int]]:
+        n_samples = len(tensors.get("labels_", ()))
+        options = self._options
+        self.network_ = options._build(input_width(self), n_samples, torch.Generator().manual_seed(0))
+        shapes: dict[str, Sequence[int]] = {
+            f"network.{name}": tensor.shape for name, tensor in self.network_.state_dict().items()
+        }
+        shapes |= {"labels_": [n_samples], "initial_labels_": [n_samples]}
+        return shapes | {"embedding_": [n_samples, self.network_.latent_dim]}
+
+    def _restore(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        network = set_dtype(self.network_, self._options.dtype)
+        network.offset, network.scale = network.offset.double(), network.scale.double()
+        network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
+        self.network_ = network.to(resolve_device(self.device))
+        for name in _ARRAYS:
+            setattr(self, name, tensors[name].numpy())
+
+
+@estimator
+class DeepClusterer(DeepEmbedding[S]):
+    """Base class of the methods that assign new rows to their clusters."""
+
+    corruption: Option[float] = option(
+        "share of the input's entries that are set to zero in training", default=None, at_least=0, below=1
+    )
+
+    @abstractmethod
+    def _assign(self, network: Any, z: Tensor) -> Tensor:
+        """Soft assignment [n, K] of codes."""
+
+    def _corrupted(self, state: S, x: Tensor) -> Tensor:
+        if not state.options.corruption:
+            return x
+        kept = torch.rand(x.shape, generator=state.noise, device=x.device) >= state.options.corruption
+        return x * kept
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Soft assignments [n_samples, n_clusters] of ``X``; rows sum to 1."""
+        return self._proba(self._codes(X))
+
+    def confidence(self) -> np.ndarray:
+        """How sure each training row's cluster is [n], larger is more: its largest soft assignment."""
+        check_is_fitted(self)
+        parameter = next(self.network_.parameters())
+        return self._proba(
+            torch.as_tensor(self.embedding_, device=parameter.device, dtype=parameter.dtype)
+        ).max(axis=1)
+
+    @torch.no_grad()
+    def _proba(self, z: Tensor) -> np.ndarray:
+        return map_chunks(lambda part: self._assign(self.network_, part), z).cpu().numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Cluster of every row of ``X`` (int64 [n_samples]): the arg max of ``predict_proba``."""
+        return self.predict_proba(X).argmax(1).astype(np.int64)
+
+
+def reconstruction_loss(x: Tensor, decoded: Tensor, form: str) -> Tensor:
+    """Mean over rows of the squared error of ``decoded``, over columns its sum (``form`` "sum") or mean."""
+    squared = (x - decoded).square()
+    return squared.sum(1).mean() if form == "sum" else squared.mean()

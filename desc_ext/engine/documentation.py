@@ -1,0 +1,84 @@
+"""Texts made from the fields of estimators: tables of options, and the table of methods."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+if TYPE_CHECKING:
+    from desc_ext.engine.options import OptionField
+
+__all__ = ["methods_table", "options_text", "summary"]
+
+_WIDTH = 118
+
+
+def options_text(cls: type, fields: Mapping[str, OptionField]) -> str:
+    """What a docstring says of all options: a table of those that presets set, and a list of the others."""
+    presets: Mapping[str, Mapping[str, Any]] = cls.presets  # type: ignore[attr-defined]
+    of_presets = {name: field for name, field in fields.items() if name in next(iter(presets.values()), {})}
+    others = {name: field for name, field in fields.items() if name not in of_presets}
+    parts = []
+    if of_presets:
+        which = "preset" if len(presets) == 1 else "chosen preset"
+        parts += [f"Every option is a keyword argument; None takes the value of the {which}.", ""]
+        parts += _table(presets, of_presets)
+        parts += [""]
+    parts.append("Args:")
+    for name, field in others.items():
+        text = f"{name}: {_meaning(field)}. Default: {_written(field.default)}."
+        parts += textwrap.wrap(text, _WIDTH - 4, initial_indent="    ", subsequent_indent="        ")
+    return "\n".join(parts[:1] + [f"    {line}".rstrip() for line in parts[1:]])
+
+
+def _table(presets: Mapping[str, Mapping[str, Any]], fields: Mapping[str, OptionField]) -> list[str]:
+    columns = [["option", *fields]]
+    for preset, values in presets.items():
+        columns.append([preset, *(_written(values[name]) for name in fields)])
+    widths = [max(map(len, column)) for column in columns]
+    meaning_width = max(30, _WIDTH - 4 - sum(widths) - len(widths))
+    rule = " ".join("=" * width for width in [*widths, meaning_width])
+    lines = [rule, _row(["option", *presets, "meaning"], widths), rule]
+    for number, field in enumerate(fields.values(), start=1):
+        first, *more = textwrap.wrap(_meaning(field), meaning_width)
+        lines.append(_row([*(column[number] for column in columns), first], widths))
+        lines += [_row([*("" for _ in columns), text], widths) for text in more]
+    return [*lines, rule]
+
+
+def _row(cells: list[str], widths: list[int]) -> str:
+    return " ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[-1]])
+
+
+def _meaning(field: OptionField) -> str:
+    """The meaning of an option, with its choices where the meaning does not name them all."""
+    choices = [
+        choice for kind in field.alternatives if get_origin(kind) is Literal for choice in get_args(kind)
+    ]
+    if len(choices) > 1 and not all(str(choice) in field.info.meaning for choice in choices):
+        return f"{field.info.meaning}: {', '.join(map(_written, choices))}"
+    return field.info.meaning
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "()"
+    if isinstance(value, str):
+        return f'"{value}"'
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def summary(cls: type) -> str:
+    """The first sentence of a class's docstring."""
+    text = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+    return text.rstrip(".")
+
+
+def methods_table(models: Mapping[str, type]) -> str:
+    """A Markdown table of estimators: class, name on the command line, what it is, whether it predicts new rows."""
+    lines = ["| class | `--model` | method | clusters of new rows |", "| --- | --- | --- | --- |"]
+    for name, cls in models.items():
+        predicts = "yes" if hasattr(cls, "predict") else "no"
+        lines.append(f"| `{cls.__name__}` | `{name}` | {summary(cls)} | {predicts} |")
+    return "\n".join(lines)

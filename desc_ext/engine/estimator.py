@@ -1,0 +1,279 @@
+"""The contract of every estimator: options, fit, saving and loading, and what scikit-learn asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+from typing_extensions import Self
+
+from desc_ext.device import resolve_device
+from desc_ext.engine.callbacks import Callback, Recorder
+from desc_ext.engine.inputs import restore_features, saved_features
+from desc_ext.engine.options import check_value, estimator, option, option_fields, plain, preset_names
+from desc_ext.engine.state_folder import check_tensors, read_state_folder, write_state_folder
+from desc_ext.features import Scattering2D
+
+__all__ = ["Estimator"]
+
+_NOT_SAVED = {"callbacks", "external"}
+
+
+class _Fitted:
+    """Attributes of a fitted estimator. (In a class of its own: annotations of an estimator are options.)"""
+
+    labels_: np.ndarray
+    embedding_: np.ndarray
+    n_iter_: int
+    history_: list[dict[str, Any]]
+    resolved_params_: dict[str, Any]
+    features_: Scattering2D | None
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    _options: Any  # the estimator with a value for every option, of the class of the estimator
+
+
+@estimator
+class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+    """Base class of all estimators.
+
+    A subclass under :func:`~desc_ext.engine.options.estimator` declares its options as fields, names itself by ``method``
+    and defines ``_fit``, ``transform`` and what saving needs (``_saved_state``, ``_saved_shapes``, ``_restore``). It may
+    complete or refuse options in ``_complete_options``, before data are seen, and in ``_adapt_options``, after.
+    """
+
+    method: ClassVar[str]  # its name on the command line and in saved folders
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    n_clusters: int = option("number of clusters, K", default=8, at_least=1, kw_only=False)
+    features: Literal["scattering"] | None = option(
+        'None takes the rows as they are, "scattering" the wavelet scattering features of images '
+        "(desc_ext.features.Scattering2D, J = 3, L = 8); the fitted transformer is features_",
+        default=None,
+    )
+    feature_dim: int | None = option(
+        "principal components of the features, at most; None keeps all channels", default=500, at_least=1
+    )
+    image_shape: tuple[int, ...] | None = option(
+        "(H, W) or (C, H, W) of the images that flat rows hold; stacks [n, H, W] and [n, C, H, W] bring theirs",
+        default=None,
+    )
+    random_state: int | np.random.RandomState | None = option(
+        "seed. The same integer on the same machine with the same number of threads gives the same bits",
+        default=None,
+        of_run=True,
+    )
+    device: str | torch.device = option(
+        '"auto" (CUDA where there is one), or a torch device', default="auto", of_run=True
+    )
+    dtype: Literal["float32", "float64"] = option("of rows and results", default="float32")
+    callbacks: Sequence[Callback] | None = option(
+        "desc_ext.engine.Callback objects, called while it fits", default=None, of_run=True
+    )
+    verbose: Literal[0, 1] = option("1 shows a progress bar on a terminal", default=0, of_run=True)
+
+    # ------------------------------------------------------------------ options
+    def _resolve_options(self) -> Self:
+        """An estimator like this one in which every option has a value.
+
+        Raises:
+            ValueError: an unknown preset, or a value that its option does not take.
+        """
+        cls, fields = type(self), option_fields(type(self))
+        of_preset, values = set(preset_names(cls)), self.get_params(deep=False)
+        for name, field in fields.items():
+            if name not in of_preset:
+                _check_option(cls, field, values[name])
+        for name in of_preset:
+            if values[name] is None:
+                values[name] = self.presets[values["preset"]][name]
+            else:
+                check_value(cls, fields[name], values[name])
+        values |= {name: _native(value) for name, value in values.items() if not fields[name].info.of_run}
+        options = cls(**values)
+        options._complete_options()
+        return options
+
+    def _complete_options(self) -> None:
+        """Fills in or refuses resolved options that depend on each other; ``self`` are the resolved options."""
+
+    def _adapt_options(self, n_samples: int, n_features: int) -> None:
+        """Fills in or refuses resolved options that depend on the rows; ``self`` are the resolved options."""
+
+    def _set_options(self, options: Self) -> None:
+        self._options = options
+        self.resolved_params_ = options._saved_params()
+
+    def _saved_params(self) -> dict[str, Any]:
+        """The options of the method, as JSON holds them."""
+        return {
+            name: plain(getattr(self, name))
+            for name, field in option_fields(type(self)).items()
+            if not field.info.of_run
+        }
+
+    def _draw_seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    # ------------------------------------------------------------------ fit
+    @abstractmethod
+    def _fit(self, X: Any, options: Self, recorder: Recorder) -> None:
+        """Fits to ``X``, sets all attributes, and calls ``recorder.begin`` before its first epoch."""
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fits to ``X``, rows [n_samples, n_features] or images; ``y`` is ignored. Returns self.
+
+        Raises:
+            ValueError: ``X`` or an option is not usable (the message says which and why), or ``resume`` finds the
+                checkpoint of another fit.
+            TypeError: ``X`` is sparse or not numeric.
+            FloatingPointError: the loss became NaN or infinite; the last checkpoint is left as it was.
+            scipy.sparse.linalg.ArpackNoConvergence: eigenvectors of a spectral clustering did not converge.
+        """
+        options, recorder = self._resolve_options(), Recorder(self)
+        try:
+            self._fit(X, options, recorder)
+        finally:
+            recorder.end()
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+        """``fit(X)``, then ``labels_`` [n_samples] (int64)."""
+        return self.fit(X).labels_
+
+    @abstractmethod
+    def transform(self, X: Any) -> np.ndarray:
+        """The embedding of new rows."""
+
+    # ------------------------------------------------------------------ scikit-learn's contract
+    def _require_fit(self, name: str) -> None:
+        """Raises AttributeError where the fitted attribute ``name`` is asked for before fit."""
+        if not self.__sklearn_is_fitted__():
+            raise AttributeError(f"this {type(self).__name__} has no {name} before fit")
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "embedding_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        # what comes out has the estimator's dtype, whatever dtype went in
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    # ------------------------------------------------------------------ saving and loading
+    @abstractmethod
+    def _saved_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors of the fitted estimator, and further entries of its configuration."""
+
+    @abstractmethod
+    def _saved_shapes(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Sequence[int]]:
+        """Shapes that the tensors of :meth:`_saved_state` must have."""
+
+    @abstractmethod
+    def _restore(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Sets attributes from checked tensors."""
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the fitted estimator to ``folder`` (safetensors and JSON, no pickle).
+
+        ``callbacks`` and arrays of external data are not saved; a ``random_state`` that is no integer is saved as None.
+        """
+        check_is_fitted(self)
+        features, tensors = saved_features(self)
+        own, further = self._saved_state()
+        write_state_folder(folder, "model", _config(self) | features | further, tensors | own)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """The estimator that :meth:`save` wrote to ``folder``, on the CPU or the device it asks for.
+
+        Raises:
+            FileNotFoundError: the folder or one of its files is missing.
+            ValueError: a damaged file or tensor (named), another method, another format version.
+        """
+        config, tensors = read_state_folder(folder, "model")
+        path = Path(folder) / config["tensor_file"]
+        with _damaged_config(folder):
+            model = _from_config(cls, folder, config)
+            restore_features(model, path, config, tensors)
+            shapes = model._saved_shapes(config, tensors)
+        check_tensors(path, tensors, shapes)
+        model._restore(config, tensors)
+        return model
+
+
+def _check_option(cls: type[Estimator], field: Any, value: Any) -> None:
+    if field.name == "device":
+        resolve_device(value)
+    elif field.name not in (
+        "random_state",
+        "callbacks",
+        "image_shape",
+    ):  # these are checked where they are used
+        check_value(cls, field, value)
+
+
+def _native(value: Any) -> Any:
+    """An option in Python's own types: no NumPy numbers, no lists."""
+    value = plain(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _config(model: Estimator) -> dict[str, Any]:
+    """What every saved estimator's ``config.json`` holds; :func:`_from_config` reads it back."""
+    kept = model.get_params(deep=False) | dict.fromkeys(_NOT_SAVED & model.get_params(deep=False).keys())
+    params = {name: plain(value) for name, value in kept.items()}
+    if not isinstance(model.random_state, (int, np.integer)):
+        params["random_state"] = None
+    return {
+        "method": model.method,
+        "params": params,
+        "resolved_params": model.resolved_params_,
+        "n_features": int(model.n_features_in_),
+        "feature_names": getattr(model, "feature_names_in_", np.array([])).tolist(),
+        "n_iter": model.n_iter_,
+        "history": model.history_,
+    }
+
+
+def _from_config(cls: type[Estimator], folder: str | os.PathLike[str], config: dict[str, Any]) -> Any:
+    """The estimator with what :func:`_config` wrote, still without its tensors."""
+    if config.get("method") != cls.method:
+        raise ValueError(
+            f"{folder} holds a model of method {config.get('method')!r}, but {cls.__name__} is "
+            f"{cls.method!r}; load it with desc_ext.models.load_model"
+        )
+    model = cls(**_tuples(config["params"]))
+    resolved = _tuples(config["resolved_params"])
+    of_method = [name for name, field in option_fields(cls).items() if not field.info.of_run]
+    resolved |= {name: resolved[name] for name in of_method}  # all of them must be there
+    model._options = cls(**model.get_params(deep=False) | resolved)
+    model.resolved_params_, model.n_features_in_ = config["resolved_params"], config["n_features"]
+    model.n_iter_, model.history_ = config["n_iter"], config["history"]
+    if config["feature_names"]:
+        model.feature_names_in_ = np.array(config["feature_names"], dtype=object)
+    return model
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+@contextlib.contextmanager
+def _damaged_config(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what goes wrong on reading a configuration's values into a ValueError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{Path(folder) / 'config.json'} is damaged: {error!r}") from error

@@ -1,0 +1,101 @@
+"""What an estimator is given, rows or image stacks, as rows of numbers or as features of the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from desc_ext.device import resolve_device
+from desc_ext.engine.rows import check_rows, check_training_rows
+from desc_ext.features import Scattering2D, image_rows
+from desc_ext.nn import parameter_dtype
+
+if TYPE_CHECKING:
+    from desc_ext.engine.estimator import Estimator
+
+__all__ = ["input_rows", "input_width", "restore_features", "saved_features", "training_rows"]
+
+_PREFIX = "features."
+
+
+def training_rows(model: Estimator, X: Any, options: Estimator) -> np.ndarray:
+    """The rows [n, m] that ``model`` is fitted to: those of ``X``, or with ``features`` those of its features.
+
+    Sets ``model.n_features_in_`` (columns of ``X``) and ``model.features_`` (the fitted transformer, or None), and
+    ``options.image_shape``: (C, H, W) where the rows returned are images, else None.
+
+    Raises:
+        ValueError, TypeError: ``X`` or ``image_shape`` is not usable, as ``image_rows``, ``check_rows``,
+            ``check_training_rows`` and ``Scattering2D.fit`` say.
+    """
+    name = type(model).__name__
+    X, shape = image_rows(name, X, model.image_shape)
+    X = check_rows(model, X, reset=True)
+    check_training_rows(X, options.n_clusters)
+    model.features_ = None
+    if options.features is not None:
+        if shape is None:
+            raise ValueError(
+                f"{name}: features={options.features!r} are of images, but X has flat rows, shape "
+                f"{list(X.shape)}; set image_shape=(H, W) or (C, H, W), or give a stack [n, H, W] or [n, C, H, W]"
+            )
+        dtype = str(parameter_dtype(options.dtype)).removeprefix("torch.")
+        model.features_ = Scattering2D(
+            options.feature_dim, image_shape=shape, device=model.device, dtype=dtype
+        )
+        X, shape = model.features_.fit_transform(X), None
+    options.image_shape = shape
+    return X
+
+
+def input_rows(model: Estimator, X: Any) -> np.ndarray:
+    """The rows of new data ``X`` under a fitted model, as :func:`training_rows` gave those that it was fitted to."""
+    name = type(model).__name__
+    X, shape = image_rows(name, X, None)
+    fitted = model.resolved_params_["image_shape"]
+    if model.features_ is not None:
+        fitted = model.features_.image_shape_
+    if shape is not None and fitted is not None and shape != tuple(fitted):
+        raise ValueError(
+            f"{name}: X holds images of (C, H, W) = {shape}, but those it was fitted to are {tuple(fitted)}"
+        )
+    X = check_rows(model, X, reset=False)
+    return X if model.features_ is None else model.features_.transform(X)
+
+
+def input_width(model: Estimator) -> int:
+    """Columns of :func:`input_rows`."""
+    return model.n_features_in_ if model.features_ is None else len(model.features_.get_feature_names_out())
+
+
+def saved_features(model: Estimator) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a saved model keeps of ``features_``: an entry of its configuration, and tensors."""
+    if model.features_ is None:
+        return {"features": None}, {}
+    config, tensors = model.features_.state()
+    return {"features": config}, {_PREFIX + name: tensor for name, tensor in tensors.items()}
+
+
+def restore_features(
+    model: Estimator, path: Path, config: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    """Sets ``features_`` from what :func:`saved_features` kept, and takes its tensors out of ``tensors``.
+
+    Raises:
+        ValueError: one of its tensors in the file ``path`` is missing, superfluous or misshapen.
+    """
+    own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_PREFIX)}
+    model.features_ = None
+    if config.get("features") is not None:
+        resolve_device(model.device)
+        try:
+            model.features_ = Scattering2D.from_state(
+                config["features"], {name.removeprefix(_PREFIX): tensor for name, tensor in own.items()}
+            )
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+    elif own:
+        raise ValueError(f"{path} is damaged: tensor {next(iter(own))!r} is not part of it")

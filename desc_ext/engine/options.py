@@ -1,0 +1,262 @@
+"""Options: fields of an estimator, each written once with its type, its bounds and its meaning.
+
+An estimator is a class under :func:`estimator`, whose annotated fields are its constructor's arguments. From the fields
+come the signature, the checks of values, the tables in docstrings and on the command line, and what is saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+import warnings
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_origin
+
+from typing_extensions import dataclass_transform
+
+from desc_ext.engine.documentation import options_text
+
+__all__ = [
+    "Option", "OptionInfo", "check_value", "estimator", "option", "option_fields", "plain", "preset_names",
+]  # fmt: skip
+
+T = TypeVar("T")
+E = TypeVar("E", bound=type)
+
+if TYPE_CHECKING:
+
+    class Option(Generic[T]):
+        """An option of type ``T`` whose default, None, stands for the value of the preset."""
+
+        def __get__(self, model: Any, owner: Any = None) -> T: ...
+
+        def __set__(self, model: Any, value: T | None) -> None: ...
+
+else:
+    Option = typing.Optional
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionInfo:
+    """What is known of an option beside its type and default."""
+
+    meaning: str
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    where: Callable[[Any], Any] | None = None
+    wanted: str | None = None
+    of_run: bool = False
+    formerly: str | None = None
+
+
+def option(
+    meaning: str,
+    *,
+    default: Any = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    where: Callable[[Any], Any] | None = None,
+    wanted: str | None = None,
+    of_run: bool = False,
+    formerly: str | None = None,
+    kw_only: bool = True,
+) -> Any:
+    """A field of an estimator.
+
+    Args:
+        meaning: one sentence for the tables of options.
+        default: of the constructor's argument; None with a type ``Option[...]`` stands for the preset's value.
+        at_least, above, at_most, below: bounds of a number, or of each number of a tuple.
+        where: a further condition on the value, which ``wanted`` then puts into words for the error.
+        wanted: the values that are taken, in words, where type and bounds do not say it.
+        of_run: whether it belongs to the run (device, callbacks ...) and not to the method: it is then no part of
+            ``resolved_params_``.
+        formerly: an earlier name, which is taken with a FutureWarning.
+        kw_only: whether the argument may only be given by its name.
+    """
+    info = OptionInfo(meaning, at_least, above, at_most, below, where, wanted, of_run, formerly)
+    return dataclasses.field(default=default, kw_only=kw_only, metadata={"option": info})
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(option,))
+def estimator(cls: E) -> E:
+    """Makes the constructor of an estimator from its fields, and puts their table in place of {options} in its docstring.
+
+    The class's ``presets`` maps the names of presets to the values that options of the type ``Option[...]`` take where
+    they are None.
+
+    Raises:
+        TypeError: the presets name an unknown option, or not the same options.
+    """
+    dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    cls.__init__.__annotations__ = {name: hints[name] for name in names} | {"return": None}
+    _check_presets(cls, names)
+    _take_former_names(cls)
+    if cls.__doc__ is not None:
+        cls.__doc__ = cls.__doc__.replace("{options}", options_text(cls, option_fields(cls)))
+    return cls
+
+
+def _check_presets(cls: type, names: list[str]) -> None:
+    presets: Mapping[str, Mapping[str, Any]] = cls.presets  # type: ignore[attr-defined]
+    first = next(iter(presets.values()), {})
+    for preset, values in presets.items():
+        unknown = set(values) - set(names)
+        if unknown or set(values) != set(first):
+            raise TypeError(
+                f"{cls.__name__}: preset {preset!r} has values for {sorted(values)}, which must be options of the class "
+                f"and the same in all presets; unknown are {sorted(unknown)}"
+            )
+
+
+def _take_former_names(cls: type) -> None:
+    former = {
+        info.formerly: field.name
+        for field in dataclasses.fields(cls)
+        if (info := _info(field)).formerly is not None
+    }
+    if not former:
+        return
+    plain_init = cls.__init__
+
+    @functools.wraps(plain_init)
+    def __init__(self: Any, *args: Any, **options: Any) -> None:
+        for old, new in former.items():
+            if old in options:
+                warnings.warn(
+                    f"{cls.__name__}: {old} is called {new} now, and the old name will go; use {new}",
+                    FutureWarning,
+                    stacklevel=2,
+                )
+                options[new] = options.pop(old)
+        plain_init(self, *args, **options)
+
+    cls.__init__ = __init__  # type: ignore[misc]
+
+
+def _info(field: dataclasses.Field[Any]) -> OptionInfo:
+    return field.metadata.get("option") or OptionInfo(field.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionField:
+    """An option as its estimator has it: name, type, default and :class:`OptionInfo`."""
+
+    name: str
+    hint: Any
+    default: Any
+    info: OptionInfo
+
+    @functools.cached_property
+    def alternatives(self) -> tuple[Any, ...]:
+        """The types that a value may have, without None."""
+        union = get_origin(self.hint) in (typing.Union, types.UnionType)
+        parts = get_args(self.hint) if union else (self.hint,)
+        return tuple(part for part in parts if part is not type(None))
+
+    @property
+    def takes_none(self) -> bool:
+        """Whether None is one of its values."""
+        return type(None) in get_args(self.hint)
+
+
+@functools.cache
+def option_fields(cls: type) -> dict[str, OptionField]:
+    """The options of an estimator class, name → field, in the order of its signature."""
+    hints = typing.get_type_hints(cls)
+    return {
+        field.name: OptionField(field.name, hints[field.name], field.default, _info(field))
+        for field in dataclasses.fields(cls)
+    }
+
+
+def preset_names(cls: type) -> list[str]:
+    """Options whose default is the preset's, in the order of the signature."""
+    presets: Mapping[str, Mapping[str, Any]] = cls.presets  # type: ignore[attr-defined]
+    first = next(iter(presets.values()), {})
+    return [name for name in option_fields(cls) if name in first]
+
+
+# Checks
+
+
+def check_value(cls: type, field: OptionField, value: Any) -> None:
+    """Raises ValueError where ``value`` is none that the option ``field`` of the estimator ``cls`` takes."""
+    checks = [_check(kind, field.info) for kind in field.alternatives]
+    if any(accepts(value) for accepts, _ in checks) or (value is None and field.takes_none):
+        return
+    wanted = field.info.wanted or " or ".join(text for _, text in checks)
+    if field.takes_none and field.name not in preset_names(cls):
+        wanted += ", or None"
+    raise ValueError(f"{cls.__name__}: {field.name} must be {wanted}, got {value!r}")
+
+
+def _check(kind: Any, info: OptionInfo) -> tuple[Callable[[Any], bool], str]:
+    """Whether a value is of the type ``kind`` and within bounds, and that in words."""
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        accepts = lambda value: isinstance(value, (str, int)) and value in choices  # noqa: E731
+        return _with(accepts, info), "one of " + ", ".join(map(repr, choices))
+    if kind is bool:
+        return lambda value: isinstance(value, bool), "True or False"
+    if kind is int:
+        return _with(functools.partial(_is_integer, info), info), f"an integer{_bounds(info)}"
+    if kind is float:
+        return _with(functools.partial(_is_number, info), info), f"a finite number{_bounds(info)}"
+    if get_origin(kind) is tuple:
+        item = functools.partial(_is_integer, info)
+        accepts = lambda value: isinstance(value, (tuple, list)) and all(map(item, value))  # noqa: E731
+        return _with(accepts, info), f"a tuple of integers{_bounds(info)}"
+    return lambda value: True, getattr(kind, "__name__", str(kind))
+
+
+def _with(accepts: Callable[[Any], bool], info: OptionInfo) -> Callable[[Any], bool]:
+    if info.where is None:
+        return accepts
+    where = info.where
+    return lambda value: accepts(value) and bool(where(value))
+
+
+def _is_integer(info: OptionInfo, value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and _within(info, value)
+
+
+def _is_number(info: OptionInfo, value: Any) -> bool:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and math.isfinite(value) and _within(info, value)
+
+
+def _within(info: OptionInfo, value: Any) -> bool:
+    return (
+        (info.at_least is None or value >= info.at_least)
+        and (info.above is None or value > info.above)
+        and (info.at_most is None or value <= info.at_most)
+        and (info.below is None or value < info.below)
+    )
+
+
+def _bounds(info: OptionInfo) -> str:
+    signs = {">=": info.at_least, ">": info.above, "<=": info.at_most, "<": info.below}
+    parts = [f"{sign} {bound:g}" for sign, bound in signs.items() if bound is not None]
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def plain(value: Any) -> Any:
+    """The same value in types that JSON writes and reads back unchanged, tuples as lists."""
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else str(value)

@@ -1,0 +1,199 @@
+"""What the methods with Student-t assignments share (DEC, IDEC, DCEC, ASC2D): network, first clusters, targets, rounds."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from desc_ext import ops
+from desc_ext.algorithms.kmeans import kmeans
+from desc_ext.engine.deep import DeepClusterer, reconstruction_loss
+from desc_ext.engine.networks import ClusteringNetwork
+from desc_ext.engine.optimizers import adam
+from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.rows import map_chunks
+from desc_ext.engine.stages import BatchLosses, Losses, Stage
+from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.nn import Autoencoder, ConvAutoencoder
+
+__all__ = ["StudentTClusterer", "StudentTNetwork", "require_a_loss"]
+
+S = TypeVar("S", bound=FitState)
+
+
+class StudentTNetwork(ClusteringNetwork):
+    """Autoencoder, centroids μ [K, p] and frequencies f [K]: the column sums of the assignments of all rows."""
+
+    frequency: Tensor
+
+    def __init__(self, n_features: int, autoencoder: nn.Module, n_clusters: int) -> None:
+        super().__init__(n_features, autoencoder)
+        self.centroids = nn.Parameter(torch.zeros(n_clusters, self.latent_dim))
+        self.register_buffer("frequency", torch.ones(n_clusters))
+
+    def assign(self, z: Tensor) -> Tensor:
+        """Student-t assignments [n, K] of codes to the centroids, one degree of freedom."""
+        return ops.student_t_assignment(z, self.centroids)
+
+    def sharpen(self, assignment: Tensor) -> Tensor:
+        """The target [n, K] of assignments: their squares over the frequencies, each row summing to 1."""
+        return ops.target_distribution(assignment, self.frequency)
+
+
+@estimator
+class StudentTClusterer(DeepClusterer[S]):
+    """Pretraining, k-means on the codes, then refinement in rounds: the base class of DEC and its kin.
+
+    An epoch of refinement is a round of ``update_interval`` mini-batches, however many passes over the rows that is.
+    After it all rows are assigned anew, which gives the next round's target, and the fit stops when a smaller share of
+    labels than ``tol`` has changed: the schedule of DEC's code. There mini-batches go on through the rows in their order;
+    here every round begins a new shuffle, so that nothing but the networks has to go from one round to the next.
+
+    A method defines ``_latent_dim`` and ``_refinement_terms``, and may replace ``_refinement_optimizer`` and
+    ``_reconstruction``.
+    """
+
+    image_network: Option[Literal["conv", "dense"]] = option(
+        'for images: "conv" (convolutional) or "dense" (fully connected)', default=None
+    )
+    channels: Option[tuple[int, ...]] = option(
+        "of the convolutions, each of stride 2",
+        default=None,
+        at_least=1,
+        where=len,
+        wanted="a tuple of integers >= 1, at least one",
+    )
+    kernels: Option[tuple[int, ...]] = option(
+        "widths of the convolutions",
+        default=None,
+        at_least=1,
+        where=lambda widths: all(width % 2 for width in widths),
+        wanted="a tuple of odd integers >= 1",
+    )
+    reconstruction_weight: Option[float] = option(
+        "of the reconstruction error in refinement", default=None, at_least=0
+    )
+    update_interval: Option[int] = option(
+        "mini-batches between two targets; an epoch of refinement is one such round", default=None, at_least=1
+    )
+    max_rounds: Option[int] = option("rounds of refinement, at most", default=None, at_least=0)
+    learning_rate: Option[float] = option("of the refinement", default=None, above=0)
+    tol: Option[float] = option(
+        "refinement stops when a smaller share of labels changes in a round",
+        default=None,
+        at_least=0,
+        at_most=1,
+    )
+
+    @property
+    def cluster_centers_(self) -> np.ndarray:
+        """Centroids μ [K, p] in the code space (NumPy)."""
+        self._require_fit("cluster_centers_")
+        return self.network_.centroids.detach().cpu().numpy()
+
+    @property
+    @abstractmethod
+    def _latent_dim(self) -> int:
+        """Length of a code, of the resolved options."""
+
+    @property
+    def _reconstruction(self) -> str:
+        """Whether squared errors are summed or averaged over the columns, of the resolved options."""
+        return "mean"
+
+    def _complete_options(self) -> None:
+        super()._complete_options()
+        if len(self.channels) != len(self.kernels):
+            raise ValueError(
+                f"{type(self).__name__}: channels and kernels must have one entry a layer each, got "
+                f"{tuple(self.channels)} and {tuple(self.kernels)}"
+            )
+
+    def _autoencoder(self, n_features: int, generator: torch.Generator) -> nn.Module:
+        if self.image_shape is None or self.image_network == "dense":
+            return Autoencoder(n_features, self.hidden_sizes, self._latent_dim, generator)
+        return ConvAutoencoder(
+            self.image_shape, self.channels, self.kernels, generator, latent_dim=self._latent_dim
+        )
+
+    def _build(self, n_features: int, n_samples: int, generator: torch.Generator) -> StudentTNetwork:
+        return StudentTNetwork(n_features, self._autoencoder(n_features, generator), self.n_clusters)
+
+    # ------------------------------------------------------------------ stages
+    def stages(self, state: S) -> list[Stage]:
+        options = state.options
+        return [
+            self._pretraining(state, options._reconstruction, lambda z: self._first_clusters(state, z)),
+            Stage(
+                "refine",
+                options.max_rounds,
+                lambda: self._refinement_optimizer(state),
+                lambda: self._batches_of_round(state),
+                lambda index, evaluation: self._terms(state, index, evaluation),
+                has_clusters=True,
+                tol=options.tol,
+                after=lambda: self._end_refinement(state),
+            ),
+        ]
+
+    def _refinement_optimizer(self, state: S) -> torch.optim.Optimizer:
+        return adam(state.network.parameters(), state.options.learning_rate)
+
+    def _end_refinement(self, state: S) -> None:
+        """Lets go of what only training needs."""
+
+    @torch.no_grad()
+    def _first_clusters(self, state: S, z: Tensor) -> Tensor:
+        labels, centroids = kmeans(z, state.options.n_clusters, state.options.n_init, state.seed)
+        state.network.centroids.copy_(centroids)
+        return labels
+
+    def _assign(self, network: Any, z: Tensor) -> Tensor:
+        return network.assign(z)
+
+    def _evaluate_codes(self, state: S, z: Tensor) -> Evaluation:
+        network = state.network
+        assignment = map_chunks(network.assign, z)
+        network.frequency.copy_(assignment.sum(0, dtype=torch.float64))
+        target = map_chunks(network.sharpen, assignment)
+        labels = map_chunks(lambda part: self._assign(network, part), z).argmax(1)
+        record = {
+            "mean_max_assignment": float(assignment.max(1).values.mean()),
+            "mean_max_target": float(target.max(1).values.mean()),
+        }
+        return Evaluation(z, labels, target, record=record)
+
+    def _batches_of_round(self, state: S) -> list[Tensor]:
+        batches: list[Tensor] = []
+        while len(batches) < state.options.update_interval:
+            batches += self._shuffled_batches(state)
+        return batches[: state.options.update_interval]
+
+    def _terms(self, state: S, index: Tensor, evaluation: Evaluation | None) -> BatchLosses:
+        options, autoencoder = state.options, state.network.autoencoder
+        assert evaluation is not None
+        x = state.rows.take(index.numpy())
+        z = autoencoder.encode(self._corrupted(state, x))
+        losses: Losses = {}
+        if options.reconstruction_weight:
+            error = reconstruction_loss(x, autoencoder.decode(z), options._reconstruction)
+            losses["reconstruction"] = (options.reconstruction_weight, error)
+        further, metrics = self._refinement_terms(state, z, index.to(x.device), evaluation)
+        return losses | further, metrics
+
+    @abstractmethod
+    def _refinement_terms(self, state: S, z: Tensor, index: Tensor, evaluation: Evaluation) -> BatchLosses:
+        """The method's losses on the codes ``z`` of the rows ``index`` of a mini-batch."""
+
+
+def require_a_loss(options: Any, weights: Sequence[str]) -> None:
+    """Raises ValueError where all of the named weights are 0, so that nothing would be trained."""
+    if not any(getattr(options, weight) for weight in weights):
+        raise ValueError(
+            f"{type(options).__name__}: at least one of {', '.join(weights)} must be > 0, got 0 for all"
+        )
