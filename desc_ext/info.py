@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from importlib.metadata import version
 
@@ -16,7 +17,7 @@ __all__ = ["collect_info", "format_info"]
 _PACKAGES = ("numpy", "scipy", "scikit-learn")
 
 
-def collect_info(data_dir: str | None = None) -> dict:
+def collect_info(data_dir: str | os.PathLike[str] | None = None) -> dict:
     """Versions, the compiled library, CUDA, threads and data folders, as a dictionary fit for JSON.
 
     Keys: ``desc_ext``, ``python``, ``torch``, ``numpy``, ``scipy``, ``scikit-learn`` (versions); ``library``
@@ -48,7 +49,7 @@ def _text(folder) -> str | None:
     return None if folder is None else str(folder)
 
 
-def format_info(data_dir: str | None = None) -> str:
+def format_info(data_dir: str | os.PathLike[str] | None = None) -> str:
     """The same as lines of text, with the folders that were searched for data."""
     info = collect_info(data_dir)
     architectures = ", ".join(info["cuda_architectures"])

@@ -114,6 +114,7 @@ def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration |
         record |= {"n_iter": found.n_iter, "n_reseeded": found.n_reseeded}
         if on_iteration is not None and on_iteration(record, None):
             break
+    assert best is not None  # there is one restart at least
     if on_iteration is not None and subset is rows:
         # already where it ends; run again for the sake of its records
         found = lloyd(rows, best.start, options, on_iteration)

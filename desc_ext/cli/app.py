@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
@@ -263,7 +263,9 @@ def datasets(data_dir: DataDirOption = None) -> None:
     with plain_errors():
         table = Table(title="known data sets", title_justify="left")
         for column in ("name", "rows", "columns", "classes", "licence", "found in"):
-            justify = "right" if column in ("rows", "columns", "classes") else "left"
+            justify: Literal["right", "left"] = (
+                "right" if column in ("rows", "columns", "classes") else "left"
+            )
             table.add_column(column, justify=justify, overflow="fold", no_wrap=column == "name")
         missing = False
         for known in data.KNOWN.values():

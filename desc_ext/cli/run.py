@@ -120,13 +120,12 @@ class Run:
             shutil.rmtree(self._checkpoint, ignore_errors=True)
         self._checkpoint.mkdir(parents=True, exist_ok=True)
         write_json(self._checkpoint / "run.json", self._asked)
-        kept = {"checkpoint": self._checkpoint / "state", "resume": self.resume}
-        options, other = dict(self.options), self.dataset.external
+        options, other = self.options | {"callbacks": self._callbacks()}, self.dataset.external
         if other is not None:
             options["external"] = other.images if other.labels is None else (other.images, other.labels)
-        estimator = MODELS[self.model](
-            **options, callbacks=self._callbacks(), **(kept if self.keeps_checkpoints else {})
-        )
+        if self.keeps_checkpoints:
+            options |= {"checkpoint": self._checkpoint / "state", "resume": self.resume}
+        estimator = MODELS[self.model](**options)
         started = time.perf_counter()
         try:
             estimator.fit(self.dataset.images)

@@ -7,6 +7,7 @@ import os
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ _NEWSGROUPS_B = (
     "sci.space", "soc.religion.christian", "talk.politics.mideast", "talk.politics.misc",
 )  # fmt: skip
 _NEWSGROUPS = tuple(sorted(_NEWSGROUPS_A + _NEWSGROUPS_B))
-_NEWSGROUPS_PLACE = {
+_NEWSGROUPS_PLACE: dict[str, Any] = {
     "licence": "no licence given",
     "folders": ("20newsgroups", "20-newsgroups"),
     "documents": "20newsgroups.jsonl.gz",
@@ -154,16 +155,20 @@ def load_known(known: KnownDataset, data_dir, download: bool) -> Dataset | Docum
 
 
 def _read_idx_folder(known: KnownDataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = [], []
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     for part in known.parts:
-        images.append(read_idx(_idx_file(folder, f"{part}-images-idx3")))
-        labels.append(read_idx(_idx_file(folder, f"{part}-labels-idx1")))
+        for kind, arrays in (("images-idx3", images), ("labels-idx1", labels)):
+            file = _idx_file(folder, f"{part}-{kind}")
+            if file is None:
+                raise DataError(f"the file {part}-{kind}-ubyte of {known.name} is not in {folder}")
+            arrays.append(read_idx(file))
         if images[-1].shape[1:] != known.image_shape or labels[-1].shape != images[-1].shape[:1]:
             raise DataError(
                 f"the {part} files in {folder} do not fit {known.name}: images {list(images[-1].shape)}, "
-                f"labels {list(labels[-1].shape)}, wanted {['n', *known.image_shape]} and ['n']"
+                f"labels {list(labels[-1].shape)}, wanted {['n', *(known.image_shape or ())]} and ['n']"
             )
-    X = np.concatenate(images).reshape(-1, int(np.prod(known.image_shape))).astype(np.float32)
+    X = np.concatenate(images).reshape(-1, known.n_columns).astype(np.float32)
     X /= 255
     return X, np.concatenate(labels)
 
@@ -205,7 +210,7 @@ def _fetch_openml(known: KnownDataset) -> tuple[np.ndarray, np.ndarray]:
     # OpenML keeps the training images first and the 10,000 test images last, as they were published.
     X = np.asarray(bunch.data[-known.n :], dtype=np.float32) / 255
     labels = np.asarray(bunch.target[-known.n :]).astype(np.int64)
-    if X.shape != (known.n, int(np.prod(known.image_shape))):
+    if X.shape != (known.n, known.n_columns):
         raise DataError(
             f"OpenML's {known.openml} has shape {list(X.shape)}; wanted {known.n} rows of {known.image_shape}"
         )

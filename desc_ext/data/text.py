@@ -96,7 +96,7 @@ def read_documents(path: Path, labels: str | None = None, classes: Iterable[str]
             raise DataError(f"the file {path} does not exist (looked in {path.absolute().parent})")
         read = _read_jsonl if path.name.lower().endswith(TEXT_SUFFIXES) else _read_csv
         texts, known = read(path, labels)
-    if classes is not None:
+    if classes is not None and known is not None:
         chosen = [i for i, kind in enumerate(known) if kind in set(classes)]
         texts, known = [texts[i] for i in chosen], [known[i] for i in chosen]
     if len(texts) < 2:
@@ -109,14 +109,16 @@ def read_documents(path: Path, labels: str | None = None, classes: Iterable[str]
 
 
 def _read_jsonl(path: Path, labels: str | None) -> tuple[list[str], list[str] | None]:
-    texts, known = [], []
+    texts: list[str] = []
+    known: list[str] = []
     try:
         with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     item = json.loads(line)
                     texts.append(_field(path, number, item, TEXT_FIELD, str))
-                    known.append(None if labels is None else str(_field(path, number, item, labels, object)))
+                    if labels is not None:
+                        known.append(str(_field(path, number, item, labels, object)))
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
     except json.JSONDecodeError as error:
@@ -154,13 +156,16 @@ def _read_folder(path: Path) -> tuple[list[str], list[str] | None]:
     folders = sorted(
         folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")
     )
-    found = [(file, folder.name) for folder in folders for file in files(folder)] or [
-        (file, None) for file in files(path)
+    found: list[tuple[Path, str | None]] = [
+        (file, folder.name) for folder in folders for file in files(folder)
     ]
+    if not found:
+        found = [(file, None) for file in files(path)]
     texts = []
     for file, _ in found:
         try:
             texts.append(file.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
             raise DataError(f"{file} cannot be read: {error}") from error
-    return texts, [kind for _, kind in found] if folders and texts else None
+    known = [kind for _, kind in found if kind is not None]
+    return texts, known or None

@@ -56,7 +56,7 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
     preset: Literal["paper", "robust"] = option(
         '"paper" takes the values of the paper, "robust" those that measurements justify', default="robust"
     )
-    dtype: Literal["float32", "float64", "mixed_bfloat16"] = option(
+    dtype: Literal["float32", "float64", "mixed_bfloat16"] = option(  # type: ignore[assignment]
         'of network and codes: "float32", "float64", or "mixed_bfloat16": float32, but for the layers of the networks, which '
         "multiply in bfloat16. That is faster where the processor multiplies matrices of bfloat16 (AMX, tensor cores), and "
         "slower where it does not",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -53,7 +53,7 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
     """
 
     method: ClassVar[str]  # its name on the command line and in saved folders
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     n_clusters: int = option("number of clusters, K", default=8, at_least=1, kw_only=False)
     features: Literal["scattering"] | None = option(

@@ -93,10 +93,10 @@ def external_rows(
     """
     name = type(model).__name__
     X, y = _arrays(name, external)
-    of_features = None if model.features_ is None else model.features_.image_shape_
-    X = _fitting(name, X, shape if of_features is None else of_features, model.image_shape)
-    if of_features is not None:
-        X = model.features_.transform(X)
+    features = model.features_
+    X = _fitting(name, X, shape if features is None else features.image_shape_)
+    if features is not None:
+        X = features.transform(X)
     if X.shape[1] != n_columns:
         raise ValueError(
             f"{name}: external data have {X.shape[1]} columns, but X has {n_columns}; both must be of one space (of "
@@ -144,7 +144,7 @@ def _arrays(name: str, external: Any) -> tuple[Any, Any]:
     return external, None
 
 
-def _fitting(name: str, X: Any, shape: Any, given: Any) -> np.ndarray:
+def _fitting(name: str, X: Any, shape: tuple[int, ...] | None) -> np.ndarray:
     """External ``X`` as rows, its images resized to ``shape`` [C, H, W] where the estimator's are images."""
     if isinstance(X, Tensor):
         X = X.detach().cpu().numpy()
@@ -154,20 +154,18 @@ def _fitting(name: str, X: Any, shape: Any, given: Any) -> np.ndarray:
             f"{name}: external X must be rows [n, m] or images [n, H, W] or [n, C, H, W] of numbers; got dtype {X.dtype}, "
             f"shape {list(X.shape)}"
         )
-    if shape is None or X.ndim == 2:
-        return image_rows(name, X, None)[0]
     rows, found = image_rows(name, X, None)
+    if shape is None or found is None or tuple(found) == tuple(shape):
+        return rows
     if found[0] != shape[0]:
         raise ValueError(
             f"{name}: external images have {found[0]} channels, those of X have {shape[0]}; bring both to the same"
         )
-    if tuple(found) == tuple(shape):
-        return rows
-    return image_rows(name, resized_images(rows.reshape(-1, *found), shape[1:]), None)[0]
+    return image_rows(name, resized_images(rows.reshape(-1, *found), (shape[1], shape[2])), None)[0]
 
 
 def _digest(X: np.ndarray, y: np.ndarray | None) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(X))
+    digest = hashlib.sha256(np.ascontiguousarray(X).data)
     if y is not None:
-        digest.update(y)
+        digest.update(np.ascontiguousarray(y).data)
     return digest.hexdigest()[:16]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ __all__ = ["ClusteringNetwork"]
 class ClusteringNetwork(nn.Module):
     """What an estimator trains and saves: the autoencoder, the scaling of the input and the method's own parts."""
 
+    autoencoder: Any
     offset: Tensor
     scale: Tensor
 
@@ -23,4 +26,4 @@ class ClusteringNetwork(nn.Module):
     @property
     def latent_dim(self) -> int:
         """Length of a code."""
-        return int(self.autoencoder.latent_dim)  # type: ignore[arg-type]
+        return int(self.autoencoder.latent_dim)

@@ -17,7 +17,7 @@ __all__ = ["adam", "sgd", "without_denormals"]
 _STEPS_TO_DENORMALS, _VANISHED = 128, 1e-30
 
 
-def adam(parameters: Iterable[Tensor] | Iterable[dict[str, Any]], learning_rate: float) -> torch.optim.Adam:
+def adam(parameters: Iterable[Any], learning_rate: float) -> torch.optim.Adam:
     """Adam over tensors or groups of them, in one pass over each with its gradient and moments.
 
     Torch's default makes a dozen passes on the CPU: with dense layers and small mini-batches, a third of the training time.

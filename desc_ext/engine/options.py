@@ -99,7 +99,7 @@ def estimator(cls: E) -> E:
     dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
-    cls.__init__.__annotations__ = {name: hints[name] for name in names} | {"return": None}
+    cls.__init__.__annotations__ = {name: hints[name] for name in names} | {"return": None}  # type: ignore[misc]
     _check_presets(cls, names)
     _take_former_names(cls)
     if cls.__doc__ is not None:
@@ -127,7 +127,7 @@ def _take_former_names(cls: type) -> None:
     }
     if not former:
         return
-    plain_init = cls.__init__
+    plain_init = cls.__init__  # type: ignore[misc]
 
     @functools.wraps(plain_init)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
@@ -170,14 +170,18 @@ class OptionField:
         return type(None) in get_args(self.hint)
 
 
-@functools.cache
+_FIELDS: dict[type, dict[str, OptionField]] = {}
+
+
 def option_fields(cls: type) -> dict[str, OptionField]:
     """The options of an estimator class, name → field, in the order of its signature."""
-    hints = typing.get_type_hints(cls)
-    return {
-        field.name: OptionField(field.name, hints[field.name], field.default, _info(field))
-        for field in dataclasses.fields(cls)
-    }
+    if cls not in _FIELDS:
+        hints = typing.get_type_hints(cls)
+        _FIELDS[cls] = {
+            field.name: OptionField(field.name, hints[field.name], field.default, _info(field))
+            for field in dataclasses.fields(cls)
+        }
+    return _FIELDS[cls]
 
 
 def preset_names(cls: type) -> list[str]:

@@ -172,9 +172,8 @@ class Rows:
     def _read(self, index: np.ndarray | slice) -> Tensor:
         if self._resident is None:
             return torch.from_numpy(np.array(self.X[index], dtype=np.float64)).to(self.device)
-        if isinstance(index, np.ndarray):
-            index = torch.from_numpy(index).to(self.device)
-        return self._resident[index].double()
+        place = torch.from_numpy(index).to(self.device) if isinstance(index, np.ndarray) else index
+        return self._resident[place].double()
 
     def take(self, index: np.ndarray | slice) -> Tensor:
         """Rows (x − offset) / scale at ``index``."""

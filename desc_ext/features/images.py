@@ -47,7 +47,7 @@ def image_rows(
     if shape is not None and shape != found:
         raise ValueError(
             f"{name}: X is a stack of images {tuple(X.shape[1:])} (shape {list(X.shape)}), but images of "
-            f"{tuple(image_shape)} are wanted; give X [n, H, W] or [n, C, H, W] of that shape"
+            f"{tuple(image_shape or ())} are wanted; give X [n, H, W] or [n, C, H, W] of that shape"
         )
     return X.reshape(len(X), math.prod(found)), found
 
@@ -76,7 +76,8 @@ def _full_shape(name: str, image_shape: Any) -> tuple[int, int, int] | None:
         raise ValueError(
             f"{name}: image_shape must be (H, W) or (C, H, W), integers >= 1; got {image_shape!r}"
         )
-    return (*(1,) * (3 - len(sizes)), *map(int, sizes))
+    channels = int(sizes[0]) if len(sizes) == 3 else 1
+    return channels, int(sizes[-2]), int(sizes[-1])
 
 
 def _check_flat(name: str, X: Any, image_shape: Any, shape: tuple[int, int, int] | None) -> None:
@@ -89,4 +90,4 @@ def _check_flat(name: str, X: Any, image_shape: Any, shape: tuple[int, int, int]
 
 
 def is_integer(value: Any, low: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= low
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,8 +51,10 @@ class Scattering:
         self._pad = [
             _reflection(size, padded).to(device) for size, padded in zip((height, width), sizes, strict=True)
         ]
-        place = {"dtype": dtype, "device": device}
-        psi = [torch.stack([_morlet(*sizes, j, angle, L) for angle in range(L)]) for j in range(J)]
+        place: dict[str, Any] = {"dtype": dtype, "device": device}
+        psi = [
+            torch.stack([_morlet(sizes[0], sizes[1], j, angle, L) for angle in range(L)]) for j in range(J)
+        ]
         # for maps at every resolution 2^-r; folding adds 4^(j − r) aliases, of which the mean is wanted
         self._psi = {
             (j, r): (_crop(psi[j], r) / 4 ** (j - r)).to(**place) for j in range(J) for r in range(max(j, 1))

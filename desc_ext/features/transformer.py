@@ -73,7 +73,7 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         L: int = 8,
         image_shape: tuple[int, ...] | None = None,
         batch_size: int | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         dtype: str = "float32",
     ) -> None:
         self.n_components = n_components
@@ -304,7 +304,8 @@ class _Moments:
     """Mean and covariance of rows that come in blocks, in float64, about the first row."""
 
     def __init__(self, block: Tensor) -> None:
-        width, place = block.shape[1], {"dtype": torch.float64, "device": block.device}
+        width = block.shape[1]
+        place: dict[str, Any] = {"dtype": torch.float64, "device": block.device}
         self.shift, self.n = block[0].double(), 0
         self.total, self.gram = torch.zeros(width, **place), torch.zeros(width, width, **place)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from desc_ext.nn.layers import (
     Layers,
+    channels_last,
     convolution,
     linear_layer,
     map_sizes,
@@ -78,9 +79,8 @@ class _ImageAutoencoder(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        # channels last: twice as fast on the CPU for so few channels
-        self.encoder = encoder.to(memory_format=torch.channels_last)
-        self.decoder = decoder.to(memory_format=torch.channels_last)
+        self.encoder = channels_last(encoder)
+        self.decoder = channels_last(decoder)
         self.image_shape, self.code_shape, self.unit_codes = tuple(image_shape), code_shape, unit_codes
         self.to_code = self.from_code = None
         if latent_dim is not None:
@@ -190,16 +190,17 @@ class ResidualAutoencoder(_ImageAutoencoder):
         up: list[nn.Module] = []
         for i in range(1, len(strides)):
             step = strides_along(strides[i], sizes[i])
-            layers = [convolution(widths[i], widths[i + 1], width, step, generator) for width in (kernel, 1)]
-            down.append(
-                _ResidualBlock(*layers, convolution(widths[i + 1], widths[i + 1], kernel, 1, generator))
+            first, shortcut = (
+                convolution(widths[i], widths[i + 1], width, step, generator) for width in (kernel, 1)
             )
+            second = convolution(widths[i + 1], widths[i + 1], kernel, 1, generator)
+            down.append(_ResidualBlock(first, shortcut, second))
         for i in reversed(range(1, len(strides))):
-            layers = [
+            wide, narrow = (
                 transposed_convolution(widths[i + 1], widths[i], width, strides[i], sizes[i], generator)
                 for width in (kernel, 1)
-            ]
-            up.append(_ResidualBlock(*layers, convolution(widths[i], widths[i], kernel, 1, generator)))
+            )
+            up.append(_ResidualBlock(wide, narrow, convolution(widths[i], widths[i], kernel, 1, generator)))
         up += [
             nn.ReLU(inplace=True),
             transposed_convolution(widths[1], widths[0], kernel, strides[0], sizes[0], generator),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from desc_ext import ops
-from desc_ext.nn.layers import Layers, convolution, drawn, multilayer_perceptron
+from desc_ext.nn.layers import Layers, channels_last, convolution, drawn, multilayer_perceptron, unset_layer
 
 __all__ = ["ClassifierHead", "Discriminator", "SelfExpressiveLayer"]
 
@@ -41,12 +41,12 @@ class ClassifierHead(nn.Module):
             kernel = tuple(min(2, length) for length in size)
             size = [length - k + 1 for length, k in zip(size, kernel, strict=True)]
             layers += [
-                drawn(nn.utils.skip_init(nn.Conv2d, width, n_out, kernel), generator),
+                drawn(unset_layer(nn.Conv2d, width, n_out, kernel), generator),
                 nn.ReLU(inplace=True),
             ]
             width = n_out
         layers.append(convolution(width, n_classes, 1, 1, generator))
-        self.layers = Layers(*layers).to(memory_format=torch.channels_last)
+        self.layers = channels_last(Layers(*layers))
 
     def forward(self, z: Tensor) -> Tensor:
         """Probabilities [n, K], rows summing to 1, of flat codes ``z`` [n, p]."""

@@ -9,16 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "MIXED", "Layers", "convolution", "drawn", "linear_layer", "map_sizes", "multilayer_perceptron", "parameter_dtype",
-    "set_dtype", "strides_along", "transposed_convolution",
-]  # fmt: skip
+    "MIXED",
+    "Layers",
+    "channels_last",
+    "convolution",
+    "drawn",
+    "linear_layer",
+    "map_sizes",
+    "multilayer_perceptron",
+    "parameter_dtype",
+    "set_dtype",
+    "strides_along",
+    "transposed_convolution",
+    "unset_layer",
+]
 
 MIXED = "mixed_bfloat16"
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+LayerT = TypeVar("LayerT", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 class Layers(nn.Sequential):
@@ -42,7 +56,7 @@ def parameter_dtype(name: str) -> torch.dtype:
     return torch.float32 if name == MIXED else getattr(torch, name)
 
 
-def set_dtype(network: nn.Module, name: str) -> nn.Module:
+def set_dtype(network: ModuleT, name: str) -> ModuleT:
     """``network`` with parameters of :func:`parameter_dtype`, and all its :class:`Layers` mixed or not."""
     for module in network.modules():
         if isinstance(module, Layers):
@@ -52,17 +66,31 @@ def set_dtype(network: nn.Module, name: str) -> nn.Module:
 
 def linear_layer(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer with torch's default initialisation, drawn from ``generator``."""
-    return drawn(nn.utils.skip_init(nn.Linear, n_in, n_out), generator)
+    return drawn(unset_layer(nn.Linear, n_in, n_out), generator)
 
 
-def drawn(layer: nn.Module, generator: torch.Generator) -> nn.Module:
+def drawn(layer: LayerT, generator: torch.Generator) -> LayerT:
+    """``layer`` with torch's default initialisation, drawn from ``generator``."""
     # torch's default for all three kinds of layer; a transposed convolution's weight is [in, out, k, k], and its
     # default reads the fan from the same axis as a convolution's [out, in, k, k]
     bound = 1 / math.sqrt(layer.weight[0].numel())
+    assert layer.bias is not None
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
     return layer
+
+
+def unset_layer(kind: type[LayerT], *sizes: Any, **options: Any) -> LayerT:
+    """A layer whose parameters are not drawn yet: torch's own would move its global random state."""
+    layer: Any = nn.utils.skip_init(kind, *sizes, **options)
+    return layer
+
+
+def channels_last(module: ModuleT) -> ModuleT:
+    """``module`` with its convolutions' weights in that order: twice as fast on the CPU for few channels."""
+    options: dict[str, Any] = {"memory_format": torch.channels_last}
+    return module.to(**options)
 
 
 def multilayer_perceptron(sizes: Sequence[int], generator: torch.Generator) -> Layers:
@@ -86,14 +114,15 @@ def strides_along(stride: int, size: Sequence[int]) -> tuple[int, int]:
 
     With another one there, torch's bfloat16 convolutions on the CPU (oneDNN) give wrong values and weight gradients.
     """
-    return tuple(1 if length == 1 else stride for length in size)
+    height, width = (1 if length == 1 else stride for length in size)
+    return height, width
 
 
 def convolution(
     n_in: int, n_out: int, kernel: int, stride: int | tuple[int, int], generator: torch.Generator
 ) -> nn.Conv2d:
-    layer = nn.utils.skip_init(nn.Conv2d, n_in, n_out, kernel, stride=stride, padding=kernel // 2)
-    return drawn(layer, generator)
+    """A convolution with zero padding of ``kernel // 2``."""
+    return drawn(unset_layer(nn.Conv2d, n_in, n_out, kernel, stride=stride, padding=kernel // 2), generator)
 
 
 def transposed_convolution(
@@ -101,7 +130,7 @@ def transposed_convolution(
 ) -> nn.ConvTranspose2d:
     """A transposed convolution from a map of ⌈size / stride⌉ to one of exactly ``size``."""
     step = strides_along(stride, size)
-    layer = nn.utils.skip_init(
+    layer = unset_layer(
         nn.ConvTranspose2d, n_in, n_out, kernel, stride=step, padding=kernel // 2,
         output_padding=tuple((length - 1) % s for length, s in zip(size, step, strict=True)),
     )  # fmt: skip

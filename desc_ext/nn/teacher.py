@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from desc_ext.nn.layers import (
     Layers,
+    channels_last,
     convolution,
     linear_layer,
     map_sizes,
@@ -50,7 +51,7 @@ class DeepConvEncoder(nn.Module):
             for stride in (2 if group else 1, 1):
                 layers.append(_IdentityBlock(width, n_out, strides_along(stride, sizes[group]), generator))
                 width = n_out
-        self.layers = Layers(*layers).to(memory_format=torch.channels_last)
+        self.layers = channels_last(Layers(*layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [n, latent_dim] of flat images ``x`` [n, C·H·W]: the mean of the last map."""
@@ -66,7 +67,7 @@ class _IdentityBlock(nn.Module):
         with torch.no_grad():
             self.first.weight.mul_(math.sqrt(6))  # from torch's default to the variance 2/fan of He et al.
             self.second.weight.zero_()
-            self.second.bias.zero_()
+            nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
         self.stride, self.added = stride, n_out - n_in
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = []
         for i in reversed(range(len(channels))):
             layers += [nn.ReLU(), transposed_convolution(widths[i + 1], widths[i], 3, 2, sizes[i], generator)]
-        self.layers = Layers(*layers).to(memory_format=torch.channels_last)
+        self.layers = channels_last(Layers(*layers))
 
     def forward(self, z: Tensor) -> Tensor:
         maps = self.from_code(z).reshape(-1, *self.map_shape)

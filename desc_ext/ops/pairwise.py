@@ -78,7 +78,8 @@ def collaborative_loss(
     )
     if y.dim() == 2:
         losses, counts = losses.squeeze(0), counts.squeeze(0)
-    return CollaborativeLoss(*losses.unbind(-1), counts)
+    positive, negative, separation = losses.unbind(-1)
+    return CollaborativeLoss(positive, negative, separation, counts)
 
 
 def laplacian_energy(z: Tensor, features: Tensor, bandwidth: float) -> Tensor:

@@ -65,12 +65,13 @@ class _Operator:
     def register(self, namespace: str) -> None:
         qualified = f"{namespace}::{self.name}"
         torch.library.register_fake(qualified, self.fake)
-        if self.backward is None:
+        gradient = self.backward
+        if gradient is None:
             return
         kernels = getattr(torch.ops, namespace)
 
         def backward(ctx, *grads):
-            return self.backward(kernels, ctx, *grads)
+            return gradient(kernels, ctx, *grads)
 
         torch.library.register_autograd(qualified, backward, setup_context=self.setup)
         torch.library.register_fake(f"{qualified}_backward", self.backward_fake)
