@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
@@ -45,7 +46,7 @@ def collect_info(data_dir: str | os.PathLike[str] | None = None) -> dict:
     }
 
 
-def _text(folder) -> str | None:
+def _text(folder: Any) -> str | None:
     return None if folder is None else str(folder)
 
 

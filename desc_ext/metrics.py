@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
@@ -10,7 +11,7 @@ from sklearn.metrics.cluster import contingency_matrix
 __all__ = ["clustering_accuracy", "clustering_scores"]
 
 
-def _check_labels(labels_true, labels_pred) -> tuple[np.ndarray, np.ndarray]:
+def _check_labels(labels_true: ArrayLike, labels_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     labels_true, labels_pred = np.asarray(labels_true), np.asarray(labels_pred)
     for name, labels in (("labels_true", labels_true), ("labels_pred", labels_pred)):
         if labels.ndim != 1:
@@ -25,7 +26,7 @@ def _check_labels(labels_true, labels_pred) -> tuple[np.ndarray, np.ndarray]:
     return labels_true, labels_pred
 
 
-def clustering_accuracy(labels_true, labels_pred) -> float:
+def clustering_accuracy(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     """Share of rows that are right under the best one-to-one naming of clusters by classes.
 
     The naming is the maximum-weight matching of the contingency table (Hungarian method). The numbers of
@@ -43,7 +44,7 @@ def clustering_accuracy(labels_true, labels_pred) -> float:
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(labels_true))
 
 
-def clustering_scores(labels_true, labels_pred) -> dict[str, float]:
+def clustering_scores(labels_true: ArrayLike, labels_pred: ArrayLike) -> dict[str, float]:
     """ACC, NMI and ARI of a clustering against known classes.
 
     Args:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib.patheffects
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 __all__ = [
     "affinity_figure", "cluster_colors", "curves_figure", "embedding_figure", "examples_figure", "project_to_plane",
@@ -38,7 +41,7 @@ def cluster_colors(n_clusters: int) -> list[str]:
     return [_COLORS[k % len(_COLORS)] for k in range(n_clusters)]
 
 
-def save_figure(figure: Figure, path, dpi: int = 110) -> None:
+def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> None:
     """Writes a figure as PNG, without the creation date, so that the same figure gives the same bytes."""
     FigureCanvasAgg(figure)
     figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None})
@@ -50,7 +53,7 @@ def _new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _tidy(axes, grid: str | None = "y") -> None:
+def _tidy(axes: Axes, grid: Literal["x", "y"] | None = "y") -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -61,7 +64,9 @@ def _tidy(axes, grid: str | None = "y") -> None:
         axes.set_axisbelow(True)
 
 
-def project_to_plane(embedding, max_points: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def project_to_plane(
+    embedding: ArrayLike, max_points: int = 3000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """t-SNE of at most ``max_points`` rows, started from their first two principal components.
 
     Args:
@@ -91,7 +96,7 @@ def project_to_plane(embedding, max_points: int = 3000, seed: int = 0) -> tuple[
     return points, rows
 
 
-def embedding_figure(points, labels, title: str, subtitle: str = "") -> Figure:
+def embedding_figure(points: ArrayLike, labels: ArrayLike, title: str, subtitle: str = "") -> Figure:
     """Points [m, 2] coloured by cluster [m], each cluster with its number."""
     points, labels = np.asarray(points), np.asarray(labels)
     figure = _new_figure(7.2, 6.4)
@@ -180,7 +185,7 @@ def _loss_names(rows: list[dict]) -> dict[str, str]:
     return {key: "total" if key == "loss" else key for key in terms}
 
 
-def _draw_curves(axes, stage: str, kind: str, curves: dict) -> None:
+def _draw_curves(axes: Axes, stage: str, kind: str, curves: dict) -> None:
     for i, (name, (epochs, values)) in enumerate(curves.items()):
         look = {"color": _INK, "linewidth": 2.4} if name == "total" else {"color": _COLORS[i % len(_COLORS)]}
         label = f"{name} (last {values[-1]:.3g})"
@@ -203,7 +208,7 @@ def _draw_curves(axes, stage: str, kind: str, curves: dict) -> None:
     axes.legend(fontsize=8, frameon=False)
 
 
-def sizes_figure(labels, n_clusters: int, title: str) -> Figure:
+def sizes_figure(labels: ArrayLike, n_clusters: int, title: str) -> Figure:
     """Rows in each cluster, with the even share as a line.
 
     Args:
@@ -227,13 +232,13 @@ def sizes_figure(labels, n_clusters: int, title: str) -> Figure:
     return figure
 
 
-def rows_by_cluster(labels, max_rows: int = 600) -> np.ndarray:
+def rows_by_cluster(labels: ArrayLike, max_rows: int = 600) -> np.ndarray:
     """Numbers of at most ``max_rows`` rows, evenly spread over those of each cluster, sorted by cluster."""
     order = np.argsort(labels, kind="stable")
     return order[np.unique(np.linspace(0, len(order) - 1, min(max_rows, len(order))).round().astype(int))]
 
 
-def affinity_figure(affinity, labels, title: str) -> Figure:
+def affinity_figure(affinity: ArrayLike, labels: ArrayLike, title: str) -> Figure:
     """An affinity matrix whose rows are sorted by cluster: blocks on the diagonal are what clusters should be.
 
     Args:
@@ -262,7 +267,13 @@ def affinity_figure(affinity, labels, title: str) -> Figure:
 
 
 def examples_figure(
-    X, labels, confidence, image_shape: tuple[int, ...], title: str, columns: int = 12, max_clusters: int = 30
+    X: Any,
+    labels: ArrayLike,
+    confidence: ArrayLike,
+    image_shape: tuple[int, ...],
+    title: str,
+    columns: int = 12,
+    max_clusters: int = 30,
 ) -> Figure:
     """A sheet of images, a row a cluster, from its most to its least certain member in even steps.
 
@@ -301,7 +312,7 @@ def examples_figure(
     return figure
 
 
-def _draw_image(axes, image: np.ndarray) -> None:
+def _draw_image(axes: Axes, image: np.ndarray) -> None:
     low, high = float(image.min()), float(image.max())
     image = (image - low) / (high - low) if high > low else np.zeros_like(image)
     if image.ndim == 2:
@@ -311,14 +322,14 @@ def _draw_image(axes, image: np.ndarray) -> None:
 
 
 def save_pictures(
-    folder,
-    history,
-    X,
-    labels,
-    confidence,
-    embedding,
+    folder: str | Path,
+    history: list[dict[str, Any]],
+    X: Any,
+    labels: ArrayLike,
+    confidence: ArrayLike,
+    embedding: ArrayLike,
     n_clusters: int,
-    image_shape,
+    image_shape: tuple[int, ...] | None,
     heading: str,
     rows_name: str = "latent rows",
 ) -> list[Path]:
@@ -331,11 +342,12 @@ def save_pictures(
         heading: what was clustered by what, the first part of every title.
         rows_name: what the embedding's rows are, for its title.
     """
+    labels = np.asarray(labels)
     points, rows = project_to_plane(embedding)
     subtitle = f"t-SNE of {len(rows):,} of {len(labels):,} {rows_name}, coloured and numbered by cluster"
     figures = {
         "embedding.png": embedding_figure(
-            points, np.asarray(labels)[rows], f"{heading}: {rows_name}", subtitle
+            points, labels[rows], f"{heading}: {rows_name}", subtitle
         ),
         "cluster_sizes.png": sizes_figure(labels, n_clusters, f"{heading}: cluster sizes"),
     }

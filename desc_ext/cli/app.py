@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -16,6 +16,9 @@ from rich.table import Table
 
 from desc_ext import data
 from desc_ext.metrics import clustering_scores
+
+if TYPE_CHECKING:
+    from desc_ext.cli.run import Metrics, Run
 
 app = typer.Typer(
     name="desc-ext",
@@ -83,7 +86,7 @@ def plain_errors() -> Iterator[None]:
     """Turns an error the user can mend into one sentence and exit code 2, Ctrl-C into exit code 130."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-    def show(message, *args, **options) -> None:
+    def show(message: Any, *args: Any, **options: Any) -> None:
         errors.print(f"warning: {message}", markup=False)
 
     try:
@@ -165,7 +168,7 @@ def fit(
         _print_result(run, metrics)
 
 
-def _say_how_to_resume(run) -> None:
+def _say_how_to_resume(run: Run) -> None:
     import shlex
     import shutil
 
@@ -182,13 +185,13 @@ def _say_how_to_resume(run) -> None:
     message.print(f"interrupted; the last checkpoint is kept. Go on with:\n  {command}", markup=False)
 
 
-def _print_result(run, metrics: dict) -> None:
+def _print_result(run: Run, metrics: Metrics) -> None:
     if run.dataset.labels is not None:
         console.print(scores_table(metrics, f"{run.dataset.name}, last epoch"))
     console.print(f"results: {run.folder}/ ({', '.join(run.written)})", markup=False)
 
 
-def scores_table(metrics: dict[str, dict], title: str) -> Table:
+def scores_table(metrics: Metrics, title: str) -> Table:
     """A table with a row a method: ACC, NMI, ARI and seconds, the best of each score in bold."""
     table = Table(title=title, title_justify="left")
     table.add_column("method")

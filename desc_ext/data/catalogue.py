@@ -127,7 +127,9 @@ def _idx_file(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def load_known(known: KnownDataset, data_dir, download: bool) -> Dataset | Documents:
+def load_known(
+    known: KnownDataset, data_dir: str | os.PathLike | None, download: bool
+) -> Dataset | Documents:
     if data_dir is not None and not Path(data_dir).is_dir():
         raise DataError(f"the data folder {data_dir} does not exist")
     if known.name == "digits":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _as_rows(X: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[int, ...] | N
     return (X if X.dtype == np.float32 else X.astype(np.float32)), image_shape
 
 
-def _load_numpy(path: Path, **options):
+def _load_numpy(path: Path, **options: Any) -> Any:
     try:
         return np.load(path, allow_pickle=False, **options)
     except (OSError, ValueError, EOFError) as error:
@@ -70,7 +71,7 @@ def _labels_file(labels: str) -> np.ndarray:
     return _load_numpy(Path(labels))
 
 
-def _read_npy(path: Path, labels: str | None):
+def _read_npy(path: Path, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     if labels is not None and not labels.endswith(".npy"):
         raise DataError(
             f"{path} has no column '{labels}': give the known classes as a .npy file, --labels FILE.npy"
@@ -78,7 +79,7 @@ def _read_npy(path: Path, labels: str | None):
     return _load_numpy(path, mmap_mode="r"), None if labels is None else _labels_file(labels)
 
 
-def _read_npz(path: Path, labels: str | None):
+def _read_npz(path: Path, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     with _load_numpy(path) as archive:
         from_file = labels is not None and labels.endswith(".npy")
         if labels is not None and not from_file and labels not in archive.files:
@@ -109,7 +110,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _read_csv(path: Path, labels: str | None):
+def _read_csv(path: Path, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     delimiter, names, has_header, second = _csv_layout(path)
     label_column = None if labels is None else _csv_column(path, names, labels)
     columns = [i for i in range(len(names)) if i != label_column]
@@ -163,7 +164,7 @@ def _csv_column(path: Path, names: list[str], labels: str) -> int:
     raise DataError(f"{path} has no column '{labels}'; its columns are {_listed(names)}")
 
 
-def _read_parquet(path: Path, labels: str | None):
+def _read_parquet(path: Path, labels: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -190,7 +191,7 @@ def _read_parquet(path: Path, labels: str | None):
     return np.concatenate(columns, axis=1), y
 
 
-def _numeric_columns(path: Path, name: str, column) -> np.ndarray:
+def _numeric_columns(path: Path, name: str, column: Any) -> np.ndarray:
     """One parquet column as float32 [n, 1], or [n, w] when each of its values is a list of w numbers."""
     import pyarrow as pa
 
@@ -213,6 +214,6 @@ def _numeric_columns(path: Path, name: str, column) -> np.ndarray:
     return flat.astype(np.float32).reshape(len(column), widths[0])
 
 
-def _listed(names) -> str:
+def _listed(names: Iterable[Any]) -> str:
     names = [str(name) for name in names]
     return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def shape_text(tensor: Tensor) -> str:
     return "[" + ", ".join(str(size) for size in tensor.shape) + "]"
 
 
-def check_tensor(op: str, name: str, value, wanted: str, dim: int) -> None:
+def check_tensor(op: str, name: str, value: Any, wanted: str, dim: int) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{op}: {name} must be a torch.Tensor {wanted}, got {type(value).__name__}; "
@@ -70,12 +71,12 @@ def check_like(op: str, name: str, tensor: Tensor, other_name: str, other: Tenso
         )
 
 
-def check_rows(op: str, z, name: str = "z") -> None:
+def check_rows(op: str, z: Any, name: str = "z") -> None:
     check_tensor(op, name, z, "[n, p]", 2)
     check_floating(op, name, z)
 
 
-def check_batch(op: str, name: str, rows) -> None:
+def check_batch(op: str, name: str, rows: Any) -> None:
     """[n, p], or [b, n, p] with a leading batch dimension."""
     if not isinstance(rows, Tensor):
         check_tensor(op, name, rows, "[n, p] or [b, n, p]", 2)
@@ -84,7 +85,7 @@ def check_batch(op: str, name: str, rows) -> None:
     check_floating(op, name, rows)
 
 
-def check_batch_like(op: str, name: str, tensor, shape: tuple, other_name: str, other: Tensor) -> None:
+def check_batch_like(op: str, name: str, tensor: Any, shape: tuple, other_name: str, other: Tensor) -> None:
     """An array that goes with ``other``, of the given shape; -1 stands for any size."""
     if not isinstance(tensor, Tensor):
         check_tensor(op, name, tensor, "of a shape that goes with " + other_name, len(shape))
@@ -104,7 +105,7 @@ def as_batch(tensor: Tensor, dim: int = 3) -> Tensor:
     return tensor if tensor.dim() == dim else tensor.unsqueeze(0)
 
 
-def check_rows_and_bases(op: str, z, bases) -> None:
+def check_rows_and_bases(op: str, z: Any, bases: Any) -> None:
     check_rows(op, z)
     check_bases(op, bases)
     if bases.shape[1] != z.shape[1]:
@@ -114,7 +115,7 @@ def check_rows_and_bases(op: str, z, bases) -> None:
     check_like(op, "bases", bases, "z", z)
 
 
-def check_bases(op: str, bases) -> None:
+def check_bases(op: str, bases: Any) -> None:
     check_tensor(op, "bases", bases, "[K, p, d]", 3)
     check_floating(op, "bases", bases)
     n_subspaces, width, dim = bases.shape
@@ -131,7 +132,7 @@ def check_bases(op: str, bases) -> None:
 # number of rows as another program.
 
 
-def check_matrix(op: str, name: str, tensor, rows: int, columns: int, z: Tensor) -> None:
+def check_matrix(op: str, name: str, tensor: Any, rows: int, columns: int, z: Tensor) -> None:
     """A [rows, columns] array that goes with z."""
     check_tensor(op, name, tensor, "a matrix", 2)
     if tensor.shape[0] != rows or tensor.shape[1] != columns:
@@ -139,7 +140,7 @@ def check_matrix(op: str, name: str, tensor, rows: int, columns: int, z: Tensor)
     check_like(op, name, tensor, "z", z)
 
 
-def check_vector(op: str, name: str, tensor, size: int, like_name: str, like: Tensor) -> None:
+def check_vector(op: str, name: str, tensor: Any, size: int, like_name: str, like: Tensor) -> None:
     check_tensor(op, name, tensor, "a vector", 1)
     if tensor.shape[0] != size:
         raise ValueError(f"{op}: {name} must be [{size}], got shape {shape_text(tensor)}")
@@ -155,7 +156,7 @@ def check_constant(op: str, name: str, tensor: Tensor) -> None:
         )
 
 
-def check_finite(op: str, name: str, value, least: float, open_end: bool) -> float:
+def check_finite(op: str, name: str, value: Any, least: float, open_end: bool) -> float:
     value = float(value)
     if not least <= value < math.inf or (open_end and value == least):
         bound = "" if least == -math.inf else f" and > {least:g}" if open_end else f" and >= {least:g}"
@@ -163,6 +164,6 @@ def check_finite(op: str, name: str, value, least: float, open_end: bool) -> flo
     return value
 
 
-def check_choice(op: str, name: str, value, choices: tuple[str, ...]) -> None:
+def check_choice(op: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

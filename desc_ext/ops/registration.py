@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,7 +118,7 @@ def register_namespace(namespace: str) -> None:
 
 # torch drops trailing arguments that have their default value, also from needs_input_grad: never unpack it whole
 # where the schema has defaults.
-def save_inputs(ctx, inputs, output) -> None:
+def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
 
 
