@@ -346,9 +346,7 @@ def save_pictures(
     points, rows = project_to_plane(embedding)
     subtitle = f"t-SNE of {len(rows):,} of {len(labels):,} {rows_name}, coloured and numbered by cluster"
     figures = {
-        "embedding.png": embedding_figure(
-            points, labels[rows], f"{heading}: {rows_name}", subtitle
-        ),
+        "embedding.png": embedding_figure(points, labels[rows], f"{heading}: {rows_name}", subtitle),
         "cluster_sizes.png": sizes_figure(labels, n_clusters, f"{heading}: cluster sizes"),
     }
     if not history or len(history) > len({record.get("stage") for record in history}):

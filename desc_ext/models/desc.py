@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from desc_ext import ops
 from desc_ext.algorithms.k_subspaces import k_subspaces, subspace_bases
 from desc_ext.algorithms.kmeans import kmeans
 from desc_ext.engine.deep import DeepClusterer, reconstruction_loss
+from desc_ext.engine.messages import warn_user
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
@@ -370,10 +370,8 @@ class DESC(DeepClusterer[State]):
         threshold = state.options.confidence_threshold
         counts = [record["n_confident"] for record in state.history if record["stage"] == "refine"]
         if counts and not any(counts) and state.options.hard_weight != "off":
-            warnings.warn(
+            warn_user(
                 f"no row was ever confident (max P > {threshold} and max w > {threshold}), so V stayed empty and hard "
                 "samples were not re-weighted (H = 1 throughout); lower confidence_threshold or smoothing, or use "
                 "preset='robust'",
-                UserWarning,
-                stacklevel=6,
             )

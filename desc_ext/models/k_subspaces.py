@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -27,6 +26,7 @@ from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
+from desc_ext.engine.messages import warn_user
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.rows import Rows, require_finite_norms, scaled_rows
 
@@ -180,11 +180,10 @@ class KSubspaces(_Found, Estimator):
     def _warn_of_empty_clusters(self) -> None:
         n_used = len(np.unique(self.labels_))
         if n_used < self.n_clusters:
-            warnings.warn(
+            warn_user(
                 f"only {n_used} of n_clusters={self.n_clusters} clusters have rows: the other subspaces are "
                 "no row's nearest; lower n_clusters or subspace_dim",
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
     # ------------------------------------------------------------------ mini-batches

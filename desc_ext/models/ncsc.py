@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -23,6 +22,7 @@ from desc_ext.algorithms.ncsc_losses import (
 from desc_ext.algorithms.self_expression import closed_form_expression
 from desc_ext.engine.deep import DeepClusterer, reconstruction_loss
 from desc_ext.engine.image_or_row import ImageOrRowClusterer
+from desc_ext.engine.messages import warn_user
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
@@ -356,12 +356,10 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
     def _end_training(self, state: CollaborativeState) -> None:
         state.network.expression = None
         if any(record.get("collapsed") for record in state.history[-1:]):
-            warnings.warn(
+            warn_user(
                 f"{type(self).__name__} collapsed: one of {state.options.n_clusters} clusters holds more than "
                 f"{_COLLAPSED_SHARE:.0%} of the rows (a constant classifier makes eqs. 6 and 7 zero); use "
                 "preset='robust', or raise separation_weight and balance_weight",
-                UserWarning,
-                stacklevel=6,
             )
 
     def _assign(self, network: CollaborativeNetwork, z: Tensor) -> Tensor:
