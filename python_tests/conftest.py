@@ -7,9 +7,14 @@ from pathlib import Path
 import desc_ext  # noqa: F401  isort: skip  (before torch, whose threads otherwise wait in a way that slows every fit)
 
 import pytest
+from hypothesis import settings
 from operators import BACKENDS, HOST_CUDA, Backend, host_cuda
 
 from desc_ext.ops import registration
+
+# The same examples in every run, however long one of them takes: a test does not fail by chance.
+settings.register_profile("desc_ext", deadline=None, derandomize=True, database=None)
+settings.load_profile("desc_ext")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -361,8 +361,7 @@ def test_rows_that_overflow_are_refused(way):
 def test_more_clusters_than_directions_warns():
     X = np.repeat(np.eye(3), 20, axis=0) * np.random.default_rng(0).uniform(1, 2, (60, 1))
     with pytest.warns(ConvergenceWarning, match="only 3 of n_clusters=4 clusters have rows") as caught:
-        fitted = model(subspace_dim=1)
-        fitted.fit_predict(X)
+        fitted = model(subspace_dim=1).fit(X)
     assert [warning.filename for warning in caught] == [__file__]
     assert np.isfinite(fitted.bases_).all()
     assert fitted.n_reseeded_ > 0
