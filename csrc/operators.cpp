@@ -2,7 +2,7 @@
 // documented once, in desc_ext/ops. Backward operators return an empty tensor for a gradient that is not needed.
 #include <torch/csrc/stable/library.h>
 
-// The tests' build (csrc/host_cuda) defines the same operators in a namespace of its own.
+// A build for tests defines the same operators in a namespace of its own.
 #ifndef DESC_EXT_NAMESPACE
 #define DESC_EXT_NAMESPACE desc_ext
 #endif

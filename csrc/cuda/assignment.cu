@@ -130,7 +130,7 @@ static std::tuple<Tensor, Tensor> student_t_assignment_backward(const Tensor& gr
     const Plan back_plan = plan_columns<T>(p, K);
     Workspace<T> back_panels(z, back_plan.panel_elements());
     check(run_pack_panels<T>(back_plan, prepared.rows, true, nullptr, back_panels, device.stream));
-    const int64_t piece = piece_rows<T>(n, K);
+    const int64_t piece = piece_rows<T>(n, K, device.limits.piece);
     Workspace<T> h(z, piece * K), row_sum(z, piece), moments(z, K * p);
     Workspace<double> totals(z, K);
     moments.zero(), totals.zero();

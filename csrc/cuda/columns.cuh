@@ -183,12 +183,6 @@ __global__ void __launch_bounds__(256, Packs ? TileShape<T>::blocks : 1) product
 
 // Rows [n, p] from weights [n, C] and C columns, where blocks of whole rows would leave multiprocessors idle: the depth C is
 // cut into equal parts, whose products stand in `partial` until they are added up in order.
-#ifdef __CUDACC__
-inline constexpr int64_t kPieceBytes = int64_t(64) << 20, kPartialBytes = int64_t(32) << 20;
-#else
-inline constexpr int64_t kPieceBytes = int64_t(6) << 20, kPartialBytes = kPieceBytes;  // small tests meet the bounds too
-#endif
-
 template <class T>
 struct DepthCuts {
   int64_t n, set_rows;  // n, and n rounded up to whole blocks
@@ -208,23 +202,23 @@ struct DepthCuts {
   }
 };
 
-// As many parts as keep two blocks on every multiprocessor, within kPartialBytes and with at least 64 columns each.
+// As many parts as keep two blocks on every multiprocessor, whose sums take at most `bytes`, with at least 64 columns each.
 template <class T>
-DepthCuts<T> cut_depth(const Plan& plan, int64_t n) {
+DepthCuts<T> cut_depth(const Plan& plan, int64_t n, int64_t bytes) {
   const int64_t rows = ceil_div<int64_t>(n, TileShape<T>::rows), set_rows = rows * TileShape<T>::rows;
   const int64_t wanted = TileShape<T>::blocks * multiprocessors() / (rows * plan.tiles);
-  const int64_t fit = kPartialBytes / (set_rows * plan.count * int64_t(sizeof(T)));
+  const int64_t fit = bytes / (set_rows * plan.count * int64_t(sizeof(T)));
   for (int64_t cuts = wanted < fit ? wanted : fit; cuts > 1; --cuts)
     if (plan.p % (cuts * TileShape<T>::pack) == 0 && plan.p / cuts >= 64) return {n, set_rows, int(cuts)};
   return {n, set_rows, 1};
 }
 
-// Rows are taken in pieces whose coefficients [rows, columns] take at most kPieceBytes (2,048 rows may take more), so that
+// Rows are taken in pieces whose coefficients [rows, columns] take at most `bytes` (2,048 rows may take more), so that
 // the workspace does not grow with n: as many whole waves of blocks as fit, or a half, a quarter, ... of one, which
 // cut_depth() makes a whole one of.
 template <class T>
-int64_t piece_rows(int64_t n, int64_t columns) {
-  const int64_t most = kPieceBytes / (columns * int64_t(sizeof(T))), fit = most < 2048 ? 2048 : most;
+int64_t piece_rows(int64_t n, int64_t columns, int64_t bytes) {
+  const int64_t most = bytes / (columns * int64_t(sizeof(T))), fit = most < 2048 ? 2048 : most;
   int64_t wave = int64_t(TileShape<T>::blocks) * multiprocessors() * TileShape<T>::rows;
   while (wave > fit) wave /= 2;
   const int64_t piece = fit / wave * wave;

@@ -50,7 +50,7 @@ class ProjectionGradient {
     if (dz)
       check(run_pack_panels<T>(back_plan, prepared.arrays.rotated, true, residual ? prepared.arrays.scale : nullptr,
                                back_panels, device_.stream));
-    const int64_t piece = piece_rows<T>(n, C);
+    const int64_t piece = piece_rows<T>(n, C, device_.limits.piece);
     Workspace<T> coefficients(z_, piece * C), row_sum(z_, residual ? piece : 0), moments(z_, dbases ? C * p : 0);
     if (dbases) moments.zero();
     for (int64_t first = 0; first < n; first += piece) {

@@ -1,6 +1,5 @@
-// From tensors to the kernels' plain arrays: current stream and device, workspace, checks of every launch. Compiled by
-// nvcc for CUDA tensors, and by a C++ compiler for CPU tensors of the namespace desc_ext_host, where csrc/host_cuda runs
-// the kernels.
+// From tensors to the kernels' plain arrays: current stream and device, workspace, checks of every launch. Compiled for
+// CUDA tensors, and with other definitions of the macros below for tests that run the kernels elsewhere.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -16,34 +15,38 @@
 #include "../tensors.h"
 #include "engine.h"
 
-#ifdef __CUDACC__
-#define DESC_EXT_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(desc_ext, CUDA, m)
-#else
-#define DESC_EXT_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(desc_ext_host, CPU, m)
+#ifndef DESC_EXT_NAMESPACE  // of the operators, as in operators.cpp
+#define DESC_EXT_NAMESPACE desc_ext
 #endif
+#ifndef DESC_EXT_DISPATCH_KEY  // of the tensors that these kernels take
+#define DESC_EXT_DISPATCH_KEY CUDA
+#endif
+#ifndef DESC_EXT_LIMITS
+#define DESC_EXT_LIMITS Limits{}
+#endif
+#define DESC_EXT_LIBRARY_IMPL(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)  // lets the preprocessor put both in first
+#define DESC_EXT_CUDA_LIBRARY(m) DESC_EXT_LIBRARY_IMPL(DESC_EXT_NAMESPACE, DESC_EXT_DISPATCH_KEY, m)
 
 namespace desc_ext::cuda {
 
 using torch::stable::contiguous;
 
-// Makes the tensor's device the current one for its scope and holds its current stream.
+// Makes the tensor's device the current one for its scope and holds its current stream. Tensors on the CPU, which only
+// tests bring here, have neither.
 class Device {
  public:
-#ifdef __CUDACC__
-  explicit Device(const Tensor& tensor)
-      : guard_(tensor.get_device_index()),
-        stream(static_cast<cudaStream_t>(
-            torch::stable::accelerator::getCurrentStream(tensor.get_device_index()).nativeHandle())) {}
+  explicit Device(const Tensor& tensor) {
+    if (tensor.is_cpu()) return;
+    const auto index = tensor.get_device_index();
+    guard_.emplace(index);
+    stream = static_cast<cudaStream_t>(torch::stable::accelerator::getCurrentStream(index).nativeHandle());
+  }
+
+  cudaStream_t stream = nullptr;
+  const Limits limits = DESC_EXT_LIMITS;
 
  private:
-  torch::stable::accelerator::DeviceGuard guard_;
-
- public:
-  const cudaStream_t stream;
-#else
-  explicit Device(const Tensor&) {}
-  const cudaStream_t stream = nullptr;
-#endif
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
 
 inline void check_launch(const char* op, cudaError_t error) {
@@ -109,7 +112,7 @@ void moments_to_out(const char* op, Moments<T> job, const Tensor& like, const De
 template <class T>
 void rows_to_out(const char* op, const T* weights, int64_t n, const Plan& plan, const T* panels, const RowsOut<T>& out,
                  const Tensor& like, const Device& device) {
-  const auto depth = cut_depth<T>(plan, n);
+  const auto depth = cut_depth<T>(plan, n, device.limits.partial);
   if (depth.cuts == 1) {
     const Rows rows{weights, kStorage<T>, plan.p, nullptr};
     return check_launch(op, run_rows<T>(make_product<T>(rows, n, plan, panels), out, device.stream));

@@ -10,22 +10,17 @@
 
 namespace desc_ext::cuda {
 
-#ifdef __CUDACC__
-inline constexpr int64_t kPairBytes = int64_t(32) << 20;
-#else
-inline constexpr int64_t kPairBytes = int64_t(128) << 10;  // so that small tests have several blocks
-#endif
 inline constexpr int64_t kPairRows = 8192, kPairColumns = kSlots * kSlotColumns;  // of a block at most; of a tile
 
 // The pairs of n rows with n columns, cut into blocks of whole tiles of the product engine; a call holds `arrays` of values
 // of each block.
 class PairBlocks {
  public:
-  // The shape that needs the fewest waves of tiles, a launch counting as a part of one.
+  // The shape that needs the fewest waves of tiles, a launch counting as a part of one; the arrays of a block take `bytes`.
   template <class T>
-  static PairBlocks of(int64_t n, int arrays) {
+  static PairBlocks of(int64_t n, int arrays, int64_t bytes) {
     constexpr int64_t tile_rows = TileShape<T>::rows;
-    const int64_t most = kPairBytes / (arrays * int64_t(sizeof(T)) * tile_rows * kPairColumns);
+    const int64_t most = bytes / (arrays * int64_t(sizeof(T)) * tile_rows * kPairColumns);
     const int64_t at_once = int64_t(TileShape<T>::blocks) * multiprocessors();
     const int64_t tall = ceil_div(n, tile_rows), wide = ceil_div(n, kPairColumns);
     PairBlocks blocks;

@@ -40,7 +40,7 @@ struct PreparedCollaboration {
   PreparedCollaboration(const char* op, const Tensor& predictions, const Tensor& rows, const Tensor& row_max, double upper,
                         double lower, double apart, const Device& device)
       : y(op, rows, RowChange::none, device), prediction(op, predictions, RowChange::none, device),
-        leverage(op, rows, y, device), inverse_max(rows, y.batch * y.n), blocks(PairBlocks::of<T>(y.n, 2)),
+        leverage(op, rows, y, device), inverse_max(rows, y.batch * y.n), blocks(PairBlocks::of<T>(y.n, 2, device.limits.pairs)),
         y_columns(op, rows, blocks, y.p, PairKind::products, device),
         prediction_columns(op, rows, blocks, prediction.p, PairKind::products, device), products(rows, blocks.elements()),
         common(rows, blocks.elements()), upper(T(upper)), lower(T(lower)), apart(T(apart)) {
@@ -152,7 +152,7 @@ struct PreparedEnergy {
 
   PreparedEnergy(const char* op, const Tensor& rows, const Tensor& feature_rows, double bandwidth, const Device& device)
       : z(op, rows, RowChange::centred, device), features(op, feature_rows, RowChange::centred, device),
-        blocks(PairBlocks::of<T>(z.n, 2)), z_columns(op, rows, blocks, z.p, PairKind::distances, device),
+        blocks(PairBlocks::of<T>(z.n, 2, device.limits.pairs)), z_columns(op, rows, blocks, z.p, PairKind::distances, device),
         feature_columns(op, rows, blocks, features.p, PairKind::distances, device), distances(rows, blocks.elements()),
         far(rows, blocks.elements()), rate(T(1 / bandwidth)) {}
 
@@ -244,7 +244,7 @@ static std::tuple<Tensor, Tensor> info_nce(const Tensor& z, const Tensor& g, dou
   const Tensor rows = contiguous(z), others = contiguous(g);
   dispatch(compute, [&]<class T>() {
     const PairRows<T> own(op, rows, RowChange::unit, device), other(op, others, RowChange::unit, device);
-    const auto blocks = PairBlocks::of<T>(n, 1);
+    const auto blocks = PairBlocks::of<T>(n, 1, device.limits.pairs);
     ColumnSide<T> columns(op, z, blocks, p, PairKind::products, device);
     Workspace<T> cosines(z, blocks.elements()), largest(z, batch * n), sum(z, batch * n), matched(z, batch * n);
     Workspace<double> losses(z, batch * n);
@@ -281,7 +281,7 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
   Tensor dz = gradient_like(rows, need_z), dg = gradient_like(others, need_g);
   dispatch(compute, [&]<class T>() {
     PairRows<T> own(op, rows, RowChange::unit, device), other(op, others, RowChange::unit, device);
-    const auto blocks = PairBlocks::of<T>(n, 1);
+    const auto blocks = PairBlocks::of<T>(n, 1, device.limits.pairs);
     ColumnSide<T> columns(op, z, blocks, p, PairKind::products, device);
     WeightedSums<T> sums(op, z, blocks, p, device);
     Workspace<T> cosines(z, blocks.elements());

@@ -73,7 +73,7 @@ static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor
   dispatch(compute, [&]<class T>() {
     PreparedBases<T> prepared(op, bases, metric, device);
     // In pieces, because the shares of a grid that cuts the bases keep a candidate for each row.
-    const int64_t piece = piece_rows<T>(n, 16);
+    const int64_t piece = piece_rows<T>(n, 16, device.limits.piece);
     for (int64_t first = 0; first < n; first += piece) {
       const int64_t count = std::min(piece, n - first);
       auto job = prepared.projection(rows, first, count, allow_tf32);
@@ -105,7 +105,7 @@ static std::tuple<Tensor, Tensor> nearest_subspace_backward(const Tensor& grad, 
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(contiguous(bases), need_bases);
   dispatch(compute, [&]<class T>() {
     PreparedBases<T> prepared(op, bases, metric, device);
-    const int64_t piece = piece_rows<T>(n, d);
+    const int64_t piece = piece_rows<T>(n, d, device.limits.piece);
     Workspace<T> coefficients(z, piece * d);
     std::optional<Workspace<T>> moments;
     if (need_bases) moments.emplace(z, K * d * p).zero();

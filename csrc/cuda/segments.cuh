@@ -10,9 +10,6 @@
 // budget: gram_rows<double.* registers <= 160, shared <= 64, dynamic <= 32768
 #pragma once
 
-#undef NDEBUG  // a label out of range has to stop the kernel in release builds too
-#include <cassert>
-
 #include "bases.cuh"
 #include "moments.cuh"
 
@@ -39,23 +36,13 @@ inline int label_chunks(int64_t n, int64_t segments) {
 
 __device__ __forceinline__ int64_t checked_label(const LabelSort& sort, int64_t row) {
   const int64_t label = read(sort.labels + row);
-#ifdef __CUDACC__
-  assert(label >= 0 && label < sort.segments && "desc_ext: labels must satisfy 0 <= label < n_segments");
-#else
-  if (label < 0 || label >= sort.segments) host_cuda::fail("desc_ext: labels must satisfy 0 <= label < n_segments");
-#endif
+  DESC_EXT_DEVICE_CHECK(label >= 0 && label < sort.segments, "desc_ext: labels must satisfy 0 <= label < n_segments");
   return label;
 }
 
 // Lanes that hold the same label.
 __device__ __forceinline__ unsigned same_label(int64_t label) {
-#ifdef __CUDACC__
   return __match_any_sync(kAllLanes, static_cast<long long>(label));
-#else
-  unsigned same = 0;
-  for (int lane = 0; lane < kWarp; ++lane) same |= unsigned(__shfl_sync(kAllLanes, label, lane) == label) << lane;
-  return same;
-#endif
 }
 
 template <int Unused = 0>

@@ -13,7 +13,7 @@ static void select_all(const char* op, const Tensor& rows, int64_t k, bool affin
                        const Device& device) {
   const PairRows<T> y(op, rows, RowChange::none, device);
   Leverage<T> leverage(op, rows, y, device);
-  const auto blocks = PairBlocks::of<T>(y.n, 1);
+  const auto blocks = PairBlocks::of<T>(y.n, 1, device.limits.pairs);
   ColumnSide<T> others(op, rows, blocks, y.p, PairKind::products, device);
   Workspace<T> products(rows, blocks.elements());
   T* value = mutable_data<T>(values);
@@ -115,7 +115,7 @@ static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor&
   const auto check = [&](cudaError_t error) { check_launch(op, error); };
   dispatch(compute, [&]<class T>() {
     const PairRows<T> own(op, rows, RowChange::none, device);
-    const auto blocks = PairBlocks::of<T>(n, 1);
+    const auto blocks = PairBlocks::of<T>(n, 1, device.limits.pairs);
     WeightedSums<T> sums(op, z, blocks, p, device);
     Workspace<T> coef_block(z, blocks.elements());
     Workspace<double> squared(z, batch * n), sizes(z, batch * n);
@@ -161,7 +161,7 @@ static std::tuple<Tensor, Tensor> self_expression_residual_backward(const Tensor
   const auto check = [&](cudaError_t error) { check_launch(op, error); };
   dispatch(compute, [&]<class T>() {
     const PairRows<T> own(op, rows, RowChange::none, device);
-    const auto blocks = PairBlocks::of<T>(n, 1);
+    const auto blocks = PairBlocks::of<T>(n, 1, device.limits.pairs);
     for (int64_t b = 0; b < batch && need_coef; ++b) {
       ColumnSide<T> others(op, z, blocks, p, PairKind::products, device);
       Workspace<T> products(z, blocks.elements());

@@ -23,71 +23,6 @@
 
 namespace desc_ext::cuda {
 
-// The nearest TF32 value, ties away from zero.
-__device__ __forceinline__ float round_to_tf32(float x) {
-#ifdef __CUDACC__
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return __uint_as_float(bits);
-#else
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  return (bits & 0x7f800000u) == 0x7f800000u ? x : std::bit_cast<float>((bits + 0x1000u) & ~0x1fffu);
-#endif
-}
-
-// An address in shared memory that needs no conversion at every load.
-#ifdef __CUDACC__
-using SharedLine = unsigned;
-__device__ __forceinline__ SharedLine shared_line(const float* line) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(line));
-}
-#else
-using SharedLine = const float*;
-inline SharedLine shared_line(const float* line) { return line; }
-#endif
-
-// Four 8×8 matrices of 16-bit elements, here 8 lines of 4 floats: lane l gives the address of line l % 8 of matrix l / 8,
-// `offset` floats behind `line`, and gets element l % 4 of line l / 4 of each.
-__device__ __forceinline__ void load_matrices(float (&out)[4], SharedLine line, int offset) {
-#ifdef __CUDACC__
-  uint32_t r[4];
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(line + offset * static_cast<unsigned>(sizeof(float)))
-               : "memory");
-  for (int i = 0; i < 4; ++i) out[i] = __uint_as_float(r[i]);
-#else
-  const int lane = int(threadIdx.x) % kWarp;
-  const auto lines = host_cuda::exchange(kAllLanes, line + offset);
-  for (int i = 0; i < 4; ++i) out[i] = lines[i * 8 + lane / 4][lane % 4];
-#endif
-}
-
-// sum [16, 8] += a [16, 8] · b [8, 8]. Lane l holds, with g = l / 4 and t = l % 4: a at (g, t), (g + 8, t), (g, t + 4),
-// (g + 8, t + 4); b at (t, g), (t + 4, g); sum at (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
-__device__ __forceinline__ void multiply_tf32(float (&sum)[4], const float (&a)[4], float b0, float b1) {
-#ifdef __CUDACC__
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
-        "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
-#else
-  struct Pair {
-    float low, high;
-  };
-  const int g = int(threadIdx.x) % kWarp / 4, t = int(threadIdx.x) % 4;
-  const auto rows = host_cuda::exchange(kAllLanes, Pack<float>{{a[0], a[1], a[2], a[3]}});
-  const auto columns = host_cuda::exchange(kAllLanes, Pair{b0, b1});
-  for (int i = 0; i < 4; ++i) {
-    const int column = 2 * t + i % 2, lower = i / 2;  // which half of the 16 rows
-    for (int k = 0; k < 8; ++k)
-      sum[i] += rows[g * 4 + k % 4].at[k / 4 * 2 + lower] *
-                (k < 4 ? columns[column * 4 + k].low : columns[column * 4 + k - 4].high);
-  }
-#endif
-}
-
 struct TensorEngine {
   using Shape = TileShape<float>;
   static constexpr int warp_rows = 64, warp_slots = 8, row_tiles = warp_rows / 16, threads = 128;
@@ -140,12 +75,7 @@ struct TensorEngine {
           multiply_tf32(sum[i * warp_slots + s + 1], rows[i], columns[2], columns[3]);
         }
       }
-      constexpr int bytes = 2 * Shape::pack * int(sizeof(float));
-#ifdef __CUDACC__
-      row += bytes, column += bytes;
-#else
-      row += bytes / sizeof(float), column += bytes / sizeof(float);
-#endif
+      row = behind(row, 2 * Shape::pack), column = behind(column, 2 * Shape::pack);
     }
   }
 };
