@@ -2,6 +2,7 @@
 // CUDA tensors, and with other definitions of the macros below for tests that run the kernels elsewhere.
 #pragma once
 
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -31,6 +32,21 @@ namespace desc_ext::cuda {
 
 using torch::stable::contiguous;
 
+// torch's current stream of a CUDA device. The function that tells it is libtorch_cuda's: a CPU-only torch lacks that library,
+// so this one is not linked with it, but where there are CUDA tensors it is in the process. Stream::nativeHandle(), which
+// would need neither, came with torch 2.13.
+inline cudaStream_t current_stream(int32_t device_index) {
+  using Function = AOTITorchError (*)(int32_t device_index, void** stream);
+  static const auto function = [] {
+    void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return reinterpret_cast<Function>(library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr);
+  }();
+  void* stream = nullptr;
+  STD_TORCH_CHECK(function, "this torch has no aoti_torch_get_current_cuda_stream in libtorch_cuda.so");
+  STD_TORCH_CHECK(function(device_index, &stream) == AOTI_TORCH_SUCCESS, "no current stream of CUDA device ", device_index);
+  return static_cast<cudaStream_t>(stream);
+}
+
 // Makes the tensor's device the current one for its scope and holds its current stream. Tensors on the CPU, which only
 // tests bring here, have neither.
 class Device {
@@ -39,7 +55,7 @@ class Device {
     if (tensor.is_cpu()) return;
     const auto index = tensor.get_device_index();
     guard_.emplace(index);
-    stream = static_cast<cudaStream_t>(torch::stable::accelerator::getCurrentStream(index).nativeHandle());
+    stream = current_stream(index);
   }
 
   cudaStream_t stream = nullptr;
