@@ -44,7 +44,8 @@ struct Collaboration {
   T grad[3] = {};
   bool soft = false;
   T* grad_prediction = nullptr;
-  T *grad_y = nullptr, *grad_scale = nullptr, *grad_max = nullptr;  // together; [n] the last two, of 1/(1−h) and of row_max
+  // These three together; [n] the last two, of 1/(1−h) and of row_max.
+  T *grad_y = nullptr, *grad_scale = nullptr, *grad_max = nullptr;
 };
 
 template <class T>

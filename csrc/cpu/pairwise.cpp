@@ -15,7 +15,7 @@ static void add_blocks(const S* sums, int64_t blocks, int64_t terms, S* out) {
     for (int64_t term = 0; term < terms; ++term) out[term] += sums[block * terms + term];
 }
 
-// ---- collaborative loss --------------------------------------------------------------------------------------------
+// ---- collaborative loss -------------------------------------------------------------------------------------------
 
 template <class T>
 struct PreparedCollaboration {
@@ -112,7 +112,7 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
   return {dprediction, dy, dmax};
 }
 
-// ---- Laplacian energy ------------------------------------------------------------------------------------------------
+// ---- Laplacian energy ---------------------------------------------------------------------------------------------
 
 // The mean row of every batch element, which distances do not see and differences of long rows would lose digits to.
 template <class T>
@@ -198,7 +198,7 @@ static std::tuple<Tensor, Tensor> laplacian_energy_backward(const Tensor& grad, 
   return {dz, dfeatures};
 }
 
-// ---- InfoNCE ---------------------------------------------------------------------------------------------------------
+// ---- InfoNCE ------------------------------------------------------------------------------------------------------
 
 // Rows over their norms, which are kept at least 1e-12 as torch.nn.functional.normalize does.
 template <class T>
@@ -290,7 +290,7 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
   return {dz, dg};
 }
 
-// ---- ℓ1,2 ------------------------------------------------------------------------------------------------------------
+// ---- ℓ1,2 ---------------------------------------------------------------------------------------------------------
 
 static Tensor squared_l12_norm(const Tensor& z) {
   const char* op = "squared_l12_norm";

@@ -58,7 +58,8 @@ void segment_grams(const Tensor& z, const T* weight, const Segments& segments, T
     for (int64_t k = first[chunk]; k < segments.count() && segments.begin[k] < end; ++k) {
       const int64_t from = std::max(begin, segments.begin[k]), to = std::min(end, segments.begin[k + 1]);
       if (from >= to) continue;
-      const bool starts_before = segments.begin[k] < begin, ends_after = segments.begin[k + 1] > end;
+      const bool starts_before = segments.begin[k] < begin;
+      const bool ends_after = segments.begin[k + 1] > end;
       T* sums = starts_before ? shared + 2 * chunk * elements
                               : ends_after ? shared + (2 * chunk + 1) * elements : own.get();
       std::fill(sums, sums + elements, T(0));

@@ -7,7 +7,7 @@
 
 namespace desc_ext::cpu {
 
-// ---- the k largest of every row ------------------------------------------------------------------------------------
+// ---- the k largest of every row -----------------------------------------------------------------------------------
 
 template <class T>
 static void select_largest(const Tensor& y, int64_t k, bool affinity, Tensor& indices, Tensor& values) {
@@ -134,7 +134,7 @@ static Tensor affinity_row_max_backward(const Tensor& grad, const Tensor& indice
   return dy;
 }
 
-// ---- a learned C ---------------------------------------------------------------------------------------------------
+// ---- a learned C --------------------------------------------------------------------------------------------------
 
 static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor& z, const Tensor& coef,
                                                                    std::string penalty) {

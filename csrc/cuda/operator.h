@@ -23,9 +23,10 @@
 #define DESC_EXT_DISPATCH_KEY CUDA
 #endif
 #ifndef DESC_EXT_LIMITS
-#define DESC_EXT_LIMITS Limits{}
+#define DESC_EXT_LIMITS Limits()
 #endif
-#define DESC_EXT_LIBRARY_IMPL(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)  // lets the preprocessor put both in first
+// One more macro, so that the preprocessor puts both in first.
+#define DESC_EXT_LIBRARY_IMPL(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)
 #define DESC_EXT_CUDA_LIBRARY(m) DESC_EXT_LIBRARY_IMPL(DESC_EXT_NAMESPACE, DESC_EXT_DISPATCH_KEY, m)
 
 namespace desc_ext::cuda {

@@ -17,7 +17,7 @@ static void for_columns(const PairBlocks& blocks, int64_t i, const F& f) {
   for (int64_t j = 0; j < blocks.column_blocks(); ++j) f(blocks.at(i, j), j);
 }
 
-// ---- collaborative loss --------------------------------------------------------------------------------------------
+// ---- collaborative loss -------------------------------------------------------------------------------------------
 
 static ScalarType check_collaboration_on_device(const char* op, const Tensor& prediction, const Tensor& y,
                                                 const Tensor& row_max) {
@@ -133,7 +133,7 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
   return {dprediction, dy, dmax};
 }
 
-// ---- Laplacian energy ------------------------------------------------------------------------------------------------
+// ---- Laplacian energy ---------------------------------------------------------------------------------------------
 
 static ScalarType check_energy_on_device(const char* op, const Tensor& z, const Tensor& features, double bandwidth) {
   const auto compute = check_energy(op, z, features, bandwidth);
@@ -232,7 +232,7 @@ static std::tuple<Tensor, Tensor> laplacian_energy_backward(const Tensor& grad, 
   return {dz, dfeatures};
 }
 
-// ---- InfoNCE ---------------------------------------------------------------------------------------------------------
+// ---- InfoNCE ------------------------------------------------------------------------------------------------------
 
 static std::tuple<Tensor, Tensor> info_nce(const Tensor& z, const Tensor& g, double temperature) {
   const char* op = "info_nce";
@@ -311,7 +311,7 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
   return {dz, dg};
 }
 
-// ---- ℓ1,2 ------------------------------------------------------------------------------------------------------------
+// ---- ℓ1,2 ---------------------------------------------------------------------------------------------------------
 
 static Tensor squared_l12_norm(const Tensor& z) {
   const char* op = "squared_l12_norm";

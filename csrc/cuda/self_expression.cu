@@ -6,7 +6,7 @@
 
 namespace desc_ext::cuda {
 
-// ---- the k largest of every row ------------------------------------------------------------------------------------
+// ---- the k largest of every row -----------------------------------------------------------------------------------
 
 template <class T>
 static void select_all(const char* op, const Tensor& rows, int64_t k, bool affinity, Tensor& indices, Tensor& values,
@@ -99,7 +99,7 @@ static Tensor affinity_row_max_backward(const Tensor& grad, const Tensor& indice
   return selected_backward(op, grad, indices, y, 1, true, compute);
 }
 
-// ---- a learned C ---------------------------------------------------------------------------------------------------
+// ---- a learned C --------------------------------------------------------------------------------------------------
 
 static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor& z, const Tensor& coef,
                                                                    std::string penalty) {

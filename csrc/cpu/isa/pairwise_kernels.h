@@ -188,7 +188,7 @@ static void collaborate_backward(const Collaboration<T>& job, const BlockPair& p
   if (job.grad_y) by_y.add_products(job.y, job.y, job.grad_y, job.grad_y);
 }
 
-// ---- Laplacian energy ----------------------------------------------------------------------------------------------
+// ---- Laplacian energy ---------------------------------------------------------------------------------------------
 
 // Squared distances are summed as (x_i − x_j)², which does not cancel.
 template <class T>
@@ -252,7 +252,7 @@ static void laplacian_backward(const LaplacianEnergy<T>& job, const BlockPair& p
   if (job.grad_features) by_features.add_products(job.features, job.features, job.grad_features, job.grad_features);
 }
 
-// ---- InfoNCE ---------------------------------------------------------------------------------------------------------
+// ---- InfoNCE ------------------------------------------------------------------------------------------------------
 
 template <class T>
 static void info_nce(const InfoNce<T>& job, const BlockPair& pair) {
@@ -301,7 +301,7 @@ static void info_nce_backward(const InfoNce<T>& job, const BlockPair& pair) {
   weights.add_products(job.z, job.g, job.grad_z, job.grad_g);
 }
 
-// ---- ℓ1,2 ------------------------------------------------------------------------------------------------------------
+// ---- ℓ1,2 ---------------------------------------------------------------------------------------------------------
 
 // Σ_j |z_ij| of rows [begin, end).
 template <class T>

@@ -9,8 +9,10 @@
 
 namespace emulator {
 
-inline constexpr size_t kMaxSharedBytes = 227 << 10;  // of one block, on compute capability 8.0 (163 KiB) to 12.0 the most
-inline constexpr int kMultiprocessors = 4;             // few, so that grids which are cut by their number stay small
+// Of one block, the most on any compute capability from 8.0 (163 KiB) to 12.0.
+inline constexpr size_t kMaxSharedBytes = 227 << 10;
+// Few, so that grids which are cut by their number stay small.
+inline constexpr int kMultiprocessors = 4;
 
 struct LaunchRequest {
   dim3 grid, block;
