@@ -20,8 +20,7 @@ DESC_EXT_OPERATORS(DESC_EXT_NAMESPACE, m) {
   m.def(
       "projection_residual_backward(Tensor grad, Tensor z, Tensor bases, bool need_z, bool need_bases)"
       " -> (Tensor, Tensor)");
-  m.def(
-      "nearest_subspace(Tensor z, Tensor bases, str metric='residual', bool allow_tf32=False) -> (Tensor, Tensor)");
+  m.def("nearest_subspace(Tensor z, Tensor bases, str metric='residual', bool allow_tf32=False) -> (Tensor, Tensor)");
   m.def(
       "nearest_subspace_backward(Tensor grad, Tensor labels, Tensor z, Tensor bases, str metric, bool need_z,"
       " bool need_bases) -> (Tensor, Tensor)");

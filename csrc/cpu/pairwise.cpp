@@ -37,7 +37,8 @@ struct PreparedCollaboration {
 };
 
 static std::tuple<Tensor, Tensor> collaborative_loss(const Tensor& prediction, const Tensor& y, const Tensor& row_max,
-                                                     double upper, double lower, double apart, bool /*soft_indicator*/) {
+                                                     double upper, double lower, double apart,
+                                                     bool /*soft_indicator*/) {
   const auto compute = check_collaboration("collaborative_loss", prediction, y, row_max);
   const int64_t batch = y.size(0);
   Tensor losses = empty_of(y, {batch, 3}, compute), counts = empty_of(y, {batch, 3}, ScalarType::Long);
@@ -93,8 +94,7 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
     for_unordered_pairs(batch, blocks, [&](int64_t b, const BlockPair& pair) {
       auto job = prepared.job(b, upper, lower, apart);
       for (int term = 0; term < 3; ++term)
-        job.grad[term] =
-            data<T>(upstream)[b * 3 + term] / T(std::max<int64_t>(1, data<int64_t>(pairs)[b * 3 + term]));
+        job.grad[term] = data<T>(upstream)[b * 3 + term] / T(std::max<int64_t>(1, data<int64_t>(pairs)[b * 3 + term]));
       job.soft = soft_indicator;
       job.grad_prediction = prediction_sums[b];
       job.grad_y = y_sums[b], job.grad_scale = scale_sums[b], job.grad_max = max_sums[b];
@@ -242,7 +242,8 @@ static std::tuple<Tensor, Tensor> info_nce(const Tensor& z, const Tensor& g, dou
   dispatch(compute, [&]<class T>() {
     const UnitRows<T> own(rows), other(others);
     const Blocks& blocks = own.rows.blocks();
-    const RowValues<T> largest(batch, blocks, -std::numeric_limits<T>::infinity()), sum(batch, blocks), matched(batch, blocks);
+    const RowValues<T> largest(batch, blocks, -std::numeric_limits<T>::infinity()), sum(batch, blocks),
+        matched(batch, blocks);
     for_ordered_pairs(batch, blocks, [&](int64_t b, const BlockPair& pair) {
       InfoNce<T> job{own.rows[b], other.rows[b], T(1 / temperature)};
       job.largest = largest[b], job.sum = sum[b], job.matched = matched[b];

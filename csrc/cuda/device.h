@@ -44,9 +44,7 @@ __device__ __forceinline__ void write(V* pointer, const V& value) {
 __device__ __forceinline__ float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 __device__ __forceinline__ uint16_t float_to_half(float x) { return __half_as_ushort(__float2half_rn(x)); }
 __device__ __forceinline__ float bfloat_to_float(uint16_t bits) { return __uint_as_float(uint32_t(bits) << 16); }
-__device__ __forceinline__ uint16_t float_to_bfloat(float x) {
-  return __bfloat16_as_ushort(__float2bfloat16_rn(x));
-}
+__device__ __forceinline__ uint16_t float_to_bfloat(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 
 template <class T>
 __device__ __forceinline__ T load_element(const void* data, Storage storage, int64_t at) {
@@ -108,8 +106,8 @@ constexpr I ceil_div(I a, I b) {
   return (a + b - 1) / b;
 }
 
-#define DESC_EXT_TRY(expression)                                   \
-  do {                                                             \
+#define DESC_EXT_TRY(expression)                                                       \
+  do {                                                                                 \
     if (const cudaError_t error_ = (expression); error_ != cudaSuccess) return error_; \
   } while (0)
 

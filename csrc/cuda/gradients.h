@@ -57,10 +57,12 @@ class ProjectionGradient {
       const int64_t count = std::min(piece, n - first);
       const Upstream<T> here = shifted(upstream, first);
       const Rows rows = rows_of(z_, first), weighted{coefficients.get(), kStorage<T>, C, nullptr};
-      check(run_coefficients<T>(make_product<T>(rows, count, plan, panels), here, prepared.d, coefficients, device_.stream));
+      check(run_coefficients<T>(make_product<T>(rows, count, plan, panels), here, prepared.d, coefficients,
+                                device_.stream));
       if (dz) {
         if (residual) check(run_upstream_rows<T>(here, nullptr, count, K, nullptr, row_sum, device_.stream));
-        const RowsOut<T> out{mutable_rows_of(*dz, first), rows, residual ? row_sum.get() : nullptr, T(2), T(residual ? -1 : 1)};
+        const RowsOut<T> out{mutable_rows_of(*dz, first), rows, residual ? row_sum.get() : nullptr, T(2),
+                             T(residual ? -1 : 1)};
         rows_to_out<T>(op_, coefficients, count, back_plan, back_panels, out, z_, device_);
       }
       if (dbases) {

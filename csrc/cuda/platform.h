@@ -1,7 +1,7 @@
-// The seam between the kernels and what runs them, and the only file of csrc that knows there are two: a GPU, compiled by
-// nvcc, and the CPU, compiled by a C++ compiler whose include path begins with emulator/include, which has the headers below
-// under the same names. What CUDA can only say in PTX or in nvcc's own syntax stands here, each in a function of a few lines
-// beside what the emulator does instead. No torch header here or in any .cuh.
+// The seam between the kernels and what runs them, and the only file of csrc that knows there are two: a GPU, compiled
+// by nvcc, and the CPU, compiled by a C++ compiler whose include path begins with emulator/include, which has the
+// headers below under the same names. What CUDA can only say in PTX or in nvcc's own syntax stands here, each in a
+// function of a few lines beside what the emulator does instead. No torch header here or in any .cuh.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -20,8 +20,8 @@ inline constexpr unsigned kAllLanes = 0xffffffffu;
 inline constexpr int kWarp = 32;
 
 // ---------------------------------------------------------------- threads
-// threadIdx.x, read anew at every call: what follows from it is computed where it is used, and does not occupy registers
-// through a loop around it.
+// threadIdx.x, read anew at every call: what follows from it is computed where it is used, and does not occupy
+// registers through a loop around it.
 __device__ __forceinline__ int thread_index() {
 #ifdef __CUDACC__
   int index;
@@ -32,7 +32,8 @@ __device__ __forceinline__ int thread_index() {
 #endif
 }
 
-// Loads behind it are not moved before it: an epilogue that is unrolled over many rows does not hold all of them at once.
+// Loads behind it are not moved before it: an epilogue that is unrolled over many rows does not hold all of them at
+// once.
 __device__ __forceinline__ void keep_order() {
 #ifdef __CUDACC__
   asm volatile("" ::: "memory");
@@ -80,7 +81,8 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, int
   if constexpr (Bytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(valid) : "memory");
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(Bytes), "r"(valid) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(Bytes), "r"(valid)
+                 : "memory");
 #else
   emulator::copy_async(shared, global, Bytes, valid);
 #endif
@@ -132,8 +134,8 @@ inline SharedLine shared_line(const float* line) { return line; }
 inline SharedLine behind(SharedLine line, int floats) { return line + floats; }
 #endif
 
-// Four 8×8 matrices of 16-bit elements, here 8 lines of 4 floats: lane l gives the address of line l % 8 of matrix l / 8,
-// `offset` floats behind `line`, and gets element l % 4 of line l / 4 of each.
+// Four 8×8 matrices of 16-bit elements, here 8 lines of 4 floats: lane l gives the address of line l % 8 of matrix l /
+// 8, `offset` floats behind `line`, and gets element l % 4 of line l / 4 of each.
 __device__ __forceinline__ void load_matrices(float (&out)[4], SharedLine line, int offset) {
 #ifdef __CUDACC__
   uint32_t r[4];
@@ -154,7 +156,8 @@ __device__ __forceinline__ void load_matrices(float (&out)[4], SharedLine line, 
 __device__ __forceinline__ void multiply_tf32(float (&sum)[4], const float (&a)[4], float b0, float b1) {
 #ifdef __CUDACC__
   asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
         "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
@@ -179,7 +182,8 @@ __device__ __forceinline__ void multiply_tf32(float (&sum)[4], const float (&a)[
 
 // ---------------------------------------------------------------- launches
 template <class... P, class... A>
-cudaError_t launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream, A&&... arguments) {
+cudaError_t launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream,
+                   A&&... arguments) {
 #ifdef __CUDACC__
   if (shared_bytes > 48 * 1024) {  // more than the default has to be asked for
     const cudaError_t error =

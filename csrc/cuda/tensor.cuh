@@ -1,14 +1,15 @@
 // The projection kernels' products on tensor cores, TF32 in and float32 accumulated: rows and bases keep 10 bits of
-// their mantissa, norms and direct residuals are float32 as ever. Taken only where the caller allows TF32 (the operators'
-// allow_tf32) and tensor_cores_pay says that it is worth it.
+// their mantissa, norms and direct residuals are float32 as ever. Taken only where the caller allows TF32 (the
+// operators' allow_tf32) and tensor_cores_pay says that it is worth it.
 //
-// A block of 4 warps holds 128 rows and up to 16 slots of 8 columns, one subspace or chunk of one in each; a warp has 64
-// rows and 8 slots: 4 × 8 products of m16n8k8, 128 accumulators. Rows and columns lie in shared memory alike, 16 floats
-// of depth every 20, so that ldmatrix reads 8 lines of 16 bytes without a bank conflict. Rows are rounded to TF32 by the thread
-// that copied them, before the barrier, and columns when they are packed: the inner loop is 32 HMMA for 8 ldmatrix.
-// Rows and bases in half precision are exact in TF32 and come this way too. Products of bf16 would be twice as fast, but the
-// columns of a residual are rotated ones, which bf16 rounds: 7e-5 of the residual instead of TF32's 9e-6 (p = 128, d = 8).
-// A row's value is added up over the 4 lanes that hold its 8 columns, and each lane keeps two slots: 16 pairs a lane.
+// A block of 4 warps holds 128 rows and up to 16 slots of 8 columns, one subspace or chunk of one in each; a warp has
+// 64 rows and 8 slots: 4 × 8 products of m16n8k8, 128 accumulators. Rows and columns lie in shared memory alike, 16
+// floats of depth every 20, so that ldmatrix reads 8 lines of 16 bytes without a bank conflict. Rows are rounded to
+// TF32 by the thread that copied them, before the barrier, and columns when they are packed: the inner loop is 32 HMMA
+// for 8 ldmatrix. Rows and bases in half precision are exact in TF32 and come this way too. Products of bf16 would be
+// twice as fast, but the columns of a residual are rotated ones, which bf16 rounds: 7e-5 of the residual instead of
+// TF32's 9e-6 (p = 128, d = 8). A row's value is added up over the 4 lanes that hold its 8 columns, and each lane keeps
+// two slots: 16 pairs a lane.
 //
 // Registers 128 + 32 + addresses, so two blocks of 128 threads. Shared memory 2 × 256 × 80 bytes + norms + what waits.
 // budget: product_tensor_(values|loss).* registers <= 255, shared <= 0, dynamic <= 53760
@@ -46,8 +47,8 @@ struct TensorEngine {
 
   static __device__ __forceinline__ int panel_step(const Plan&) { return Shape::depth; }
 
-  static __device__ __forceinline__ void fill_columns(const Plan& plan, const BlockView<float>& view, float* stage, int packs,
-                                                      const float* panel) {
+  static __device__ __forceinline__ void fill_columns(const Plan& plan, const BlockView<float>& view, float* stage,
+                                                      int packs, const float* panel) {
     float* columns = stage + Shape::rows * Shape::pitch;
 #pragma unroll 1
     for (int c = view.thread; c < plan.slots * kSlotColumns * kPacksDeep; c += int(blockDim.x)) {
@@ -96,7 +97,8 @@ struct TensorValuesEpilogue {
   const Projection<float>& job;
   Consumer& consumer;
 
-  __device__ __forceinline__ void chunk(const BlockView<float>& view, int tile, int chunk, const TensorEngine::Sum& sum) {
+  __device__ __forceinline__ void chunk(const BlockView<float>& view, int tile, int chunk,
+                                        const TensorEngine::Sum& sum) {
     const Plan& plan = job.product.plan;
     const int t = view.lane % 4;
     float value[TensorPairs::count];
@@ -105,7 +107,8 @@ struct TensorValuesEpilogue {
       const int slot = view.warp / 2 * TensorEngine::warp_slots + s;
       float low = 1, high = 1;
       if (job.scale && slot < plan.slots) {
-        const float* scale = job.scale + ((int64_t(tile) * plan.chunks + chunk) * plan.slots + slot) * kSlotColumns + 2 * t;
+        const float* scale =
+            job.scale + ((int64_t(tile) * plan.chunks + chunk) * plan.slots + slot) * kSlotColumns + 2 * t;
         low = read(scale), high = read(scale + 1);
       }
 #pragma unroll
@@ -153,8 +156,10 @@ template <int Unused = 0>
 __global__ void __launch_bounds__(256) pack_tensor_panels(Plan plan, const float* source, float* panels) {
   const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= plan.panel_elements()) return;
-  const int64_t depth = at % plan.depth, c = at / plan.depth % kSlotColumns, slot = at / plan.depth / kSlotColumns % plan.slots;
-  const int64_t block = at / plan.depth / kSlotColumns / plan.slots, tile = block / plan.chunks, chunk = block % plan.chunks;
+  const int64_t depth = at % plan.depth, c = at / plan.depth % kSlotColumns,
+                slot = at / plan.depth / kSlotColumns % plan.slots;
+  const int64_t block = at / plan.depth / kSlotColumns / plan.slots, tile = block / plan.chunks,
+                chunk = block % plan.chunks;
   const int64_t k = tile * plan.slots + slot, inside = chunk * plan.width + c;
   const bool stands = c < plan.width && k < plan.count && inside < plan.dim && depth < plan.p;
   write(panels + at, stands ? round_to_tf32(read(source + (k * plan.dim + inside) * plan.p + depth)) : 0.0f);
@@ -170,10 +175,10 @@ inline Plan plan_tensor(int64_t count, int64_t dim, int64_t p) {
   return plan;
 }
 
-// Where the tensor cores are worth it, by counting; on an H100 they took .59 to .78 of the lanes' time in such shapes. The
-// products outweigh the epilogue (some hundred instructions a pair, beside 2·p·d operations at up to eight times the speed
-// of the lanes), and at least half of the columns that a tile computes are in use. DESC_EXT_TENSOR_CORES=always overrules
-// it.
+// Where the tensor cores are worth it, by counting; on an H100 they took .59 to .78 of the lanes' time in such shapes.
+// The products outweigh the epilogue (some hundred instructions a pair, beside 2·p·d operations at up to eight times
+// the speed of the lanes), and at least half of the columns that a tile computes are in use.
+// DESC_EXT_TENSOR_CORES=always overrules it.
 inline bool tensor_cores_pay(int64_t count, int64_t dim, int64_t p) {
   const char* asked = std::getenv("DESC_EXT_TENSOR_CORES");
   if (asked && std::string_view(asked) == "always") return true;
@@ -183,8 +188,8 @@ inline bool tensor_cores_pay(int64_t count, int64_t dim, int64_t p) {
 }
 
 inline cudaError_t run_pack_tensor_panels(const Plan& plan, const float* source, float* panels, cudaStream_t stream) {
-  return launch(pack_tensor_panels<>, dim3(unsigned(ceil_div<int64_t>(plan.panel_elements(), 256))), 256, 0, stream, plan,
-                source, panels);
+  return launch(pack_tensor_panels<>, dim3(unsigned(ceil_div<int64_t>(plan.panel_elements(), 256))), 256, 0, stream,
+                plan, source, panels);
 }
 
 }  // namespace desc_ext::cuda

@@ -1,6 +1,6 @@
-// The CUDA runtime and the device language under CUDA's names, for a C++20 compiler: kernels that include <cuda_runtime.h>
-// are compiled as plain C++ where this folder comes first in the include path. README.md says how they run and what is
-// not offered.
+// The CUDA runtime and the device language under CUDA's names, for a C++20 compiler: kernels that include
+// <cuda_runtime.h> are compiled as plain C++ where this folder comes first in the include path. README.md says how they
+// run and what is not offered.
 #pragma once
 
 #include "emulator/intrinsics.h"

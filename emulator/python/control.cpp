@@ -19,14 +19,17 @@ Order order_of(const char* argument, const std::map<std::string, Order>& known, 
   if (found != known.end()) return found->second;
   std::string names;
   for (const auto& [key, order] : known) names += (names.empty() ? "'" : ", '") + key + "'";
-  throw std::invalid_argument(std::string("set_order: ") + argument + " must be one of " + names + ", got '" + name + "'");
+  throw std::invalid_argument(std::string("set_order: ") + argument + " must be one of " + names + ", got '" + name +
+                              "'");
 }
 
 void set_order(const std::string& lanes, const std::string& blocks, uint64_t seed) {
   Settings wanted = settings();
-  wanted.lanes = order_of<LaneOrder>("lanes", {{"forward", LaneOrder::forward}, {"reverse", LaneOrder::reverse},
-                                               {"shuffled", LaneOrder::shuffled}}, lanes);
-  wanted.blocks = order_of<BlockOrder>("blocks", {{"forward", BlockOrder::forward}, {"reverse", BlockOrder::reverse}}, blocks);
+  wanted.lanes = order_of<LaneOrder>(
+      "lanes", {{"forward", LaneOrder::forward}, {"reverse", LaneOrder::reverse}, {"shuffled", LaneOrder::shuffled}},
+      lanes);
+  wanted.blocks =
+      order_of<BlockOrder>("blocks", {{"forward", BlockOrder::forward}, {"reverse", BlockOrder::reverse}}, blocks);
   wanted.seed = seed;
   set_settings(wanted);
 }
@@ -55,9 +58,10 @@ py::dict counters_dict() {
 
 PYBIND11_MODULE(_emulator, module) {
   module.doc() = "Controls the emulator that runs CUDA kernels on the CPU in tests.";
-  module.def("set_order", &set_order, py::kw_only(), py::arg("lanes") = "forward", py::arg("blocks") = "forward",
-             py::arg("seed") = 0,
-             "Order in which lanes ('forward', 'reverse', 'shuffled' by the seed) and blocks ('forward', 'reverse') run.");
+  module.def(
+      "set_order", &set_order, py::kw_only(), py::arg("lanes") = "forward", py::arg("blocks") = "forward",
+      py::arg("seed") = 0,
+      "Order in which lanes ('forward', 'reverse', 'shuffled' by the seed) and blocks ('forward', 'reverse') run.");
   module.def("set_threads", &set_threads, py::arg("count"), "Number of operating-system threads that run blocks.");
   module.def("counters", &counters_dict,
              "Since the last reset: launches, blocks, barriers, the largest dynamic shared memory of a block in bytes, "

@@ -62,7 +62,8 @@ constexpr size_t kStackSize = (kThreadSanitizer || kAddressSanitizer ? 256 : 64)
 
 std::vector<Stack> Stacks::add(size_t count) {
   const size_t page = size_t(sysconf(_SC_PAGESIZE)), stride = page + kStackSize;
-  void* memory = mmap(nullptr, count * stride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, count * stride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   char* begin = static_cast<char*>(memory);
   mapped_.push_back({begin, count * stride});

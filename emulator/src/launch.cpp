@@ -84,7 +84,8 @@ class Launch {
   void order(Order& order) const {
     std::iota(order.begin(), order.end(), 0);
     if (settings_.lanes == LaneOrder::reverse) std::reverse(order.begin(), order.end());
-    if (settings_.lanes == LaneOrder::shuffled) std::shuffle(order.begin(), order.end(), std::mt19937_64(settings_.seed));
+    if (settings_.lanes == LaneOrder::shuffled)
+      std::shuffle(order.begin(), order.end(), std::mt19937_64(settings_.seed));
   }
 
   uint3 index_of(int64_t number) const {

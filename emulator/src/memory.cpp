@@ -12,10 +12,13 @@ void check_copy(const void* shared, const void* global, int bytes, int valid_byt
   if (bytes != 4 && bytes != 8 && bytes != 16)
     fail("copy_async: bytes must be 4, 8 or 16, got " + std::to_string(bytes), where);
   if (valid_bytes < 0 || valid_bytes > bytes)
-    fail("copy_async: valid_bytes must lie between 0 and " + std::to_string(bytes) + ", got " + std::to_string(valid_bytes),
+    fail("copy_async: valid_bytes must lie between 0 and " + std::to_string(bytes) + ", got " +
+             std::to_string(valid_bytes),
          where);
-  if (!aligned(shared, bytes)) fail("copy_async: the shared address is not aligned to " + std::to_string(bytes) + " bytes", where);
-  if (!aligned(global, bytes)) fail("copy_async: the global address is not aligned to " + std::to_string(bytes) + " bytes", where);
+  if (!aligned(shared, bytes))
+    fail("copy_async: the shared address is not aligned to " + std::to_string(bytes) + " bytes", where);
+  if (!aligned(global, bytes))
+    fail("copy_async: the global address is not aligned to " + std::to_string(bytes) + " bytes", where);
 }
 
 }  // namespace
@@ -44,7 +47,8 @@ void wait_copies(int groups_still_allowed, std::source_location where) {
     const Unobserved unobserved;
     Thread& thread = this_thread();
     if (groups_still_allowed < 0)
-      fail("wait_copies: the number of groups must not be negative, got " + std::to_string(groups_still_allowed), where);
+      fail("wait_copies: the number of groups must not be negative, got " + std::to_string(groups_still_allowed),
+           where);
     copies = &thread.copies;
     while (done < copies->size() && (*copies)[done].group < thread.copy_group - groups_still_allowed) ++done;
   }

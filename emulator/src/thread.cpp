@@ -63,7 +63,8 @@ BarrierResult synchronize(const char* what, int predicate, std::source_location 
       barrier.where = where;
     else if (!same_place(barrier.where, where))
       fail(std::string("divergent barrier: this thread is in ") + what + " while others wait at " +
-               to_string(barrier.where), where);
+               to_string(barrier.where),
+           where);
     ++barrier.arrived;
     barrier.votes.any |= predicate != 0;
     barrier.votes.all &= predicate != 0;
@@ -204,7 +205,8 @@ std::exception_ptr Block::deadlock() const {
   std::string text = "emulator: deadlock in block " + to_string(index) + ":";
   for (const Group& group : groups)
     text += (&group == groups.data() ? " " : ", ") + std::to_string(group.count) + " threads (the first is " +
-            to_string(group.first->index) + ") wait in " + group.first->waits_in + " at " + to_string(group.first->waits_at);
+            to_string(group.first->index) + ") wait in " + group.first->waits_in + " at " +
+            to_string(group.first->waits_at);
   return std::make_exception_ptr(std::runtime_error(text));
 }
 

@@ -28,19 +28,23 @@ bool same_place(const Meeting& meeting, const char* what, std::source_location w
 void check_arrival(const Meeting& meeting, const Thread& thread, const char* what, std::source_location where) {
   const unsigned mask = meeting.mask;
   if (!(mask >> thread.lane & 1))
-    fail(std::string(what) + ": lane " + std::to_string(thread.lane) + " calls it but is not in its mask " + in_hex(mask),
+    fail(std::string(what) + ": lane " + std::to_string(thread.lane) + " calls it but is not in its mask " +
+             in_hex(mask),
          where);
   if (mask & ~thread.warp->alive)
     fail(std::string(what) + ": mask " + in_hex(mask) + " names lane " +
-             std::to_string(std::countr_zero(mask & ~thread.warp->alive)) + ", which has ended or does not exist", where);
+             std::to_string(std::countr_zero(mask & ~thread.warp->alive)) + ", which has ended or does not exist",
+         where);
   if (meeting.arrived && !same_place(meeting, what, where))
     fail(std::string("divergent collective: this lane is in ") + what + " while others of mask " + in_hex(mask) +
-             " wait in " + meeting.what + " at " + to_string(meeting.where), where);
+             " wait in " + meeting.what + " at " + to_string(meeting.where),
+         where);
 }
 
 }  // namespace
 
-const unsigned char* meet(unsigned mask, const void* value, size_t bytes, const char* what, std::source_location where) {
+const unsigned char* meet(unsigned mask, const void* value, size_t bytes, const char* what,
+                          std::source_location where) {
   const Unobserved unobserved;
   Thread& thread = this_thread();
   Meeting& meeting = meeting_of(*thread.warp, mask);
@@ -81,7 +85,8 @@ int first_lane(int width, const char* what, std::source_location where) {
 
 void check_source(unsigned mask, int source, const char* what, std::source_location where) {
   if (!(mask >> source & 1))
-    fail(std::string(what) + ": reads lane " + std::to_string(source) + ", which is not in its mask " + in_hex(mask), where);
+    fail(std::string(what) + ": reads lane " + std::to_string(source) + ", which is not in its mask " + in_hex(mask),
+         where);
 }
 
 }  // namespace emulator

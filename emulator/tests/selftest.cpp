@@ -1,5 +1,5 @@
-// Tries the emulator itself: ./selftest lists the cases, ./selftest CASE runs one. Prints what went wrong and returns 1;
-// that is what the cases of misuse are for.
+// Tries the emulator itself: ./selftest lists the cases, ./selftest CASE runs one. Prints what went wrong and returns
+// 1; that is what the cases of misuse are for.
 #include <cmath>
 #include <cstdio>
 #include <exception>
@@ -97,7 +97,8 @@ void test_shuffles_of(const std::function<T(int)>& make, const std::function<int
         const int group = lane / width;
         const auto& got = out[size_t(lane)];
         expect(number(got.indexed) == group * width + by % width, "__shfl_sync reads lane `by` of the group");
-        expect(number(got.up) == ((lane - by + warpSize) / width - warpSize / width == group && lane >= by ? lane - by : lane),
+        expect(number(got.up) ==
+                   ((lane - by + warpSize) / width - warpSize / width == group && lane >= by ? lane - by : lane),
                "__shfl_up_sync reads a lower lane of the group, or its own");
         expect(number(got.down) == ((lane + by) / width == group ? lane + by : lane),
                "__shfl_down_sync reads a higher lane of the group, or its own");
@@ -126,14 +127,16 @@ void test_votes() {
     run(votes, dim3(1), dim3(96), 0, predicate.data(), out.data());
     for (int i = 0; i < 96; ++i) {
       unsigned ballot = 0;
-      for (int lane = 0; lane < warpSize; ++lane) ballot |= unsigned(predicate[size_t(i / 32 * 32 + lane)] != 0) << lane;
+      for (int lane = 0; lane < warpSize; ++lane)
+        ballot |= unsigned(predicate[size_t(i / 32 * 32 + lane)] != 0) << lane;
       const Votes& got = out[size_t(i)];
       unsigned same = 0;
       for (int lane = 0; lane < warpSize; ++lane)
         same |= unsigned(predicate[size_t(i / 32 * 32 + lane)] == predicate[size_t(i)]) << lane;
       expect(got.same == same, "the lanes with the same value");
       expect(got.ballot == ballot && got.any == (ballot != 0) && got.all == (ballot == kAll), "the votes of the warp");
-      expect(got.block_any == (yes > 0) && got.block_all == (yes == 96) && got.block_count == yes, "the votes of the block");
+      expect(got.block_any == (yes > 0) && got.block_all == (yes == 96) && got.block_count == yes,
+             "the votes of the block");
     }
   }
 }
@@ -167,7 +170,8 @@ void test_shared() {
   for (const int floats : {1, 7, 1000, 58112}) {
     std::vector<float> known(3);
     run(fresh_shared, dim3(3), dim3(1), size_t(floats) * sizeof(float), known.data(), floats);
-    for (const float count : known) expect(count == 0, "NaN in all of each block's shared memory, aligned to 128 bytes");
+    for (const float count : known)
+      expect(count == 0, "NaN in all of each block's shared memory, aligned to 128 bytes");
   }
 }
 
@@ -221,7 +225,8 @@ void test_limits() {
   std::vector<int64_t> out(1);
   const auto refused = [&](dim3 grid, dim3 block, size_t shared_bytes, cudaError_t wanted) {
     const cudaError_t error = launch(write_indices, grid, block, shared_bytes, nullptr, out.data());
-    expect(error == wanted && cudaPeekAtLastError() == wanted && cudaGetLastError() == wanted, cudaGetErrorString(wanted));
+    expect(error == wanted && cudaPeekAtLastError() == wanted && cudaGetLastError() == wanted,
+           cudaGetErrorString(wanted));
     expect(cudaGetLastError() == cudaSuccess, "the error forgotten once it was asked for");
   };
   for (const dim3 block : {dim3(1025), dim3(0), dim3(32, 33), dim3(1, 1, 65)})
@@ -232,7 +237,8 @@ void test_limits() {
   run(write_indices, dim3(1), dim3(1024), kMaxSharedBytes, std::vector<int64_t>(1024).data());
 }
 
-// Against double precision: of the neighbours on both sides none is nearer, and at equal distance the even one is taken.
+// Against double precision: of the neighbours on both sides none is nearer, and at equal distance the even one is
+// taken.
 template <class ToBits, class FromBits>
 void test_conversions_of(const ToBits& to_bits, const FromBits& from_bits, uint32_t infinity) {
   for (uint32_t bits = 0; bits <= infinity; ++bits) {
@@ -242,9 +248,11 @@ void test_conversions_of(const ToBits& to_bits, const FromBits& from_bits, uint3
     const double middle = (double(value) + double(from_bits(bits + 1))) / 2;
     const float exact = float(middle);
     expect(to_bits(exact) == bits + bits % 2, "the even one of two that are equally near");
-    expect(to_bits(std::nextafter(exact, 0.0f)) == bits && to_bits(std::nextafter(exact, INFINITY)) == bits + 1, "the nearest");
+    expect(to_bits(std::nextafter(exact, 0.0f)) == bits && to_bits(std::nextafter(exact, INFINITY)) == bits + 1,
+           "the nearest");
   }
-  expect(to_bits(INFINITY) == infinity && to_bits(std::numeric_limits<float>::max()) == infinity, "infinity past the largest");
+  expect(to_bits(INFINITY) == infinity && to_bits(std::numeric_limits<float>::max()) == infinity,
+         "infinity past the largest");
   expect(std::isnan(from_bits(to_bits(NAN))), "NaN for NaN");
 }
 
@@ -252,7 +260,8 @@ void test_conversions() {
   test_conversions_of([](float x) { return uint32_t(__half_as_ushort(__float2half_rn(x))); },
                       [](uint32_t bits) { return __half2float(__ushort_as_half((unsigned short)(bits))); }, 0x7c00);
   test_conversions_of([](float x) { return uint32_t(__bfloat16_as_ushort(__float2bfloat16_rn(x))); },
-                      [](uint32_t bits) { return __bfloat162float(__ushort_as_bfloat16((unsigned short)(bits))); }, 0x7f80);
+                      [](uint32_t bits) { return __bfloat162float(__ushort_as_bfloat16((unsigned short)(bits))); },
+                      0x7f80);
 }
 
 void test_use_after_error() {
@@ -269,9 +278,9 @@ void test_use_after_error() {
 }
 
 std::vector<std::pair<std::string, void (*)()>> computations() {
-  return {{"indices", test_indices}, {"product", test_product}, {"softmax", test_softmax}, {"copies", test_copies},
-          {"shuffles", test_shuffles}, {"votes", test_votes},   {"masks", test_masks},     {"atomics", test_atomics},
-          {"shared", test_shared}};
+  return {{"indices", test_indices}, {"product", test_product},   {"softmax", test_softmax},
+          {"copies", test_copies},   {"shuffles", test_shuffles}, {"votes", test_votes},
+          {"masks", test_masks},     {"atomics", test_atomics},   {"shared", test_shared}};
 }
 
 // Everything that computes, in every order, and on several OS threads.

@@ -95,8 +95,9 @@ struct Votes {
 
 __global__ void votes(const int* predicate, Votes* out) {
   const int yes = predicate[threadIdx.x];
-  out[threadIdx.x] = {__ballot_sync(kAll, yes), __match_any_sync(kAll, yes), __any_sync(kAll, yes),     __all_sync(kAll, yes),
-                      __syncthreads_or(yes),    __syncthreads_and(yes), __syncthreads_count(yes)};
+  out[threadIdx.x] = {__ballot_sync(kAll, yes), __match_any_sync(kAll, yes), __any_sync(kAll, yes),
+                      __all_sync(kAll, yes),    __syncthreads_or(yes),       __syncthreads_and(yes),
+                      __syncthreads_count(yes)};
 }
 
 // Each third of a warp adds up its own lanes under its own mask, in two rounds.
@@ -147,7 +148,8 @@ __global__ void last_block_sums(int* partial, unsigned* finished, int* out) {
 
 __global__ void fresh_shared(float* out, int floats) {
   auto* shared = static_cast<float*>(dynamic_shared());
-  for (int i = 0; i < floats; ++i) out[blockIdx.x] += shared[i] == shared[i] ? 1.0f : 0.0f;  // NaN alone differs from itself
+  for (int i = 0; i < floats; ++i)
+    out[blockIdx.x] += shared[i] == shared[i] ? 1.0f : 0.0f;  // NaN alone differs from itself
   out[blockIdx.x] += reinterpret_cast<uintptr_t>(shared) % 128 == 0 ? 0.0f : 1000.0f;
   for (int i = 0; i < floats; ++i) shared[i] = 1;
 }

@@ -41,6 +41,7 @@ int main() {
     for (int& line : line_of) std::cin >> line;
     error = launch(load, dim3(1), kWarp, 0, nullptr, lines, line_of, lanes);
   }
-  for (const auto& lane : lanes) std::cout << lane.sum[0] << ' ' << lane.sum[1] << ' ' << lane.sum[2] << ' ' << lane.sum[3] << '\n';
+  for (const auto& lane : lanes)
+    std::cout << lane.sum[0] << ' ' << lane.sum[1] << ' ' << lane.sum[2] << ' ' << lane.sum[3] << '\n';
   return error == cudaSuccess && std::cin ? 0 : 1;
 }

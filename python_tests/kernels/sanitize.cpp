@@ -1,7 +1,7 @@
-// Runs every kernel of csrc/cuda over small shapes, in both orders of the lanes, for builds with ThreadSanitizer or with
-// AddressSanitizer and UBSan: races between barriers and accesses out of bounds end it with their report, results far
-// from the plain loops with a message. ./sanitize runs all cases, ./sanitize CASE one; -DDESC_EXT_ONLY_CASE='"CASE"'
-// compiles one only.
+// Runs every kernel of csrc/cuda over small shapes, in both orders of the lanes, for builds with ThreadSanitizer or
+// with AddressSanitizer and UBSan: races between barriers and accesses out of bounds end it with their report, results
+// far from the plain loops with a message. ./sanitize runs all cases, ./sanitize CASE one;
+// -DDESC_EXT_ONLY_CASE='"CASE"' compiles one only.
 #include "sanitize.h"
 
 namespace desc_ext::sanitize {
@@ -22,8 +22,10 @@ struct PreparedBases {
   PreparedBases(const Matrix<T>& bases, Shape s, Metric metric)
       : bases(bases), s(s), metric(metric), columns(workspace<T>(s.K * s.d * s.p)),
         rotated(workspace<T>(residual() ? s.K * s.d * s.p : 0)), scale(workspace<T>(residual() ? s.K * s.d : 0)),
-        matrix(workspace<double>(residual() ? s.K * s.d * s.d : 0)), rotation(workspace<double>(int64_t(matrix.size()))),
-        arrays{columns.data(), residual() ? rotated.data() : columns.data(), scale.data(), matrix.data(), rotation.data()} {
+        matrix(workspace<double>(residual() ? s.K * s.d * s.d : 0)),
+        rotation(workspace<double>(int64_t(matrix.size()))),
+        arrays{columns.data(), residual() ? rotated.data() : columns.data(), scale.data(), matrix.data(),
+               rotation.data()} {
     check(run_prepare_bases<T>(bases.data(), bases.storage(), s.K, s.p, s.d, metric, arrays, nullptr));
   }
 
@@ -39,8 +41,12 @@ struct PreparedBases {
       packed_scale = workspace<T>(plan.scale_elements());
       check(run_pack_scale<T>(plan, arrays.scale, packed_scale.data(), nullptr));
     }
-    Projection<T> job{make_product<T>(z.rows(), s.n, plan, panels.data()), metric,
-                      residual() ? packed_scale.data() : nullptr, arrays.columns, nullptr, tensor};
+    Projection<T> job{make_product<T>(z.rows(), s.n, plan, panels.data()),
+                      metric,
+                      residual() ? packed_scale.data() : nullptr,
+                      arrays.columns,
+                      nullptr,
+                      tensor};
     job.product.norms = residual();
     if (tensor) job.product.threads = TensorEngine::threads, job.product.stage = TensorEngine::stage;
     return job;
@@ -49,7 +55,8 @@ struct PreparedBases {
   Matrix<T> gradient(const std::vector<T>& moments) {
     Matrix<T> out(s.K * s.p, s.d, bases.storage());
     auto weights = workspace<double>(int64_t(matrix.size()));
-    check(run_basis_gradient<T>(moments.data(), arrays, weights.data(), s.K, s.p, s.d, metric, out.data(), out.storage(), nullptr));
+    check(run_basis_gradient<T>(moments.data(), arrays, weights.data(), s.K, s.p, s.d, metric, out.data(),
+                                out.storage(), nullptr));
     return out;
   }
 };
@@ -132,7 +139,8 @@ void projection_gradient(Shape s) {
     check(run_pack_panels<T>(back_plan, prepared.arrays.rotated, true, residual ? prepared.arrays.scale : nullptr,
                              back_panels.data(), nullptr));
     Matrix<T> coefficients(s.n, C, P::computed), dz(s.n, s.p, P::stored);
-    check(run_coefficients<T>(make_product<T>(z.rows(), s.n, plan, panels.data()), upstream, s.d, coefficients.data(), nullptr));
+    check(run_coefficients<T>(make_product<T>(z.rows(), s.n, plan, panels.data()), upstream, s.d, coefficients.data(),
+                              nullptr));
     auto row_sum = workspace<T>(s.n);
     check(run_upstream_rows<T>(upstream, nullptr, s.n, s.K, nullptr, row_sum.data(), nullptr));
     const RowsOut<T> out{dz.mutable_rows(), z.rows(), residual ? row_sum.data() : nullptr, T(2), T(residual ? -1 : 1)};
@@ -145,8 +153,7 @@ void projection_gradient(Shape s) {
       auto partial = workspace<T>(depth.partial_elements(back_plan));
       RowsOut<T> parts = out;
       parts.out = dz_of_parts.mutable_rows();
-      check(run_cut_rows<T>(depth, coefficients.data(), back_plan, back_panels.data(), parts, partial.data(),
-                            nullptr));
+      check(run_cut_rows<T>(depth, coefficients.data(), back_plan, back_panels.data(), parts, partial.data(), nullptr));
     }
     std::vector<T> moments(size_t(C * s.p), T(0));
     run_accumulating(make_moments<T>(coefficients.rows(), z.rows(), s.n), moments);
@@ -171,8 +178,9 @@ void nearest_gradient(Shape s) {
   for (const Metric metric : {Metric::energy, Metric::residual}) {
     PreparedBases<T> prepared(bases, s, metric);
     Matrix<T> coefficients(s.n, s.d, P::computed), dz(s.n, s.p, P::stored);
-    check(run_own_subspace<T>({z.rows(), s.n, s.p, s.d, metric, sorted.labels.data(), grad.data(), prepared.arrays.rotated,
-                               prepared.arrays.scale, coefficients.data(), dz.mutable_rows()}, nullptr));
+    check(run_own_subspace<T>({z.rows(), s.n, s.p, s.d, metric, sorted.labels.data(), grad.data(),
+                               prepared.arrays.rotated, prepared.arrays.scale, coefficients.data(), dz.mutable_rows()},
+                              nullptr));
     std::vector<T> moments(size_t(s.K * s.d * s.p), T(0));
     const int64_t* order = sorted.order.data();
     run_accumulating(make_moments<T>(coefficients.rows(order), z.rows(order), s.n, sorted.begin.data(), s.K), moments);
@@ -222,7 +230,8 @@ void student(Shape s) {
   check(run_prepare_bases<T>(centroids.data(), P::stored, s.K, s.p, 1, Metric::energy, arrays, nullptr));
   check(run_pack_panels<T>(plan, rows.data(), false, nullptr, panels.data(), nullptr));
   check(run_pack_panels<T>(back_plan, rows.data(), true, nullptr, back_panels.data(), nullptr));
-  Matrix<T> q(s.n, s.K, P::computed), h(s.n, s.K, P::computed), dz(s.n, s.p, P::stored), dcentroids(s.K, s.p, P::stored);
+  Matrix<T> q(s.n, s.K, P::computed), h(s.n, s.K, P::computed), dz(s.n, s.p, P::stored),
+      dcentroids(s.K, s.p, P::stored);
   const auto product = make_product<T>(z.rows(), s.n, plan, panels.data());
   check(run_distances<T>(product, q.data(), nullptr));
   check(run_student_rows<T>(q.data(), T(dof), s.n, s.K, nullptr));
@@ -235,7 +244,8 @@ void student(Shape s) {
   std::vector<double> totals(size_t(s.K), 0.0);
   auto partial = workspace<double>(column_chunks(s.n, s.K) * s.K);
   check(run_column_sums<T>(h.data(), s.n, s.K, partial.data(), true, totals.data(), nullptr));
-  check(run_centroid_gradient<T>(moments.data(), totals.data(), centroids.data(), s.K, s.p, dcentroids.data(), P::stored, nullptr));
+  check(run_centroid_gradient<T>(moments.data(), totals.data(), centroids.data(), s.K, s.p, dcentroids.data(),
+                                 P::stored, nullptr));
 
   std::vector<double> wanted_z(size_t(s.n * s.p)), wanted_centroids(size_t(s.K * s.p));
   for (int64_t i = 0; i < s.n; ++i) {
@@ -278,7 +288,8 @@ void target(Shape s) {
   for (int64_t i = 0; i < s.n; ++i) {
     double sum = 0;
     for (int64_t k = 0; k < s.K; ++k) sum += q.at(i, k) * q.at(i, k);
-    for (int64_t k = 0; k < s.K; ++k) expect_close(out.at(i, k), q.at(i, k) * q.at(i, k) / sum, P::computed, "a target");
+    for (int64_t k = 0; k < s.K; ++k)
+      expect_close(out.at(i, k), q.at(i, k) * q.at(i, k) / sum, P::computed, "a target");
   }
 }
 
@@ -296,7 +307,8 @@ void orthogonality(Shape s) {
   for (const bool orthonormal : {false, true}) {
     Blocks blocks{s.K, s.p, s.d, C <= s.p, orthonormal};
     auto rows = workspace<double>(C * s.p), gram = workspace<double>(blocks.size() * blocks.size()),
-         block = workspace<double>(C * s.d), partial = workspace<double>(2 * kPenaltyBlocks), product = workspace<double>(C * s.p);
+         block = workspace<double>(C * s.d), partial = workspace<double>(2 * kPenaltyBlocks),
+         product = workspace<double>(C * s.p);
     blocks.rows = rows.data(), blocks.gram = gram.data(), blocks.block = block.data();
     auto moments = make_moments<double>(double_rows(blocks), double_rows(blocks), blocks.length());
     auto slots = workspace<double>(moment_slots(moments));
@@ -306,7 +318,8 @@ void orthogonality(Shape s) {
     check(run_block_grams(bases.data(), P::stored, blocks, moments, nullptr));
     check(run_penalty<T>(blocks, partial.data(), penalty.data(), nullptr));
     auto panels = workspace<double>(plan_columns<double>(blocks.size(), blocks.size()).panel_elements());
-    check(run_penalty_gradient<T>(blocks, panels.data(), product.data(), &upstream, gradient.data(), P::stored, nullptr));
+    check(
+        run_penalty_gradient<T>(blocks, panels.data(), product.data(), &upstream, gradient.data(), P::stored, nullptr));
 
     double wanted = 0;
     std::vector<double> wanted_gradient(size_t(C * s.p));
@@ -337,8 +350,8 @@ void segment_gram(Shape s) {
   auto slots = workspace<T>(moment_slots(job));
   job.weight = weight.data(), job.symmetric = true, job.out = gram.data(), job.slots = slots.data();
   check(run_moments(job, nullptr));
-  check(run_gram_rows<T>({rows, s.n, s.K, sorted.begin.data(), grad.data(), weight.data(), dz.mutable_rows(), dweight.data()},
-                         nullptr));
+  check(run_gram_rows<T>(
+      {rows, s.n, s.K, sorted.begin.data(), grad.data(), weight.data(), dz.mutable_rows(), dweight.data()}, nullptr));
   std::vector<double> wanted(size_t(s.K * p * p)), wanted_z(size_t(s.n * p)), wanted_weight(size_t(s.n));
   for (int64_t i = 0; i < s.n; ++i)
     for (int64_t a = 0; a < p; ++a)
@@ -357,9 +370,8 @@ void segment_gram(Shape s) {
 template <class F32, class F64, class BF16>
 Cases all_cases() {
   Cases cases;
-#define DESC_EXT_CASE(name)      \
-  if constexpr (compiled(#name)) \
-  cases[#name] = [] { over(name<F32>, name<F64>, name<BF16>); }
+#define DESC_EXT_CASE(name) \
+  if constexpr (compiled(#name)) cases[#name] = [] { over(name<F32>, name<F64>, name<BF16>); }
   DESC_EXT_CASE(projection_values);
   DESC_EXT_CASE(tensor_values);
   DESC_EXT_CASE(projection_gradient);

@@ -90,9 +90,12 @@ class Matrix {
     std::memcpy(bytes_.data() + size_t(at) * sizeof(V), &value, sizeof(V));
   }
   void set(int64_t at, double x) {
-    if (storage_ == Storage::f64) put(at, x);
-    else if (storage_ == Storage::f32) put(at, float(x));
-    else put(at, cuda::float_to_bfloat(float(x)));
+    if (storage_ == Storage::f64)
+      put(at, x);
+    else if (storage_ == Storage::f32)
+      put(at, float(x));
+    else
+      put(at, cuda::float_to_bfloat(float(x)));
   }
 
   Storage storage_;
@@ -114,7 +117,9 @@ struct Precision {
   }
 };
 
-inline double tolerance(Storage storage) { return storage == Storage::f64 ? 1e-9 : storage == Storage::f32 ? 1e-3 : 3e-2; }
+inline double tolerance(Storage storage) {
+  return storage == Storage::f64 ? 1e-9 : storage == Storage::f32 ? 1e-3 : 3e-2;
+}
 
 inline void expect_close(double got, double wanted, Storage storage, const char* what) {
   if (std::abs(got - wanted) <= tolerance(storage) * (1 + std::abs(wanted))) return;
@@ -154,7 +159,8 @@ struct Truth {
   }
 
   // Adds the gradients of g · value(metric, i, k).
-  void add_gradient(Metric metric, int64_t i, int64_t k, double g, std::vector<double>& dz, std::vector<double>& dbases) const {
+  void add_gradient(Metric metric, int64_t i, int64_t k, double g, std::vector<double>& dz,
+                    std::vector<double>& dbases) const {
     const auto x = row(i), a = coefficients(k, x), u = rest(k, x), b = coefficients(k, u), v = rest(k, u);
     for (int64_t j = 0; j < s.p; ++j) {
       double projected = 0;
@@ -179,15 +185,19 @@ struct SortedLabels {
   SortedLabels(int64_t n, int64_t segments) : SortedLabels(random(n, segments), segments) {}
 
   SortedLabels(std::vector<int64_t> given, int64_t segments)
-      : labels(std::move(given)), begin(workspace<int64_t>(segments + 1)), order(workspace<int64_t>(int64_t(labels.size()))) {
+      : labels(std::move(given)), begin(workspace<int64_t>(segments + 1)),
+        order(workspace<int64_t>(int64_t(labels.size()))) {
     const auto n = int64_t(labels.size());
     const int chunks = cuda::label_chunks(n, segments);
     std::vector<int64_t> counts(size_t(chunks * segments), 0);
-    check(cuda::run_sort_labels({labels.data(), n, segments, chunks, begin.data(), order.data(), counts.data()}, nullptr));
+    check(cuda::run_sort_labels({labels.data(), n, segments, chunks, begin.data(), order.data(), counts.data()},
+                                nullptr));
     for (int64_t k = 0, at = 0; k < segments; ++k) {
-      if (begin[size_t(k)] != at) throw std::runtime_error("the sort of the labels: a segment begins at the wrong place");
+      if (begin[size_t(k)] != at)
+        throw std::runtime_error("the sort of the labels: a segment begins at the wrong place");
       for (int64_t i = 0; i < n; ++i)
-        if (labels[size_t(i)] == k && order[size_t(at++)] != i) throw std::runtime_error("the sort of the labels: a wrong row");
+        if (labels[size_t(i)] == k && order[size_t(at++)] != i)
+          throw std::runtime_error("the sort of the labels: a wrong row");
     }
   }
 
@@ -204,7 +214,8 @@ constexpr bool compiled(std::string_view name) {
 }
 
 // 1, odd sizes, tails of tiles and packs, several chunks of a subspace, K·d below and above p, several row blocks.
-constexpr Shape kShapes[] = {{33, 3, 20, 5}, {5, 5, 24, 11}, {1, 1, 1, 1}, {3, 2, 5, 2}, {131, 19, 7, 1}, {70, 4, 33, 3}};
+constexpr Shape kShapes[] = {{33, 3, 20, 5}, {5, 5, 24, 11},  {1, 1, 1, 1},
+                             {3, 2, 5, 2},   {131, 19, 7, 1}, {70, 4, 33, 3}};
 
 using F32 = Precision<float, Storage::f32>;
 using F64 = Precision<double, Storage::f64>;
@@ -216,7 +227,8 @@ template <class Case>
 void over(Case f32, Case f64, Case bf16) {
   for (const LaneOrder lanes : {LaneOrder::forward, LaneOrder::reverse}) {
     set_settings({lanes, lanes == LaneOrder::forward ? BlockOrder::forward : BlockOrder::reverse, 0, 1});
-    for (const Shape shape : std::span(kShapes).first(kThreadSanitizer && lanes == LaneOrder::reverse ? 2 : std::size(kShapes)))
+    for (const Shape shape :
+         std::span(kShapes).first(kThreadSanitizer && lanes == LaneOrder::reverse ? 2 : std::size(kShapes)))
       f32(shape);
     for (const Shape shape : {kShapes[0], kShapes[1]}) f64(shape), bf16(shape);
   }

@@ -63,7 +63,8 @@ struct PairRows {
     const Plan plan = plan_columns<T>(block.columns, p, distances ? kDistanceColumns : kSlotColumns);
     auto panels = workspace<T>(plan.panel_elements()), out = workspace<T>(block.rows * block.pitch);
     check(run_pack_panels<T>(plan, other.rows.data() + block.column * p, false, nullptr, panels.data(), nullptr));
-    const auto job = make_product<T>({rows.data() + block.row * p, P::computed, p, nullptr}, block.rows, plan, panels.data());
+    const auto job =
+        make_product<T>({rows.data() + block.row * p, P::computed, p, nullptr}, block.rows, plan, panels.data());
     check(distances ? run_distances<T>(job, out.data(), nullptr, block.pitch)
                     : run_products<T>(job, out.data(), block.pitch, nullptr));
     return out;
@@ -106,8 +107,9 @@ void largest(Shape s) {
     auto indices = workspace<int64_t>(n * k);
     for_blocks(n, [&](const PairBlock& block) {
       const auto products = y.values(y, block, false);
-      check(run_select<T>({block, products.data(), affinity ? leverage.scale.data() : nullptr, k, values.data(),
-                           indices.data()}, nullptr));
+      check(run_select<T>(
+          {block, products.data(), affinity ? leverage.scale.data() : nullptr, k, values.data(), indices.data()},
+          nullptr));
     });
     check(run_select_finish<T>(values.data(), indices.data(), leverage.scale.data(), affinity, n, n, k, nullptr));
     const auto value = [&](int64_t i, int64_t j) {
@@ -130,7 +132,8 @@ void largest(Shape s) {
         expect_close(values.at(i, a), value(i, j), P::computed, "what is largest");
         const double g = grad.at(i, a), product = y.product(i, y, j);
         const double by_product = affinity ? (product > 0 ? 1 : -1) * leverage.mean(i, j) : leverage.scale.get(i);
-        const double by_own = affinity ? std::abs(product) / 2 : product, by_other = affinity ? std::abs(product) / 2 : 0;
+        const double by_own = affinity ? std::abs(product) / 2 : product,
+                     by_other = affinity ? std::abs(product) / 2 : 0;
         for (int64_t c = 0; c < p; ++c) {
           const double x = y.rows.at(i, c), z = y.rows.at(j, c);
           wanted[size_t(i * p + c)] += g * (by_product * z + by_own * leverage.slope.get(i) * 2 * x);
@@ -170,8 +173,8 @@ void expression(Shape s) {
         expect_close(values[at], j == i ? 0 : coef.at(i, j), P::computed, "a coefficient off the diagonal");
       });
       const auto products = difference.values(z, block, false);
-      check(run_expression_coef<T>({block, products.data(), coef.rows(), absolute, &grad, &grad_size, dcoef.mutable_rows()},
-                                   nullptr));
+      check(run_expression_coef<T>(
+          {block, products.data(), coef.rows(), absolute, &grad, &grad_size, dcoef.mutable_rows()}, nullptr));
     });
     for (int64_t i = 0; i < n; ++i) {
       double size = 0;
@@ -211,7 +214,8 @@ void collaborative(Shape s) {
   const auto log_slope = [](double x) { return x >= 1e-6 && x <= 1 ? 1 / x : 0; };
   for_blocks(n, [&](const PairBlock& block) {
     auto products = y.values(y, block, false), common = nu.values(nu, block, false);
-    Collaboration<T> job{block, products.data(), common.data(), leverage.scale.data(), inverse.data(), T(upper), T(lower), T(apart)};
+    Collaboration<T> job{block,          products.data(), common.data(), leverage.scale.data(),
+                         inverse.data(), T(upper),        T(lower),      T(apart)};
     job.sums = sums.data(), job.counts = counts.data();
     check(run_collaborate(job, nullptr));
     job.grad = grad.data(), job.grad_counts = divisors.data(), job.slope = leverage.slope.data(), job.soft = true;
@@ -233,7 +237,8 @@ void collaborative(Shape s) {
         if (terms[2]) by_common += grad[2] / 2 * log_slope(1 - a_c);
         by_affinity += slope * inverse[size_t(row)];
         if (row != i) continue;
-        const double values[] = {-a_s * std::log(clamp(a_c)), -(1 - a_c) * std::log(clamp(1 - a_s)), -std::log(clamp(1 - a_c))};
+        const double values[] = {-a_s * std::log(clamp(a_c)), -(1 - a_c) * std::log(clamp(1 - a_s)),
+                                 -std::log(clamp(1 - a_c))};
         for (size_t term = 0; term < 3; ++term)
           if (terms[term]) wanted[term] += values[term], ++wanted_counts[term];
         maximum[size_t(i)] -= slope * a_s * inverse[size_t(i)];
@@ -262,7 +267,8 @@ template <class P>
 void laplacian(Shape s) {
   using T = typename P::Compute;
   const int64_t n = s.n, p = s.p;
-  const PairRows<P> z(P::random(n, p, 1), n, p, Change::centred), features(P::random(n, s.d, 2), n, s.d, Change::centred);
+  const PairRows<P> z(P::random(n, p, 1), n, p, Change::centred),
+      features(P::random(n, s.d, 2), n, s.d, Change::centred);
   const double rate = 0.2;
   const T grad = T(0.6);
   auto sums = workspace<double>(n);
@@ -271,7 +277,8 @@ void laplacian(Shape s) {
   for_blocks(n, [&](const PairBlock& block) {
     auto distances = z.values(z, block, true), far = features.values(features, block, true);
     LaplacianEnergy<T> job{block, distances.data(), far.data(), T(rate)};
-    job.sums = sums.data(), job.grad = &grad, job.weight_z = weight_z.data(), job.weight_features = weight_features.data();
+    job.sums = sums.data(), job.grad = &grad, job.weight_z = weight_z.data(),
+    job.weight_features = weight_features.data();
     check(run_laplacian(job, nullptr));
     check(run_laplacian_weights(job, nullptr));
     for_pairs(block, [&](int64_t i, int64_t j, size_t at) {
@@ -293,7 +300,8 @@ void laplacian(Shape s) {
   check(run_pair_store<T>({products.data(), z.rows.data(), weight_z.data(), T(-1), n, out.mutable_rows()}, nullptr));
   for (int64_t i = 0; i < n; ++i)
     for (int64_t c = 0; c < p; ++c)
-      expect_close(out.at(i, c), weight_z[size_t(i)] * z.rows.at(i, c) - products.at(i, c), P::stored, "a row of the gradient");
+      expect_close(out.at(i, c), weight_z[size_t(i)] * z.rows.at(i, c) - products.at(i, c), P::stored,
+                   "a row of the gradient");
 }
 
 template <class P>
@@ -310,7 +318,8 @@ void info_nce(Shape s) {
     job.largest = most.data(), job.sum = sum.data(), job.matched = matched.data();
     check(run_info_nce(job, nullptr));
   });
-  check(run_info_nce_finish<T>(most.data(), sum.data(), matched.data(), n, temperature, log_sum.data(), loss.data(), nullptr));
+  check(run_info_nce_finish<T>(most.data(), sum.data(), matched.data(), n, temperature, log_sum.data(), loss.data(),
+                               nullptr));
   for (int64_t i = 0; i < n; ++i) {
     double total = 0;
     for (int64_t j = 0; j < n; ++j) total += std::exp(z.product(i, g, j) / temperature);
@@ -356,16 +365,16 @@ void absolute_sums(Shape s) {
     for (int64_t c = 0; c < s.p; ++c) sum += std::abs(z.at(i, c));
     expect_close(squares[size_t(i)], sum * sum, P::computed, "a squared sum");
     for (int64_t c = 0; c < s.p; ++c)
-      expect_close(dz.at(i, c), sum * ((z.at(i, c) > 0) - (z.at(i, c) < 0)), P::stored, "the gradient of a squared sum");
+      expect_close(dz.at(i, c), sum * ((z.at(i, c) > 0) - (z.at(i, c) < 0)), P::stored,
+                   "the gradient of a squared sum");
   }
 }
 
 template <class F32, class F64, class BF16>
 Cases all_cases() {
   Cases cases;
-#define DESC_EXT_CASE(name)      \
-  if constexpr (compiled(#name)) \
-  cases[#name] = [] { over(name<F32>, name<F64>, name<BF16>); }
+#define DESC_EXT_CASE(name) \
+  if constexpr (compiled(#name)) cases[#name] = [] { over(name<F32>, name<F64>, name<BF16>); }
   DESC_EXT_CASE(largest);
   DESC_EXT_CASE(expression);
   DESC_EXT_CASE(collaborative);

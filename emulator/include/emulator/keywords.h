@@ -32,15 +32,15 @@ struct uint3 {
 };
 
 // Aligned as on the device, so that UBSan reports a vector access which the device would refuse.
-#define EMULATOR_VECTOR2(name, element)                                      \
-  struct alignas(2 * sizeof(element)) name {                                 \
-    element x, y;                                                            \
-  };                                                                         \
+#define EMULATOR_VECTOR2(name, element)      \
+  struct alignas(2 * sizeof(element)) name { \
+    element x, y;                            \
+  };                                         \
   constexpr name make_##name(element x, element y) { return name{x, y}; }
-#define EMULATOR_VECTOR4(name, element)                                      \
-  struct alignas(4 * sizeof(element)) name {                                 \
-    element x, y, z, w;                                                      \
-  };                                                                         \
+#define EMULATOR_VECTOR4(name, element)      \
+  struct alignas(4 * sizeof(element)) name { \
+    element x, y, z, w;                      \
+  };                                         \
   constexpr name make_##name(element x, element y, element z, element w) { return name{x, y, z, w}; }
 EMULATOR_VECTOR2(int2, int)
 EMULATOR_VECTOR2(uint2, unsigned)

@@ -65,7 +65,8 @@ struct OrderToken {
 // shadow memory on some kernels.
 void without_address_randomisation(char** arguments);
 
-// While it lives, ThreadSanitizer looks away from this thread: the runtime's bookkeeping is neither a race nor an order.
+// While it lives, ThreadSanitizer looks away from this thread: the runtime's bookkeeping is neither a race nor an
+// order.
 struct [[maybe_unused]] Unobserved {
 #ifdef EMULATOR_THREAD_SANITIZER
   Unobserved() {

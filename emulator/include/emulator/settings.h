@@ -21,8 +21,8 @@ struct Settings {
 
 struct Counters {
   int64_t launches = 0, blocks = 0;
-  int64_t barriers = 0;             // of whole blocks
-  int64_t largest_shared_bytes = 0;  // dynamic, of one block
+  int64_t barriers = 0;                                            // of whole blocks
+  int64_t largest_shared_bytes = 0;                                // dynamic, of one block
   int64_t loads = 0, load_bytes = 0, stores = 0, store_bytes = 0;  // what kernels reported
 };
 

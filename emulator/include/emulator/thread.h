@@ -47,8 +47,8 @@ struct Meeting {
 
 struct Warp {
   uint32_t alive = 0, ready = 0;
-  Meeting full;                  // of all 32 lanes
-  std::deque<Meeting> partial;   // of other masks, in the order of their first use
+  Meeting full;                 // of all 32 lanes
+  std::deque<Meeting> partial;  // of other masks, in the order of their first use
 };
 
 struct Thread {
@@ -105,7 +105,7 @@ struct Block {
   std::exception_ptr error;
   unsigned char* shared = nullptr;
   Scheduler scheduler;  // attached to the OS thread that runs the block
-  Traffic traffic;  // added up when a thread ends
+  Traffic traffic;      // added up when a thread ends
   OrderToken begin, end;
 
  private:
