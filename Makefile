@@ -31,6 +31,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/cpu/*.* csrc/c
 CUDA_SOURCES := $(wildcard csrc/cuda/*.*)
 EMULATOR_SOURCES := $(wildcard emulator/CMakeLists.txt emulator/include/*.* emulator/include/emulator/*.* emulator/src/*.* emulator/python/*.*) \
   python_tests/kernels/CMakeLists.txt
+CXX_FILES = $(shell find csrc emulator python_tests/kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 CMAKE := PATH="$$PWD/.venv/bin:$$PATH" cmake
 CONFIGURE := -S . -G Ninja -DPython_EXECUTABLE="$$PWD/$(VENV_PYTHON)"
 
@@ -65,6 +66,7 @@ lint: $(STAMPS)/lint
 	@echo "== Checking style and formatting"
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
+	@.venv/bin/clang-format --dry-run -Werror $(CXX_FILES)
 
 has-gpu: $(STAMPS)/torch
 	@$(VENV_PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit(f"Missing: a GPU that torch {torch.__version__} can use")'
@@ -178,5 +180,5 @@ $(STAMPS)/cuda-tools: pyproject.toml $(STAMPS)/tools
 	@touch $@
 
 $(STAMPS)/lint: constraints.txt | $(STAMPS)/venv
-	@$(PIP_INSTALL) ruff
+	@$(PIP_INSTALL) ruff clang-format
 	@touch $@
