@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from emulator_builds import EMULATOR, build, needs_compiler
+from emulator_builds import CXX, EMULATOR, build, needs_compiler
 
 TESTS = EMULATOR / "tests"
 
@@ -94,3 +97,20 @@ def test_unequal_masks_are_a_deadlock(selftest):
         "32 threads (the first is (0, 0, 0)) wait in __shfl_sync"
         in run_case(selftest, "unequal_masks").stdout
     )
+
+
+@pytest.mark.slow
+def test_it_is_built_and_tested_alone(tmp_path):
+    tools = str(Path(sys.executable).parent)
+    path = os.pathsep.join([tools, os.environ.get("PATH", os.defpath)])
+    cmake, ninja = shutil.which("cmake", path=tools), shutil.which("ninja", path=path)
+    if cmake is None or ninja is None:
+        pytest.skip("needs the cmake that make installs beside Python, and ninja")
+    for command in (
+        [cmake, "-S", EMULATOR, "-B", tmp_path, "-G", "Ninja", f"-DCMAKE_CXX_COMPILER={shutil.which(CXX)}"],
+        [cmake, "--build", tmp_path, "--parallel", "2"],
+        [str(Path(cmake).with_name("ctest")), "--test-dir", tmp_path, "--no-tests=error"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "100% tests passed" in done.stdout
