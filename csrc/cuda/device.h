@@ -94,7 +94,7 @@ inline int multiprocessors() {
   return count > 0 ? count : 1;
 }
 
-// Bytes of workspace that an operator keeps within. Tests ask for less, so that small inputs reach the bounds.
+// Bytes of workspace that an operator keeps within. Tests set smaller ones, which small inputs reach.
 struct Limits {
   int64_t piece = int64_t(64) << 20;    // coefficients of a piece of rows
   int64_t partial = int64_t(32) << 20;  // sums of rows by parts of their depth

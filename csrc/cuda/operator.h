@@ -50,7 +50,7 @@ inline cudaStream_t current_stream(int32_t device_index) {
 }
 
 // Makes the tensor's device the current one for its scope and holds its current stream. Tensors on the CPU, which only
-// tests bring here, have neither.
+// tests pass in, have neither.
 class Device {
  public:
   explicit Device(const Tensor& tensor) {

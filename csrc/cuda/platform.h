@@ -1,7 +1,7 @@
-// The seam between the kernels and what runs them, and the only file of csrc that knows there are two: a GPU, compiled
-// by nvcc, and the CPU, compiled by a C++ compiler whose include path begins with emulator/include, which has the
-// headers below under the same names. What CUDA can only say in PTX or in nvcc's own syntax stands here, each in a
-// function of a few lines beside what the emulator does instead. No torch header here or in any .cuh.
+// The seam between the kernels and what runs them, and the only file of csrc that distinguishes the two: a GPU,
+// compiled by nvcc, and the CPU, compiled by a C++ compiler whose include path begins with emulator/include, which
+// provides the headers below under the same names. What CUDA can only express in PTX or in nvcc's own syntax is written
+// here, each in a function of a few lines beside what the emulator does instead. No torch header here or in any .cuh.
 #pragma once
 
 #include <cuda_bf16.h>
