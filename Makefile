@@ -29,7 +29,9 @@ PIP_INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq --c
 # Python modules may come and go without a new installation; a new package has to be made known by one.
 SOURCES := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/cpu/*.* csrc/cpu/isa/*.* desc_ext/*/__init__.py)
 CUDA_SOURCES := $(wildcard csrc/cuda/*.*)
-HOST_CUDA_SOURCES := $(wildcard csrc/host_cuda/*.*)
+EMULATOR_SOURCES := $(wildcard emulator/CMakeLists.txt emulator/include/*.* emulator/include/emulator/*.* emulator/src/*.* emulator/python/*.*) \
+  python_tests/kernels/CMakeLists.txt
+CXX_FILES = $(shell find csrc emulator python_tests/kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 CMAKE := PATH="$$PWD/.venv/bin:$$PATH" cmake
 CONFIGURE := -S . -G Ninja -DPython_EXECUTABLE="$$PWD/$(VENV_PYTHON)"
 
@@ -64,6 +66,7 @@ lint: $(STAMPS)/lint
 	@echo "== Checking style and formatting"
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
+	@.venv/bin/clang-format --dry-run -Werror $(CXX_FILES)
 
 has-gpu: $(STAMPS)/torch
 	@$(VENV_PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit(f"Missing: a GPU that torch {torch.__version__} can use")'
@@ -85,11 +88,12 @@ cuda: build/cuda/sources.sha256 $(STAMPS)/package $(STAMPS)/cuda-tools
 
 test-host-cuda: $(STAMPS)/package $(STAMPS)/host-cuda
 	@echo "== Testing the CUDA kernels on the CPU"
-	@DESC_EXT_HOST_CUDA_LIBRARY=build/host_cuda/libdesc_ext_host.so $(VENV_PYTHON) -m pytest -k host_cuda $(ARGS)
+	@DESC_EXT_HOST_CUDA_LIBRARY=build/host_cuda/libdesc_ext_host.so $(VENV_PYTHON) -m pytest -k "host_cuda or test_emulator" $(ARGS)
 
 sanitize: $(STAMPS)/package
 	@echo "== Testing the CUDA kernels with sanitizers"
-	@DESC_EXT_SANITIZE=1 $(VENV_PYTHON) -m pytest python_tests/test_sanitize.py $(ARGS)
+	@EMULATOR_SANITIZE=1 DESC_EXT_SANITIZE=1 $(VENV_PYTHON) -m pytest python_tests/test_sanitize.py \
+	  emulator/tests/test_emulator_sanitized.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist demo-output .pytest_cache .ruff_cache .benchmarks
@@ -147,11 +151,11 @@ $(STAMPS)/bench: $(STAMPS)/package $(STAMPS)/pybind11 benchmarks/kernels/peak.cp
 	  && $(CMAKE) --build build/bench --target _peak >build/bench.log || { cat build/bench.log; exit 1; }
 	@touch $@
 
-$(STAMPS)/host-cuda: $(SOURCES) $(CUDA_SOURCES) $(HOST_CUDA_SOURCES) $(STAMPS)/pybind11
+$(STAMPS)/host-cuda: $(SOURCES) $(CUDA_SOURCES) $(EMULATOR_SOURCES) $(STAMPS)/pybind11
 	@echo "== Compiling the CUDA kernels for the CPU"
 	@mkdir -p build
 	@DESC_EXT_CUDA=0 $(CMAKE) $(CONFIGURE) -B build/host_cuda -DDESC_EXT_HOST_CUDA=ON >build/host_cuda.log \
-	  && $(CMAKE) --build build/host_cuda --target _host_cuda >build/host_cuda.log \
+	  && $(CMAKE) --build build/host_cuda --target _emulator >build/host_cuda.log \
 	  || { cat build/host_cuda.log; exit 1; }
 	@touch $@
 
@@ -176,5 +180,5 @@ $(STAMPS)/cuda-tools: pyproject.toml $(STAMPS)/tools
 	@touch $@
 
 $(STAMPS)/lint: constraints.txt | $(STAMPS)/venv
-	@$(PIP_INSTALL) ruff
+	@$(PIP_INSTALL) ruff clang-format
 	@touch $@

@@ -51,15 +51,16 @@ inline void check_same_type(const char* op, const char* name, const Tensor& tens
 }
 
 inline void check_type(const char* op, const char* name, const Tensor& tensor, ScalarType wanted) {
-  STD_TORCH_CHECK(tensor.scalar_type() == wanted, op, ": ", name, " has the wrong dtype; wanted the dtype of the result");
+  STD_TORCH_CHECK(tensor.scalar_type() == wanted, op, ": ", name,
+                  " has the wrong dtype; wanted the dtype of the result");
 }
 
 inline void check_bases(const char* op, const Tensor& z, const Tensor& bases) {
   check_shape(op, "z", z, {-1, -1});
   check_shape(op, "bases", bases, {-1, z.size(1), -1});
   STD_TORCH_CHECK(bases.size(0) > 0, op, ": bases holds no subspace (K = 0)");
-  STD_TORCH_CHECK(bases.size(2) > 0 && bases.size(2) <= bases.size(1), op, ": bases [K, p, d] must have 1 <= d <= p, got d = ",
-                  bases.size(2), ", p = ", bases.size(1));
+  STD_TORCH_CHECK(bases.size(2) > 0 && bases.size(2) <= bases.size(1), op,
+                  ": bases [K, p, d] must have 1 <= d <= p, got d = ", bases.size(2), ", p = ", bases.size(1));
   check_same_type(op, "bases", bases, compute_type(op, "z", z));
 }
 
@@ -85,8 +86,8 @@ inline void check_centroids(const char* op, const Tensor& z, const Tensor& centr
 
 // Whether the metric of nearest_subspace is the residual; else it is the energy.
 inline bool asks_residual(const char* op, const std::string& metric) {
-  STD_TORCH_CHECK(metric == "residual" || metric == "energy", op, ": metric must be 'residual' or 'energy', got '", metric,
-                  "'");
+  STD_TORCH_CHECK(metric == "residual" || metric == "energy", op, ": metric must be 'residual' or 'energy', got '",
+                  metric, "'");
   return metric == "residual";
 }
 
@@ -95,8 +96,8 @@ inline bool asks_orthonormal(const char* op, const Tensor& bases, const std::str
   check_shape(op, "bases", bases, {-1, -1, -1});
   STD_TORCH_CHECK(bases.size(0) > 0 && bases.size(2) > 0 && bases.size(2) <= bases.size(1), op,
                   ": bases [K, p, d] must have K >= 1 and 1 <= d <= p, got ", shape_of(bases));
-  STD_TORCH_CHECK(within == "unit" || within == "orthonormal", op, ": within must be 'unit' or 'orthonormal', got '", within,
-                  "'");
+  STD_TORCH_CHECK(within == "unit" || within == "orthonormal", op, ": within must be 'unit' or 'orthonormal', got '",
+                  within, "'");
   return within == "orthonormal";
 }
 
@@ -127,7 +128,8 @@ inline bool asks_absolute(const char* op, const Tensor& z, const Tensor& coef, c
   return penalty == "l1";
 }
 
-inline ScalarType check_collaboration(const char* op, const Tensor& prediction, const Tensor& y, const Tensor& row_max) {
+inline ScalarType check_collaboration(const char* op, const Tensor& prediction, const Tensor& y,
+                                      const Tensor& row_max) {
   check_shape(op, "y", y, {-1, -1, -1});
   check_shape(op, "prediction", prediction, {y.size(0), y.size(1), -1});
   check_shape(op, "row_max", row_max, {y.size(0), y.size(1)});
@@ -142,7 +144,8 @@ inline ScalarType check_energy(const char* op, const Tensor& z, const Tensor& fe
   check_shape(op, "features", features, {z.size(0), z.size(1), -1});
   const auto compute = compute_type(op, "z", z);
   check_same_type(op, "features", features, compute);
-  STD_TORCH_CHECK(std::isfinite(bandwidth) && bandwidth > 0, op, ": bandwidth must be finite and positive, got ", bandwidth);
+  STD_TORCH_CHECK(std::isfinite(bandwidth) && bandwidth > 0, op, ": bandwidth must be finite and positive, got ",
+                  bandwidth);
   return compute;
 }
 

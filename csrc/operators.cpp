@@ -2,7 +2,7 @@
 // documented once, in desc_ext/ops. Backward operators return an empty tensor for a gradient that is not needed.
 #include <torch/csrc/stable/library.h>
 
-// The tests' build (csrc/host_cuda) defines the same operators in a namespace of its own.
+// A build for tests defines the same operators in a namespace of its own.
 #ifndef DESC_EXT_NAMESPACE
 #define DESC_EXT_NAMESPACE desc_ext
 #endif
@@ -20,8 +20,7 @@ DESC_EXT_OPERATORS(DESC_EXT_NAMESPACE, m) {
   m.def(
       "projection_residual_backward(Tensor grad, Tensor z, Tensor bases, bool need_z, bool need_bases)"
       " -> (Tensor, Tensor)");
-  m.def(
-      "nearest_subspace(Tensor z, Tensor bases, str metric='residual', bool allow_tf32=False) -> (Tensor, Tensor)");
+  m.def("nearest_subspace(Tensor z, Tensor bases, str metric='residual', bool allow_tf32=False) -> (Tensor, Tensor)");
   m.def(
       "nearest_subspace_backward(Tensor grad, Tensor labels, Tensor z, Tensor bases, str metric, bool need_z,"
       " bool need_bases) -> (Tensor, Tensor)");

@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["MINIMUM_TORCH", "check_torch", "library_path", "load"]
 
-MINIMUM_TORCH = (2, 13)
+MINIMUM_TORCH = (2, 11)
 LIBRARY_NAME = "lib_desc_ext.dylib" if sys.platform == "darwin" else "lib_desc_ext.so"
 _WANTED = "torch >= {}.{}".format(*MINIMUM_TORCH)
 _TORCH_COMMAND = f'"{sys.executable}" -m pip install --upgrade "torch>={MINIMUM_TORCH[0]}.{MINIMUM_TORCH[1]}"'

@@ -78,7 +78,7 @@ def host_cuda():
     torch.ops.load_library(str(library))
     registration.register_namespace(HOST_CUDA)
     sys.path.insert(0, str(library.parent))
-    return importlib.import_module("_host_cuda")
+    return importlib.import_module("_emulator")
 
 
 # (n, p, K, d): ones, odd sizes, K not a power of two, d = 1, d = p, p < K·d and p > K·d, long rows, wide bases; more

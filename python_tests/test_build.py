@@ -88,7 +88,7 @@ def test_the_copy_imports(package_copy):
     assert str(package_copy) in child.stdout
 
 
-@pytest.mark.parametrize("version", ["2.12.1+cpu", "1.13.0", "unknown"])
+@pytest.mark.parametrize("version", ["2.10.1+cpu", "1.13.0", "unknown"])
 def test_too_old_torch(package_copy, tmp_path, version):
     fake = tmp_path / "fake" / "torch"
     fake.mkdir(parents=True)
@@ -98,8 +98,8 @@ def test_too_old_torch(package_copy, tmp_path, version):
     last = child.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: ")
     assert f"found torch {version}" in last
-    assert f"desc_ext {desc_ext.__version__} needs torch >= 2.13" in last
-    assert f'"{sys.executable}" -m pip install --upgrade "torch>=2.13"' in last
+    assert f"desc_ext {desc_ext.__version__} needs torch >= 2.11" in last
+    assert f'"{sys.executable}" -m pip install --upgrade "torch>=2.11"' in last
 
 
 def test_no_torch(package_copy, tmp_path):
@@ -111,8 +111,8 @@ def test_no_torch(package_copy, tmp_path):
     child = import_in_child(package_copy, fake.parent)
     last = child.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: ")
-    assert "needs torch >= 2.13, and found no torch" in last
-    assert '-m pip install --upgrade "torch>=2.13"' in last
+    assert "needs torch >= 2.11, and found no torch" in last
+    assert '-m pip install --upgrade "torch>=2.11"' in last
 
 
 def test_missing_library(package_copy):
@@ -127,7 +127,7 @@ def test_missing_library(package_copy):
         library.name,
         str(library.parent),
         f"found torch {torch.__version__}",
-        "needed torch >= 2.13",
+        "needed torch >= 2.11",
     ):
         assert part in last
     assert f'"{sys.executable}" -m pip install --force-reinstall --no-deps desc-ext' in last
@@ -146,7 +146,7 @@ def test_damaged_library(package_copy):
         str(library),
         "could not be loaded",
         "file too short",
-        "needed torch >= 2.13",
+        "needed torch >= 2.11",
         "-m pip install",
     ):
         assert part in last

@@ -40,11 +40,13 @@ int main() {
   while (scanf("%lld %lld %lld %lld", &n, &p, &K, &d) == 4) {
     print(plan_subspaces<float>(K, d, p), n);
     print(plan_columns<float>(K * d, p), n);
-    const Plan tensor = plan_tensor(K, d, p);
-    printf("%d %d %d %d %d %d %d\\n", tensor.width, tensor.chunks, tensor.slots, tensor.tiles, tensor.depth,
-           tensor_cores_pay(K, d, p), cut_depth<float>(plan_columns<float>(p, K * d), n).cuts);
-    printf("%d %d %lld\\n", moment_chunks<float>(n, K * d, p, false), multiprocessors(),
-           (long long)piece_rows<float>(n, K * d));
+    const Plan tensor = plan_tensor(K, d, p), back = plan_columns<float>(p, K * d);
+    printf("%d %d %d %d %d %d\\n", tensor.width, tensor.chunks, tensor.slots, tensor.tiles, tensor.depth,
+           tensor_cores_pay(K, d, p));
+    printf("%d %d\\n", moment_chunks<float>(n, K * d, p, false), multiprocessors());
+    for (const Limits limits : {Limits{}, Limits{6 << 20, 6 << 20}})
+      printf("%d %lld\\n", cut_depth<float>(back, n, limits.partial).cuts,
+             (long long)piece_rows<float>(n, K * d, limits.piece));
   }
 }
 """
@@ -66,6 +68,7 @@ def test_model_lays_tiles_out_as_the_kernels_do(tmp_path):
         "-std=c++20",
         "-Wno-unknown-pragmas",
         f"-I{REPOSITORY / 'csrc'}",
+        f"-I{REPOSITORY / 'emulator' / 'include'}",
         "layouts.cpp",
         "-o",
         "layouts",
@@ -74,9 +77,9 @@ def test_model_lays_tiles_out_as_the_kernels_do(tmp_path):
     given = "\n".join(" ".join(map(str, shape)) for shape in SHAPES)
     done = subprocess.run([tmp_path / "layouts"], input=given, capture_output=True, text=True, check=True)
     lines = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    assert len(lines) == 4 * len(SHAPES)
+    assert len(lines) == 6 * len(SHAPES)
     for at, (n, p, n_subspaces, dim) in enumerate(SHAPES):
-        *products, tensor, (chunks, multiprocessors, piece) = lines[4 * at : 4 * at + 4]
+        *products, tensor, (chunks, multiprocessors), of_gpu, of_small = lines[6 * at : 6 * at + 6]
         plans = model.plan_subspaces(n_subspaces, dim, p), model.plan_columns(n_subspaces * dim, p)
         for plan, line in zip(plans, products, strict=True):
             found = (
@@ -91,12 +94,14 @@ def test_model_lays_tiles_out_as_the_kernels_do(tmp_path):
             grid = model.product_grid(plan, n, multiprocessors)
             assert (*found, plan.panel_elements, *grid) == line, (n, p, n_subspaces, dim)
         plan = model.plan_tensor(n_subspaces, dim, p)
-        columns, small = n_subspaces * dim, 6 << 20  # the bound of what is not compiled for a GPU
-        cuts = model.depth_cuts(model.plan_columns(p, columns), n, multiprocessors, small)
+        columns, back = n_subspaces * dim, model.plan_columns(p, n_subspaces * dim)
         pays = model.tensor_cores_pay(n_subspaces, dim, p)
-        assert tensor == (plan.width, plan.chunks, plan.slots, plan.tiles, plan.depth, pays, cuts)
+        assert tensor == (plan.width, plan.chunks, plan.slots, plan.tiles, plan.depth, pays)
         assert model.moment_chunks(n, columns, p, multiprocessors) == chunks
-        assert model.piece_rows(n, columns, multiprocessors, small) == piece
+        # The default bounds, and some that these shapes reach.
+        for found, limit in ((of_gpu, ()), (of_small, (6 << 20,))):
+            cuts = model.depth_cuts(back, n, multiprocessors, *limit)
+            assert (cuts, model.piece_rows(n, columns, multiprocessors, *limit)) == found
 
 
 def test_model_by_hand():

@@ -5,26 +5,24 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from concurrent.futures import Future, ThreadPoolExecutor
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
-CXX = os.environ.get("CXX", "g++")
-RUNTIME = ("fiber", "thread", "warp", "memory", "launch", "settings", "sanitizer")
-FLAGS = {
-    "thread": ["-fsanitize=thread"],
-    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
-}
+sys.path.insert(0, str(REPOSITORY / "emulator" / "tests"))
+from emulator_builds import RACE, SANITIZERS, SanitizedBuilds, needs_compiler
+
 PROGRAMS = ("sanitize", "sanitize_pairs")
-CSRC = Path(__file__).resolve().parents[1] / "csrc"
+CSRC = REPOSITORY / "csrc"
+KERNEL_TESTS = REPOSITORY / "python_tests" / "kernels"
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.environ.get("DESC_EXT_SANITIZE") != "1", reason="make sanitize runs these"),
-    pytest.mark.skipif(shutil.which(CXX) is None, reason=f"the C++ compiler {CXX} is not installed"),
+    needs_compiler,
 ]
 
 
@@ -40,7 +38,6 @@ class Fault:
     program: str = "sanitize"
 
 
-RACE = "WARNING: ThreadSanitizer: data race"
 FAULTS = {
     "barrier between stages": Fault(
         "thread", "student", "product.cuh", "void walk(", "__syncthreads();  // this stage", "// this stage",
@@ -65,7 +62,7 @@ FAULTS = {
     ),
     "wait for asynchronous copies": Fault(
         "address", "segment_gram", "moments.cuh", "void accumulate(", "wait_copies<0>();", "",
-        ("asynchronous copies were never waited for; the first begins here [device.h:",),
+        ("asynchronous copies were never waited for; the first begins here [platform.h:",),
     ),
     "barrier before entries move": Fault(
         "thread", "largest", "self_expression.cuh", "void insert(", "__syncwarp();  // all have read", "// all have read",
@@ -82,75 +79,33 @@ FAULTS = {
 }  # fmt: skip
 
 
-def compile_object(sanitizer: str, source: Path, target: Path, *flags: str) -> Path:
-    command = [CXX, "-std=c++20", "-O1", "-g", "-pthread", "-Wno-unknown-pragmas", *FLAGS[sanitizer], *flags]
-    subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
-    return target
-
-
-class Builds:
-    """Programs, compiled in the background by two compilers at a time, in the order in which tests want them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.pool = ThreadPoolExecutor(2)
-        self.runtime = {name: self.pool.submit(self.compile_runtime, name) for name in FLAGS}
-        self.programs: dict[str, Future[Path]] = {}
-        for sanitizer in FLAGS:
-            for program in PROGRAMS:
-                self.add(f"{sanitizer} {program}", sanitizer, CSRC / "host_cuda" / f"{program}.cpp")
-        for sanitizer in FLAGS:
-            self.add(f"{sanitizer} selftest", sanitizer, CSRC / "host_cuda" / "selftest.cpp")
-        for name, fault in FAULTS.items():
-            self.add(
-                name, fault.sanitizer, plant(fault, folder / name), f'-DDESC_EXT_ONLY_CASE="{fault.case}"'
-            )
-
-    def compile_runtime(self, sanitizer: str) -> list[Path]:
-        folder = self.folder / f"runtime-{sanitizer}"
-        folder.mkdir()
-        sources = CSRC / "host_cuda"
-        return [compile_object(sanitizer, sources / f"{name}.cpp", folder / f"{name}.o") for name in RUNTIME]
-
-    def add(self, name: str, sanitizer: str, source: Path, *flags: str) -> None:
-        def build() -> Path:
-            program = self.folder / name.replace(" ", "-")
-            unit = compile_object(sanitizer, source, program.with_suffix(".o"), *flags)
-            objects = [str(unit), *map(str, self.runtime[sanitizer].result())]
-            subprocess.run([CXX, "-pthread", *FLAGS[sanitizer], *objects, "-o", str(program)], check=True)
-            return program
-
-        self.programs[name] = self.pool.submit(build)
-
-    def run(self, name: str, *arguments: str) -> tuple[int, str]:
-        options = {"TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0"}
-        done = subprocess.run(
-            [str(self.programs[name].result()), *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500, env={**os.environ, **options},
-        )  # fmt: skip
-        return done.returncode, done.stdout
-
-
 def plant(fault: Fault, folder: Path) -> Path:
-    """Copies the kernels, edits one line there, and returns the copy of the program."""
-    for room in ("cuda", "host_cuda"):
-        shutil.copytree(CSRC / room, folder / room)
+    """Copies the kernels, edits one line there, and returns the copy's folder."""
+    shutil.copytree(CSRC / "cuda", folder / "cuda")
     path = folder / "cuda" / fault.file
     before, marker, rest = path.read_text().partition(fault.after)
     assert marker, f"{fault.file} has no {fault.after!r} any more: choose another place for this fault"
     assert fault.old in rest, f"{fault.file} has no {fault.old!r} behind {fault.after!r} any more"
     path.write_text(before + marker + rest.replace(fault.old, fault.new, 1))
-    return folder / "host_cuda" / f"{fault.program}.cpp"
+    return folder
 
 
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory):
-    builds = Builds(tmp_path_factory.mktemp("sanitize"))
+    folder = tmp_path_factory.mktemp("sanitize")
+    builds = SanitizedBuilds(folder)
+    for sanitizer in SANITIZERS:
+        for program in PROGRAMS:
+            builds.add(f"{sanitizer} {program}", sanitizer, KERNEL_TESTS / f"{program}.cpp", f"-I{CSRC}")
+    for name, fault in FAULTS.items():
+        kernels = plant(fault, folder / name)
+        only = f'-DDESC_EXT_ONLY_CASE="{fault.case}"'
+        builds.add(name, fault.sanitizer, KERNEL_TESTS / f"{fault.program}.cpp", f"-I{kernels}", only)
     yield builds
-    builds.pool.shutdown(cancel_futures=True)
+    builds.close()
 
 
-@pytest.mark.parametrize("sanitizer", FLAGS)
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
 @pytest.mark.parametrize(("program", "cases"), zip(PROGRAMS, (9, 6), strict=True))
 def test_kernels_are_clean(builds, sanitizer, program, cases):
     code, text = builds.run(f"{sanitizer} {program}")
@@ -158,39 +113,6 @@ def test_kernels_are_clean(builds, sanitizer, program, cases):
     assert len(lines) == cases, text
     assert [line for line in lines if not line.endswith(": ok")] == []
     assert code == 0
-
-
-@pytest.mark.parametrize("sanitizer", FLAGS)
-@pytest.mark.parametrize("case", ["all_orders", "counters", "limits", "use_after_error", "deadlock"])
-def test_emulator_is_clean(builds, sanitizer, case):
-    code, text = builds.run(f"{sanitizer} selftest", case)
-    assert (code, text[:19]) == ((1, "host_cuda: deadlock") if case == "deadlock" else (0, "ok\n"))
-    assert "Sanitizer" not in text
-
-
-@pytest.mark.parametrize(
-    "case", ["in_block", "across_shuffle", "between_blocks", "after_copy", "before_copy"]
-)
-def test_races_are_reported(builds, case):
-    code, text = builds.run("thread selftest", f"race_{case}")
-    assert RACE in text
-    assert f"race_{case}" in text
-    assert code != 0
-
-
-@pytest.mark.parametrize(
-    ("case", "report"),
-    [
-        ("shared_overrun", "ERROR: AddressSanitizer: heap-buffer-overflow"),
-        ("copy_past_the_end", "ERROR: AddressSanitizer: heap-buffer-overflow"),
-        ("misaligned_vector", "runtime error: reference binding to misaligned address"),
-    ],
-)
-def test_overruns_are_reported(builds, case, report):
-    code, text = builds.run("address selftest", case)
-    assert report in text
-    assert "selftest_kernels.h" in text
-    assert code != 0
 
 
 @pytest.mark.parametrize("name", FAULTS)

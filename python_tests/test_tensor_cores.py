@@ -4,31 +4,28 @@ and that nobody gets TF32 who has not asked for it."""
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from operators import Backend, inputs
-from test_host_cuda import CXX, RUNTIME
 
 from desc_ext import reference
 from desc_ext.ops import precision, registration
+
+sys.path.insert(0, str(REPOSITORY / "emulator" / "tests"))
+from emulator_builds import build, needs_compiler
 
 
 # ---------------------------------------------------------------- fragments, from the tables of the PTX document
 @pytest.fixture(scope="module")
 def fragments(tmp_path_factory) -> Path:
-    if shutil.which(CXX) is None:
-        pytest.skip(f"the C++ compiler {CXX} is not installed")
-    folder = Path(__file__).resolve().parents[1] / "csrc" / "host_cuda"
     program = tmp_path_factory.mktemp("fragments") / "fragments"
-    files = [str(folder / f"{name}.cpp") for name in ("fragments", *RUNTIME)]
-    flags = ["-std=c++20", "-O1", "-Wno-unknown-pragmas", "-pthread"]
-    subprocess.run([CXX, *flags, *files, "-o", str(program)], check=True)
-    return program
+    source = REPOSITORY / "python_tests" / "kernels" / "fragments.cpp"
+    return build(source, program, f"-I{REPOSITORY / 'csrc'}")
 
 
 def run_fragments(program: Path, case: str, values) -> torch.Tensor:
@@ -37,6 +34,7 @@ def run_fragments(program: Path, case: str, values) -> torch.Tensor:
     return torch.tensor([[float(x) for x in line.split()] for line in done.stdout.splitlines()])
 
 
+@needs_compiler
 def test_mma_fragments_are_those_of_the_ptx_document(fragments):
     """mma.m16n8k8 .tf32: groupID = lane >> 2, threadID_in_group = lane % 4;
     A: row = groupID for a0, a2, groupID + 8 for a1, a3; col = threadID_in_group for a0, a1, + 4 for a2, a3;
@@ -58,6 +56,7 @@ def test_mma_fragments_are_those_of_the_ptx_document(fragments):
         assert found[lane].tolist() == expected
 
 
+@needs_compiler
 def test_ldmatrix_gives_each_lane_what_the_ptx_document_says(fragments):
     """ldmatrix.x4.b16: threads 0–7 hold the row addresses of matrix 0, 8–15 of matrix 1 and so on; thread T gets the
     32 bits (two elements) number T % 4 of row T / 4 of every matrix."""

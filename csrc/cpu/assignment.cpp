@@ -8,8 +8,7 @@
 namespace desc_ext::cpu {
 
 static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, const Tensor& bases, double smoothing,
-                                                           std::optional<Tensor> sample_weight,
-                                                           bool /*allow_tf32*/) {
+                                                           std::optional<Tensor> sample_weight, bool /*allow_tf32*/) {
   const char* op = "subspace_soft_assignment";
   check_bases(op, z, bases);
   check_sample_weight(op, z, sample_weight);

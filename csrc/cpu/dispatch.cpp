@@ -10,8 +10,8 @@
 
 namespace desc_ext::cpu {
 
-#define DESC_EXT_DECLARE(isa)                          \
-  namespace isa {                                      \
+#define DESC_EXT_DECLARE(isa)                         \
+  namespace isa {                                     \
   extern const Table<float> float_kernels;            \
   extern const Table<double> double_kernels;          \
   extern const PairTable<float> float_pair_kernels;   \
@@ -41,8 +41,7 @@ struct InstructionSet {
 static std::vector<InstructionSet> instruction_sets() {
   std::vector<InstructionSet> sets{{"baseline", true, DESC_EXT_TABLES(baseline)}};
 #ifdef DESC_EXT_HAVE_AVX2
-  sets.push_back({"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"),
-                  DESC_EXT_TABLES(avx2)});
+  sets.push_back({"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), DESC_EXT_TABLES(avx2)});
 #endif
 #ifdef DESC_EXT_HAVE_AVX512
   sets.push_back({"avx512",
@@ -64,7 +63,8 @@ static InstructionSet choose() {
     usable += (usable.empty() ? "" : ", ") + std::string(set.name);
     if (wanted && std::string(wanted) == set.name) return set;
   }
-  STD_TORCH_CHECK(!wanted || !*wanted, "DESC_EXT_CPU=", wanted, " is not an instruction set that can run here; it may be one of: ", usable,
+  STD_TORCH_CHECK(!wanted || !*wanted, "DESC_EXT_CPU=", wanted,
+                  " is not an instruction set that can run here; it may be one of: ", usable,
                   ". Unset it to take the best.");
   return best;
 }
@@ -86,7 +86,8 @@ const PairTable<double>& double_pair_table() { return *in_use().double_pair_kern
 // JSON: what the library was built with and what it uses here.
 static std::string build_info() {
   std::string compiled;
-  for (const auto& set : instruction_sets()) compiled += (compiled.empty() ? "\"" : ", \"") + std::string(set.name) + "\"";
+  for (const auto& set : instruction_sets())
+    compiled += (compiled.empty() ? "\"" : ", \"") + std::string(set.name) + "\"";
 #if defined(__clang__)
   const std::string compiler = "clang " __clang_version__;
 #else

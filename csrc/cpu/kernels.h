@@ -49,7 +49,7 @@ struct ProjectionForward {
   T* values = nullptr;        // [n, K] energies or residuals
   int64_t* labels = nullptr;  // [n] best subspace, with best [n]
   T* best = nullptr;
-  const T* weight = nullptr;  // [n, K]: adds Σ weight·value of the rows to *sum
+  const T* weight = nullptr;         // [n, K]: adds Σ weight·value of the rows to *sum
   const T* sample_weight = nullptr;  // [n] H of the soft assignment (null: 1)
   T* assignment = nullptr;           // [n, K] w of the soft assignment, with total [n] = Σ_k (H e + smoothing)
   T* total = nullptr;
@@ -62,13 +62,13 @@ struct ProjectionBackward {
   Rows z;
   Bases<T> bases;
   Metric metric;
-  const T* grad;                     // [n, K]
+  const T* grad;  // [n, K]
   T grad_factor = 1;
-  const T* assignment = nullptr;     // soft assignment: shift_i = Σ_k grad_ik w_ik, factor_i = H_i / total_i
+  const T* assignment = nullptr;  // soft assignment: shift_i = Σ_k grad_ik w_ik, factor_i = H_i / total_i
   const T* total = nullptr;
   const T* sample_weight = nullptr;
   MutableRows dz{nullptr, Storage::f32, 0};  // data null: not asked for
-  T* values = nullptr;               // [n, K] the values again (gradient of a weighted sum), times grad_factor
+  T* values = nullptr;                       // [n, K] the values again (gradient of a weighted sum), times grad_factor
 };
 
 template <class T>
@@ -97,8 +97,7 @@ struct Table {
   void (*load_rows)(const Rows& rows, int64_t begin, int64_t count, int64_t stride, T* out);
   void (*store_row)(const MutableRows& rows, int64_t position, const T* row);
   // Rotates the columns of basis k so that 2I − SᵀS becomes diagonal.
-  void (*rotate_basis)(const T* original, int64_t p, int64_t d, int64_t stride, T* rotated, T* scale,
-                       double* rotation);
+  void (*rotate_basis)(const T* original, int64_t p, int64_t d, int64_t stride, T* rotated, T* scale, double* rotation);
   void (*projection_forward)(const ProjectionForward<T>&, int64_t begin, int64_t end, double* sum);
   // Adds to basis_sum [K·d, stride] (when not null) Σ_i g_ik (s̃_kcᵀ z_i) z_i.
   void (*projection_backward)(const ProjectionBackward<T>&, int64_t begin, int64_t end, T* basis_sum);
@@ -119,8 +118,12 @@ const Table<double>& double_table();
 template <class T>
 const Table<T>& table();
 template <>
-inline const Table<float>& table<float>() { return float_table(); }
+inline const Table<float>& table<float>() {
+  return float_table();
+}
 template <>
-inline const Table<double>& table<double>() { return double_table(); }
+inline const Table<double>& table<double>() {
+  return double_table();
+}
 
 }  // namespace desc_ext::cpu

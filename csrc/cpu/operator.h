@@ -149,8 +149,7 @@ class PreparedBases {
       std::fill(columns + c * stride + p, columns + (c + 1) * stride, T(0));
     }
     if (metric == Metric::residual)
-      table<T>().rotate_basis(columns, p, d, stride, rotated_ + k * d * stride, scale_ + k * d,
-                              rotation_ + k * d * d);
+      table<T>().rotate_basis(columns, p, d, stride, rotated_ + k * d * stride, scale_ + k * d, rotation_ + k * d * d);
     else
       std::fill(scale_ + k * d, scale_ + (k + 1) * d, T(1));
   }

@@ -99,8 +99,7 @@ static Tensor penalty_backward(const Tensor& grad, const Tensor& bases, std::str
         double x = times[s.element(k, j, c)];
         if (!s.tall)
           for (int64_t a = 0; a < d; ++a)
-            x += rows[s.element(k, j, a)] *
-                 (block_excess(s, orthonormal, k, a, c) - s.block[(k * d + a) * d + c]);
+            x += rows[s.element(k, j, a)] * (block_excess(s, orthonormal, k, a, c) - s.block[(k * d + a) * d + c]);
         line[c] = 4 * upstream * x;
       }
       table<double>().store_row(target, k * p + j, line);

@@ -1,8 +1,9 @@
-// The CPU kernels of the self-expression and pairwise families, as a table of function pointers beside that of kernels.h: what they read and write.
+// The CPU kernels of the self-expression and pairwise families, as a table of function pointers beside that of
+// kernels.h: what they read and write.
 //
 // Rows are packed once into strips [⌈n / strip⌉][p][strip], zero-padded, which serve both sides of a product. A kernel
-// works on a pair of blocks of strips (first, second): it owns all that is kept for the rows of either, so that pairs of
-// disjoint blocks may run at the same time. Where the pairs are those of one set of rows, first ≤ second, and each
+// works on a pair of blocks of strips (first, second): it owns all that is kept for the rows of either, so that pairs
+// of disjoint blocks may run at the same time. Where the pairs are those of one set of rows, first ≤ second, and each
 // pair of rows is visited once for both its orders.
 #pragma once
 
@@ -38,20 +39,21 @@ struct Collaboration {
   Strips<T> y, prediction;
   const T *scale, *inverse_max;  // [n] 1/(1 − ‖y_i‖²) and 1/row_max, padded to whole strips
   T upper, lower, apart;
-  double* sums = nullptr;      // [blocks, 3]
-  int64_t* counts = nullptr;   // [blocks, 3]
+  double* sums = nullptr;     // [blocks, 3]
+  int64_t* counts = nullptr;  // [blocks, 3]
   // backward: factors of the three sums, and what is added up; gradients are in strips
   T grad[3] = {};
   bool soft = false;
   T* grad_prediction = nullptr;
-  T *grad_y = nullptr, *grad_scale = nullptr, *grad_max = nullptr;  // together; [n] the last two, of 1/(1−h) and of row_max
+  // These three together; [n] the last two, of 1/(1−h) and of row_max.
+  T *grad_y = nullptr, *grad_scale = nullptr, *grad_max = nullptr;
 };
 
 template <class T>
 struct LaplacianEnergy {
   Strips<T> z, features;
-  T rate;                   // 1 / bandwidth
-  double* sums = nullptr;   // [blocks]
+  T rate;                  // 1 / bandwidth
+  double* sums = nullptr;  // [blocks]
   T grad = 0;
   T *grad_z = nullptr, *grad_features = nullptr;      // strips: Σ_j weight_ij x_j
   T *weight_z = nullptr, *weight_features = nullptr;  // [n]: Σ_j weight_ij
@@ -71,11 +73,11 @@ struct InfoNce {
 // A learned C of one batch element: rows of Z − C̃Z, C̃ being C with diagonal 0, and gradients.
 template <class T>
 struct SelfExpression {
-  Rows coef;         // [n, n]
-  const T* z;        // [n, p]
+  Rows coef;   // [n, n]
+  const T* z;  // [n, p]
   int64_t n, p;
-  bool absolute;     // the size of C is ‖C‖₁, else ‖C‖²
-  T* difference = nullptr;         // [n, p] Z − C̃Z
+  bool absolute;                               // the size of C is ‖C‖₁, else ‖C‖²
+  T* difference = nullptr;                     // [n, p] Z − C̃Z
   double *squared = nullptr, *size = nullptr;  // a strip each
   T grad = 0, grad_size = 0;
   Strips<T> z_strips{}, difference_strips{};  // for dC
@@ -113,8 +115,12 @@ const PairTable<double>& double_pair_table();
 template <class T>
 const PairTable<T>& pair_table();
 template <>
-inline const PairTable<float>& pair_table<float>() { return float_pair_table(); }
+inline const PairTable<float>& pair_table<float>() {
+  return float_pair_table();
+}
 template <>
-inline const PairTable<double>& pair_table<double>() { return double_pair_table(); }
+inline const PairTable<double>& pair_table<double>() {
+  return double_pair_table();
+}
 
 }  // namespace desc_ext::cpu

@@ -16,9 +16,9 @@ inline Rows rows_from(const Rows& rows, int64_t offset) {
   return moved;
 }
 
-// How the n rows of a batch element are cut into blocks: by shape alone, so that no result depends on the threads. A pair
-// of blocks is some 10⁷ operations, because threads meet at the end of every round of pairs; up to 256 rows where there
-// are many.
+// How the n rows of a batch element are cut into blocks: by shape alone, so that no result depends on the threads. A
+// pair of blocks is some 10⁷ operations, because threads meet at the end of every round of pairs; up to 256 rows where
+// there are many.
 struct Blocks {
   int64_t n, strip, strips_each, count;
   double operations;  // of all pairs of a batch element
@@ -55,8 +55,8 @@ class PackedRows {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t b = task / strips, s = task % strips;
         pair_table<T>().pack_strips(rows_from(source, b * n_), offset ? offset + b * p_ : nullptr,
-                                    scale ? scale + b * n_ : nullptr, n_, s, s + 1,
-                                    strips_ + b * blocks_.padded() * p_, copy ? copy + b * n_ * p_ : nullptr);
+                                    scale ? scale + b * n_ : nullptr, n_, s, s + 1, strips_ + b * blocks_.padded() * p_,
+                                    copy ? copy + b * n_ * p_ : nullptr);
       }
     });
   }
@@ -123,8 +123,9 @@ class RowValues {
   Array<T> values_;
 };
 
-// f(b, pair) for all pairs of blocks, in rounds in which no block stands in two pairs: what a pair adds to the sums of its
-// rows is added in the same order for any number of threads. Unordered pairs go by the circle method of tournaments.
+// f(b, pair) for all pairs of blocks, in rounds in which no block stands in two pairs: what a pair adds to the sums of
+// its rows is added in the same order for any number of threads. Unordered pairs go by the circle method of
+// tournaments.
 template <class F>
 void for_pair_tasks(bool alone, int64_t tasks, const F& f) {
   if (!alone) return for_each_task(tasks, f);
@@ -135,7 +136,8 @@ template <class F>
 void for_unordered_pairs(int64_t batch, const Blocks& blocks, const F& f) {
   const int64_t count = blocks.count, even = count + count % 2, each = blocks.strips_each;
   const bool alone = blocks.small(batch);
-  for_pair_tasks(alone, batch * count, [&](int64_t task) { f(task / count, BlockPair{task % count, task % count, each}); });
+  for_pair_tasks(alone, batch * count,
+                 [&](int64_t task) { f(task / count, BlockPair{task % count, task % count, each}); });
   for (int64_t round = 0; count > 1 && round < even - 1; ++round)
     for_pair_tasks(alone, batch * (even / 2), [&](int64_t task) {
       const int64_t k = task % (even / 2);

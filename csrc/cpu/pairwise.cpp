@@ -15,7 +15,7 @@ static void add_blocks(const S* sums, int64_t blocks, int64_t terms, S* out) {
     for (int64_t term = 0; term < terms; ++term) out[term] += sums[block * terms + term];
 }
 
-// ---- collaborative loss --------------------------------------------------------------------------------------------
+// ---- collaborative loss -------------------------------------------------------------------------------------------
 
 template <class T>
 struct PreparedCollaboration {
@@ -37,7 +37,8 @@ struct PreparedCollaboration {
 };
 
 static std::tuple<Tensor, Tensor> collaborative_loss(const Tensor& prediction, const Tensor& y, const Tensor& row_max,
-                                                     double upper, double lower, double apart, bool /*soft_indicator*/) {
+                                                     double upper, double lower, double apart,
+                                                     bool /*soft_indicator*/) {
   const auto compute = check_collaboration("collaborative_loss", prediction, y, row_max);
   const int64_t batch = y.size(0);
   Tensor losses = empty_of(y, {batch, 3}, compute), counts = empty_of(y, {batch, 3}, ScalarType::Long);
@@ -93,8 +94,7 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
     for_unordered_pairs(batch, blocks, [&](int64_t b, const BlockPair& pair) {
       auto job = prepared.job(b, upper, lower, apart);
       for (int term = 0; term < 3; ++term)
-        job.grad[term] =
-            data<T>(upstream)[b * 3 + term] / T(std::max<int64_t>(1, data<int64_t>(pairs)[b * 3 + term]));
+        job.grad[term] = data<T>(upstream)[b * 3 + term] / T(std::max<int64_t>(1, data<int64_t>(pairs)[b * 3 + term]));
       job.soft = soft_indicator;
       job.grad_prediction = prediction_sums[b];
       job.grad_y = y_sums[b], job.grad_scale = scale_sums[b], job.grad_max = max_sums[b];
@@ -112,7 +112,7 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
   return {dprediction, dy, dmax};
 }
 
-// ---- Laplacian energy ------------------------------------------------------------------------------------------------
+// ---- Laplacian energy ---------------------------------------------------------------------------------------------
 
 // The mean row of every batch element, which distances do not see and differences of long rows would lose digits to.
 template <class T>
@@ -198,7 +198,7 @@ static std::tuple<Tensor, Tensor> laplacian_energy_backward(const Tensor& grad, 
   return {dz, dfeatures};
 }
 
-// ---- InfoNCE ---------------------------------------------------------------------------------------------------------
+// ---- InfoNCE ------------------------------------------------------------------------------------------------------
 
 // Rows over their norms, which are kept at least 1e-12 as torch.nn.functional.normalize does.
 template <class T>
@@ -242,7 +242,8 @@ static std::tuple<Tensor, Tensor> info_nce(const Tensor& z, const Tensor& g, dou
   dispatch(compute, [&]<class T>() {
     const UnitRows<T> own(rows), other(others);
     const Blocks& blocks = own.rows.blocks();
-    const RowValues<T> largest(batch, blocks, -std::numeric_limits<T>::infinity()), sum(batch, blocks), matched(batch, blocks);
+    const RowValues<T> largest(batch, blocks, -std::numeric_limits<T>::infinity()), sum(batch, blocks),
+        matched(batch, blocks);
     for_ordered_pairs(batch, blocks, [&](int64_t b, const BlockPair& pair) {
       InfoNce<T> job{own.rows[b], other.rows[b], T(1 / temperature)};
       job.largest = largest[b], job.sum = sum[b], job.matched = matched[b];
@@ -290,7 +291,7 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
   return {dz, dg};
 }
 
-// ---- ℓ1,2 ------------------------------------------------------------------------------------------------------------
+// ---- ℓ1,2 ---------------------------------------------------------------------------------------------------------
 
 static Tensor squared_l12_norm(const Tensor& z) {
   const char* op = "squared_l12_norm";

@@ -54,8 +54,8 @@ static std::tuple<Tensor, Tensor> projection_energy_backward(const Tensor& grad,
   return projection_values_backward("projection_energy_backward", grad, z, bases, Metric::energy, need_z, need_bases);
 }
 
-static std::tuple<Tensor, Tensor> projection_residual_backward(const Tensor& grad, const Tensor& z,
-                                                               const Tensor& bases, bool need_z, bool need_bases) {
+static std::tuple<Tensor, Tensor> projection_residual_backward(const Tensor& grad, const Tensor& z, const Tensor& bases,
+                                                               bool need_z, bool need_bases) {
   return projection_values_backward("projection_residual_backward", grad, z, bases, Metric::residual, need_z,
                                     need_bases);
 }
@@ -108,7 +108,8 @@ static std::tuple<Tensor, Tensor> nearest_subspace_backward(const Tensor& grad, 
   return {dz, dbases};
 }
 
-static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, const Tensor& weight, bool /*allow_tf32*/) {
+static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, const Tensor& weight,
+                                       bool /*allow_tf32*/) {
   const char* op = "weighted_projection_loss";
   check_weight(op, z, bases, weight);
   const auto compute = compute_type(op, "z", z);

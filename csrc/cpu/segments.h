@@ -18,8 +18,8 @@ struct Segments {
     const Tensor dense = contiguous(labels);
     const int64_t* label = data<int64_t>(dense);
     for (int64_t i = 0; i < n; ++i) {
-      STD_TORCH_CHECK(label[i] >= 0 && label[i] < count, op, ": labels[", i, "] is ", label[i], "; wanted 0 <= label < ",
-                      count);
+      STD_TORCH_CHECK(label[i] >= 0 && label[i] < count, op, ": labels[", i, "] is ", label[i],
+                      "; wanted 0 <= label < ", count);
       ++begin[label[i] + 1];
     }
     for (int64_t k = 0; k < count; ++k) begin[k + 1] += begin[k];
@@ -58,9 +58,11 @@ void segment_grams(const Tensor& z, const T* weight, const Segments& segments, T
     for (int64_t k = first[chunk]; k < segments.count() && segments.begin[k] < end; ++k) {
       const int64_t from = std::max(begin, segments.begin[k]), to = std::min(end, segments.begin[k + 1]);
       if (from >= to) continue;
-      const bool starts_before = segments.begin[k] < begin, ends_after = segments.begin[k + 1] > end;
+      const bool starts_before = segments.begin[k] < begin;
+      const bool ends_after = segments.begin[k + 1] > end;
       T* sums = starts_before ? shared + 2 * chunk * elements
-                              : ends_after ? shared + (2 * chunk + 1) * elements : own.get();
+                : ends_after  ? shared + (2 * chunk + 1) * elements
+                              : own.get();
       std::fill(sums, sums + elements, T(0));
       table<T>().gram(rows_of(z, segments.order), weight, from, to, stride, sums);
       if (!starts_before && !ends_after) write(sums, k);
@@ -69,7 +71,8 @@ void segment_grams(const Tensor& z, const T* weight, const Segments& segments, T
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
     const int64_t end = chunks.end(chunk);
     // The segment that starts in this chunk and goes on after it.
-    const int64_t k = std::upper_bound(segments.begin.begin(), segments.begin.end(), end - 1) - segments.begin.begin() - 1;
+    const int64_t k =
+        std::upper_bound(segments.begin.begin(), segments.begin.end(), end - 1) - segments.begin.begin() - 1;
     if (end == n || segments.begin[k] < chunks.begin(chunk) || segments.begin[k + 1] <= end) continue;
     T* sums = shared + (2 * chunk + 1) * elements;
     for (int64_t next = chunk + 1; next < chunks.count && chunks.begin(next) < segments.begin[k + 1]; ++next)

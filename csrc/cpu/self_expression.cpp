@@ -1,4 +1,5 @@
-// Self-expression family on the CPU: the largest coefficients and affinities of every row, and the residual of a learned C.
+// Self-expression family on the CPU: the largest coefficients and affinities of every row, and the residual of a
+// learned C.
 #include <cmath>
 #include <tuple>
 
@@ -7,7 +8,7 @@
 
 namespace desc_ext::cpu {
 
-// ---- the k largest of every row ------------------------------------------------------------------------------------
+// ---- the k largest of every row -----------------------------------------------------------------------------------
 
 template <class T>
 static void select_largest(const Tensor& y, int64_t k, bool affinity, Tensor& indices, Tensor& values) {
@@ -19,7 +20,8 @@ static void select_largest(const Tensor& y, int64_t k, bool affinity, Tensor& in
   std::fill(index, index + batch * n * k, int64_t(-1));
   std::fill(value, value + batch * n * k, T(0));
   for_unordered_pairs(batch, rows.blocks(), [&](int64_t b, const BlockPair& pair) {
-    const PairSelection<T> job{rows[b], affinity ? leverage.scale[b] : nullptr, k, value + b * n * k, index + b * n * k};
+    const PairSelection<T> job{rows[b], affinity ? leverage.scale[b] : nullptr, k, value + b * n * k,
+                               index + b * n * k};
     pair_table<T>().select(job, pair);
   });
   for_batch_rows(batch, n, [&](int64_t b, int64_t i) {
@@ -59,8 +61,8 @@ static std::tuple<Tensor, Tensor> affinity_row_max(const Tensor& y) {
   return {values, indices};
 }
 
-// dy for upstream gradients of values at (i, indices_ie): each entry adds α y_j + β_i y_i to row i and α y_i + β_j y_j to
-// row j. Entries are sorted by j, so that every row collects its own.
+// dy for upstream gradients of values at (i, indices_ie): each entry adds α y_j + β_i y_i to row i and α y_i + β_j y_j
+// to row j. Entries are sorted by j, so that every row collects its own.
 template <class T>
 static void selected_backward(const char* op, const Tensor& grad, const Tensor& indices, const Tensor& y, int64_t k,
                               bool affinity, Tensor& dy) {
@@ -134,7 +136,7 @@ static Tensor affinity_row_max_backward(const Tensor& grad, const Tensor& indice
   return dy;
 }
 
-// ---- a learned C ---------------------------------------------------------------------------------------------------
+// ---- a learned C --------------------------------------------------------------------------------------------------
 
 static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor& z, const Tensor& coef,
                                                                    std::string penalty) {
@@ -165,8 +167,8 @@ static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor&
 
 static std::tuple<Tensor, Tensor> self_expression_residual_backward(const Tensor& grad, const Tensor& grad_size,
                                                                     const Tensor& difference, const Tensor& z,
-                                                                    const Tensor& coef, std::string penalty, bool need_z,
-                                                                    bool need_coef) {
+                                                                    const Tensor& coef, std::string penalty,
+                                                                    bool need_z, bool need_coef) {
   const char* op = "self_expression_residual_backward";
   const bool absolute = asks_absolute(op, z, coef, penalty);
   const auto compute = compute_type(op, "z", z);

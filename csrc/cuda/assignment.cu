@@ -7,8 +7,7 @@
 namespace desc_ext::cuda {
 
 static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, const Tensor& bases, double smoothing,
-                                                           std::optional<Tensor> sample_weight,
-                                                           bool allow_tf32) {
+                                                           std::optional<Tensor> sample_weight, bool allow_tf32) {
   const char* op = "subspace_soft_assignment";
   check_bases(op, z, bases);
   check_same_device(op, "bases", bases, z);
@@ -79,8 +78,8 @@ struct PreparedCentroids {
   Workspace<T> rows, panels;
 
   PreparedCentroids(const char* op, const Tensor& centroids, const Device& device)
-      : plan(plan_columns<T>(centroids.size(0), centroids.size(1), kDistanceColumns)), rows(centroids, centroids.numel()),
-        panels(centroids, plan.panel_elements()) {
+      : plan(plan_columns<T>(centroids.size(0), centroids.size(1), kDistanceColumns)),
+        rows(centroids, centroids.numel()), panels(centroids, plan.panel_elements()) {
     // As bases of dimension 1: the conversion is all that happens to them.
     const BasisArrays<T> arrays{rows, rows, nullptr, nullptr, nullptr};
     check_launch(op, run_prepare_bases<T>(centroids.const_data_ptr(), storage_of(centroids), plan.count, plan.p, 1,
@@ -122,7 +121,8 @@ static std::tuple<Tensor, Tensor> student_t_assignment_backward(const Tensor& gr
     check_same_device(op, name, tensor, z);
   }
   const Device device(z);
-  const Tensor rows = contiguous(z), dense = contiguous(centroids), upstream = contiguous(grad), saved = contiguous(assignment);
+  const Tensor rows = contiguous(z), dense = contiguous(centroids), upstream = contiguous(grad),
+               saved = contiguous(assignment);
   Tensor dz = gradient_like(rows, need_z), dcentroids = gradient_like(dense, need_centroids);
   dispatch(compute, [&]<class T>() {
     const auto check = [&](cudaError_t error) { check_launch(op, error); };
@@ -130,7 +130,7 @@ static std::tuple<Tensor, Tensor> student_t_assignment_backward(const Tensor& gr
     const Plan back_plan = plan_columns<T>(p, K);
     Workspace<T> back_panels(z, back_plan.panel_elements());
     check(run_pack_panels<T>(back_plan, prepared.rows, true, nullptr, back_panels, device.stream));
-    const int64_t piece = piece_rows<T>(n, K);
+    const int64_t piece = piece_rows<T>(n, K, device.limits.piece);
     Workspace<T> h(z, piece * K), row_sum(z, piece), moments(z, K * p);
     Workspace<double> totals(z, K);
     moments.zero(), totals.zero();
@@ -138,8 +138,8 @@ static std::tuple<Tensor, Tensor> student_t_assignment_backward(const Tensor& gr
       const int64_t count = std::min(piece, n - first);
       const Rows here = rows_of(rows, first), weights{h.get(), kStorage<T>, K, nullptr};
       check(run_distances<T>(make_product<T>(here, count, prepared.plan, prepared.panels), h, device.stream));
-      check(run_student_gradient<T>(h, data<T>(saved) + first * K, data<T>(upstream) + first * K, T(dof), count, K, row_sum,
-                                    device.stream));
+      check(run_student_gradient<T>(h, data<T>(saved) + first * K, data<T>(upstream) + first * K, T(dof), count, K,
+                                    row_sum, device.stream));
       if (need_z) {
         const RowsOut<T> out{mutable_rows_of(dz, first), here, row_sum, T(2), T(-1)};
         rows_to_out<T>(op, h, count, back_plan, back_panels, out, z, device);
@@ -176,8 +176,7 @@ static Tensor target_distribution(const Tensor& q, std::optional<Tensor> frequen
   dispatch(compute, [&]<class T>() {
     Workspace<double> totals(q, K), partial(q, column_chunks(n, K) * K);
     Workspace<T> inverse(q, K);
-    if (!frequency)
-      check_launch(op, run_column_sums<T>(data<T>(dense), n, K, partial, false, totals, device.stream));
+    if (!frequency) check_launch(op, run_column_sums<T>(data<T>(dense), n, K, partial, false, totals, device.stream));
     check_launch(op, run_target<T>(data<T>(dense), totals, frequency ? data<T>(given) : nullptr, n, K, inverse,
                                    mutable_data<T>(out), device.stream));
   });

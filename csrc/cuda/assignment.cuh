@@ -1,6 +1,6 @@
-// Assignment family: what turns energies [n, K] or squared distances [n, K] of the product engine into soft assignments,
-// their gradients, and the sharpened target. One warp a row; bytes: each n×K array once or twice (rows of up to some
-// thousand clusters stay in L1 between the passes), some operations an element: bound by memory.
+// Assignment family: what turns energies [n, K] or squared distances [n, K] of the product engine into soft
+// assignments, their gradients, and the sharpened target. One warp a row; bytes: each n×K array once or twice (rows of
+// up to some thousand clusters stay in L1 between the passes), some operations an element: bound by memory.
 //
 // Registers and shared memory are small: the occupancy is full.
 // budget: (normalise|student|target|centroid|column).* registers <= 64, shared <= 2048, dynamic <= 0
@@ -80,7 +80,8 @@ __global__ void __launch_bounds__(kRowWarps* kWarp)
   for (int64_t k = lane; k < K; k += kWarp) mean += read(grad + first + k) * read(q + first + k);
   mean = warp_sum(mean);
   for (int64_t k = lane; k < K; k += kWarp) {
-    const T h = -(dof + 1) / 2 * read(q + first + k) * (read(grad + first + k) - mean) / (dof + read(values + first + k));
+    const T h =
+        -(dof + 1) / 2 * read(q + first + k) * (read(grad + first + k) - mean) / (dof + read(values + first + k));
     write(values + first + k, h);
     sum += h;
   }
@@ -90,7 +91,8 @@ __global__ void __launch_bounds__(kRowWarps* kWarp)
 
 // Column sums in float64, in two stages: 32 columns and a chunk of rows for each block, then the chunks in order.
 template <class T>
-__global__ void __launch_bounds__(256) column_partials(const T* values, int64_t n, int64_t K, int chunks, double* partial) {
+__global__ void __launch_bounds__(256)
+    column_partials(const T* values, int64_t n, int64_t K, int chunks, double* partial) {
   __shared__ double shared[8][kWarp];
   const int lane = int(threadIdx.x) % kWarp, line = int(threadIdx.x) / kWarp;
   const int64_t k = int64_t(blockIdx.x) * kWarp + lane, chunk = blockIdx.y;
@@ -163,7 +165,8 @@ inline dim3 row_grid(int64_t n) { return dim3(unsigned(ceil_div<int64_t>(n, kRow
 template <class T>
 cudaError_t run_normalise_energies(T* values, const T* sample_weight, T offset, int64_t n, int64_t K, T* total,
                                    cudaStream_t stream) {
-  return launch(normalise_energies<T>, row_grid(n), kRowWarps * kWarp, 0, stream, values, sample_weight, offset, n, K, total);
+  return launch(normalise_energies<T>, row_grid(n), kRowWarps * kWarp, 0, stream, values, sample_weight, offset, n, K,
+                total);
 }
 
 template <class T>

@@ -1,5 +1,6 @@
-// What is done once for each basis S_k [p, d], all of it small beside the products: the rotation that makes its residual
-// a sum of squares, the layouts of the product engine, and the gradient of the basis from its coefficient moments.
+// What is done once for each basis S_k [p, d], all of it small beside the products: the rotation that makes its
+// residual a sum of squares, the layouts of the product engine, and the gradient of the basis from its coefficient
+// moments.
 //
 // With M = 2I − SᵀS = Q diag(scale) Qᵀ and S̃ = S Q, ‖z − S Sᵀz‖² = ‖z‖² − Σ_c scale_c (S̃ᵀz)_c². Q comes from Jacobi
 // rotations in float64: a block for each basis, d/2 disjoint rotations at a time (round robin), so a sweep is d − 1
@@ -43,7 +44,8 @@ __device__ __forceinline__ int partner(int player, int round, int players) {
 }
 
 // Makes m [d, d] diagonal by rotations that `rotation` collects; `cosine` and `sine` hold d elements each.
-__device__ __forceinline__ void jacobi(double* m, double* rotation, int d, double tolerance, double* cosine, double* sine) {
+__device__ __forceinline__ void jacobi(double* m, double* rotation, int d, double tolerance, double* cosine,
+                                       double* sine) {
   const int thread = int(threadIdx.x), threads = int(blockDim.x);
   double norm = 0;
   for (int i = thread % kWarp; i < d * d; i += kWarp) norm += m[i] * m[i];
@@ -127,9 +129,11 @@ __global__ void __launch_bounds__(kBasisThreads)
   }
 }
 
-// Panels of the plan from columns [K·d, p] or, for `transposed`, from rows [p, K·d] times row_scale. One thread an element.
+// Panels of the plan from columns [K·d, p] or, for `transposed`, from rows [p, K·d] times row_scale. One thread an
+// element.
 template <class T>
-__global__ void __launch_bounds__(256) pack_panels(Plan plan, const T* source, bool transposed, const T* row_scale, T* panels) {
+__global__ void __launch_bounds__(256)
+    pack_panels(Plan plan, const T* source, bool transposed, const T* row_scale, T* panels) {
   constexpr int pack = TileShape<T>::pack, pieces = TileShape<T>::pieces;
   const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= plan.panel_elements()) return;
@@ -206,14 +210,15 @@ inline dim3 grid_of(int64_t elements) { return dim3(unsigned(ceil_div<int64_t>(e
 template <class T>
 cudaError_t run_prepare_bases(const void* bases, Storage storage, int64_t K, int64_t p, int64_t d, Metric metric,
                               const BasisArrays<T>& arrays, cudaStream_t stream) {
-  return launch(prepare_bases<T>, dim3(unsigned(K)), kBasisThreads, 2 * size_t(d) * sizeof(double), stream, bases, storage, p,
-                int(d), metric, arrays);
+  return launch(prepare_bases<T>, dim3(unsigned(K)), kBasisThreads, 2 * size_t(d) * sizeof(double), stream, bases,
+                storage, p, int(d), metric, arrays);
 }
 
 template <class T>
 cudaError_t run_pack_panels(const Plan& plan, const T* source, bool transposed, const T* row_scale, T* panels,
                             cudaStream_t stream) {
-  return launch(pack_panels<T>, grid_of(plan.panel_elements()), 256, 0, stream, plan, source, transposed, row_scale, panels);
+  return launch(pack_panels<T>, grid_of(plan.panel_elements()), 256, 0, stream, plan, source, transposed, row_scale,
+                panels);
 }
 
 template <class T>
@@ -224,8 +229,8 @@ cudaError_t run_pack_scale(const Plan& plan, const T* scale, T* out, cudaStream_
 template <class T>
 cudaError_t run_basis_gradient(const T* moments, const BasisArrays<T>& arrays, double* weights, int64_t K, int64_t p,
                                int64_t d, Metric metric, void* out, Storage storage, cudaStream_t stream) {
-  return launch(basis_gradient<T>, dim3(unsigned(K)), kBasisThreads, 0, stream, moments, arrays, weights, p, int(d), metric,
-                out, storage);
+  return launch(basis_gradient<T>, dim3(unsigned(K)), kBasisThreads, 0, stream, moments, arrays, weights, p, int(d),
+                metric, out, storage);
 }
 
 }  // namespace desc_ext::cuda

@@ -1,6 +1,6 @@
-// Products with plain columns (product.cuh has the engine, its tiling and its numbers): distances to centroids, products
-// of pairs of rows, the coefficients of a backward, and the rows of a gradient. Operations 2·n·p·C, 3·n·p·K for distances;
-// bytes as the engine's, and the output once, in packs of 16 bytes where it is aligned.
+// Products with plain columns (product.cuh has the engine, its tiling and its numbers): distances to centroids,
+// products of pairs of rows, the coefficients of a backward, and the rows of a gradient. Operations 2·n·p·C, 3·n·p·K
+// for distances; bytes as the engine's, and the output once, in packs of 16 bytes where it is aligned.
 //
 // Registers and shared memory as the engine plans them; nothing is added.
 // budget: product_(distances|pairs|coefficients|rows).*<float.* registers <= 128, shared <= 0, dynamic <= 37376
@@ -24,8 +24,8 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T>& values, bool wh
     if (u < count) write(to + u, values.at[u]);
 }
 
-// f(i, c, row, column, whole): thread row i and slot columns [c, c + pack) are columns [column, column + pack) of `row`;
-// `whole` where all of them exist and a 16-byte store is aligned.
+// f(i, c, row, column, whole): thread row i and slot columns [c, c + pack) are columns [column, column + pack) of
+// `row`; `whole` where all of them exist and a 16-byte store is aligned.
 template <int Width, class T, class F>
 __device__ __forceinline__ void for_each_pack(const Product<T>& job, const BlockView<T>& view, int tile, bool aligned,
                                               const F& f) {
@@ -138,8 +138,8 @@ struct RowsOut {
   T outer, inner;
 };
 
-// `Packs` where every access is a whole aligned pack of T, rows that are wider than the columns being filled up with zeros;
-// the other kernel goes element by element, in any storage type.
+// `Packs` where every access is a whole aligned pack of T, rows that are wider than the columns being filled up with
+// zeros; the other kernel goes element by element, in any storage type.
 template <class T, bool Packs>
 struct RowsEpilogue {
   const Product<T>& job;
@@ -181,14 +181,8 @@ __global__ void __launch_bounds__(256, Packs ? TileShape<T>::blocks : 1) product
   walk<LaneEngine<T, kSlotColumns, false>, true>(job, epilogue);
 }
 
-// Rows [n, p] from weights [n, C] and C columns, where blocks of whole rows would leave multiprocessors idle: the depth C is
-// cut into equal parts, whose products stand in `partial` until they are added up in order.
-#ifdef __CUDACC__
-inline constexpr int64_t kPieceBytes = int64_t(64) << 20, kPartialBytes = int64_t(32) << 20;
-#else
-inline constexpr int64_t kPieceBytes = int64_t(6) << 20, kPartialBytes = kPieceBytes;  // small tests meet the bounds too
-#endif
-
+// Rows [n, p] from weights [n, C] and C columns, where blocks of whole rows would leave multiprocessors idle: the depth
+// C is cut into equal parts, whose products stand in `partial` until they are added up in order.
 template <class T>
 struct DepthCuts {
   int64_t n, set_rows;  // n, and n rounded up to whole blocks
@@ -208,23 +202,24 @@ struct DepthCuts {
   }
 };
 
-// As many parts as keep two blocks on every multiprocessor, within kPartialBytes and with at least 64 columns each.
+// As many parts as keep two blocks on every multiprocessor, whose sums take at most `bytes`, with at least 64 columns
+// each.
 template <class T>
-DepthCuts<T> cut_depth(const Plan& plan, int64_t n) {
+DepthCuts<T> cut_depth(const Plan& plan, int64_t n, int64_t bytes) {
   const int64_t rows = ceil_div<int64_t>(n, TileShape<T>::rows), set_rows = rows * TileShape<T>::rows;
   const int64_t wanted = TileShape<T>::blocks * multiprocessors() / (rows * plan.tiles);
-  const int64_t fit = kPartialBytes / (set_rows * plan.count * int64_t(sizeof(T)));
+  const int64_t fit = bytes / (set_rows * plan.count * int64_t(sizeof(T)));
   for (int64_t cuts = wanted < fit ? wanted : fit; cuts > 1; --cuts)
     if (plan.p % (cuts * TileShape<T>::pack) == 0 && plan.p / cuts >= 64) return {n, set_rows, int(cuts)};
   return {n, set_rows, 1};
 }
 
-// Rows are taken in pieces whose coefficients [rows, columns] take at most kPieceBytes (2,048 rows may take more), so that
+// Rows are taken in pieces whose coefficients [rows, columns] take at most `bytes` (2,048 rows may take more), so that
 // the workspace does not grow with n: as many whole waves of blocks as fit, or a half, a quarter, ... of one, which
 // cut_depth() makes a whole one of.
 template <class T>
-int64_t piece_rows(int64_t n, int64_t columns) {
-  const int64_t most = kPieceBytes / (columns * int64_t(sizeof(T))), fit = most < 2048 ? 2048 : most;
+int64_t piece_rows(int64_t n, int64_t columns, int64_t bytes) {
+  const int64_t most = bytes / (columns * int64_t(sizeof(T))), fit = most < 2048 ? 2048 : most;
   int64_t wave = int64_t(TileShape<T>::blocks) * multiprocessors() * TileShape<T>::rows;
   while (wave > fit) wave /= 2;
   const int64_t piece = fit / wave * wave;
@@ -255,14 +250,14 @@ cudaError_t run_distances(Product<T> job, T* values, cudaStream_t stream, int64_
 template <class T>
 cudaError_t run_products(Product<T> job, T* values, int64_t pitch, cudaStream_t stream) {
   const dim3 grid = product_grid(job);
-  return launch(product_pairs<T>, grid, job.threads, product_shared_bytes(job), stream, job, values,
-                int(pitch));
+  return launch(product_pairs<T>, grid, job.threads, product_shared_bytes(job), stream, job, values, int(pitch));
 }
 
 template <class T>
 cudaError_t run_coefficients(Product<T> job, const Upstream<T>& upstream, int64_t d, T* out, cudaStream_t stream) {
   const dim3 grid = product_grid(job);
-  return launch(product_coefficients<T>, grid, job.threads, product_shared_bytes(job), stream, job, upstream, int(d), out);
+  return launch(product_coefficients<T>, grid, job.threads, product_shared_bytes(job), stream, job, upstream, int(d),
+                out);
 }
 
 template <class T>
@@ -276,8 +271,8 @@ cudaError_t run_rows(Product<T> job, const RowsOut<T>& rows, cudaStream_t stream
 
 // The parts' sums, which stand `pitch` elements from row to row, added up in order.
 template <class T>
-cudaError_t run_cut_sum(const DepthCuts<T>& depth, int64_t width, const T* partial, int64_t pitch, const RowsOut<T>& rows,
-                        cudaStream_t stream) {
+cudaError_t run_cut_sum(const DepthCuts<T>& depth, int64_t width, const T* partial, int64_t pitch,
+                        const RowsOut<T>& rows, cudaStream_t stream) {
   const dim3 grid(unsigned(ceil_div<int64_t>(depth.n * width, 256)));
   return launch(cut_rows_sum<T>, grid, 256, 0, stream, depth, width, partial, pitch, rows);
 }

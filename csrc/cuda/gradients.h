@@ -50,17 +50,19 @@ class ProjectionGradient {
     if (dz)
       check(run_pack_panels<T>(back_plan, prepared.arrays.rotated, true, residual ? prepared.arrays.scale : nullptr,
                                back_panels, device_.stream));
-    const int64_t piece = piece_rows<T>(n, C);
+    const int64_t piece = piece_rows<T>(n, C, device_.limits.piece);
     Workspace<T> coefficients(z_, piece * C), row_sum(z_, residual ? piece : 0), moments(z_, dbases ? C * p : 0);
     if (dbases) moments.zero();
     for (int64_t first = 0; first < n; first += piece) {
       const int64_t count = std::min(piece, n - first);
       const Upstream<T> here = shifted(upstream, first);
       const Rows rows = rows_of(z_, first), weighted{coefficients.get(), kStorage<T>, C, nullptr};
-      check(run_coefficients<T>(make_product<T>(rows, count, plan, panels), here, prepared.d, coefficients, device_.stream));
+      check(run_coefficients<T>(make_product<T>(rows, count, plan, panels), here, prepared.d, coefficients,
+                                device_.stream));
       if (dz) {
         if (residual) check(run_upstream_rows<T>(here, nullptr, count, K, nullptr, row_sum, device_.stream));
-        const RowsOut<T> out{mutable_rows_of(*dz, first), rows, residual ? row_sum.get() : nullptr, T(2), T(residual ? -1 : 1)};
+        const RowsOut<T> out{mutable_rows_of(*dz, first), rows, residual ? row_sum.get() : nullptr, T(2),
+                             T(residual ? -1 : 1)};
         rows_to_out<T>(op_, coefficients, count, back_plan, back_panels, out, z_, device_);
       }
       if (dbases) {

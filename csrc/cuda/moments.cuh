@@ -61,8 +61,10 @@ __device__ __forceinline__ int64_t segment_at(const Moments<T>& job, int64_t pos
   int64_t low = 0, high = job.segments;
   while (high - low > 1) {
     const int64_t middle = (low + high) / 2;
-    if (job.segment_begin(middle) <= position) low = middle;
-    else high = middle;
+    if (job.segment_begin(middle) <= position)
+      low = middle;
+    else
+      high = middle;
   }
   return low;
 }
@@ -97,7 +99,8 @@ struct MomentTile {
     }
     if constexpr (Weighted)
       for (int row = thread; row < Shape::depth; row += threads)
-        weight[row] = from + row < to ? read(job.weight + (job.y.index ? read(job.y.index + from + row) : from + row)) : T(0);
+        weight[row] =
+            from + row < to ? read(job.weight + (job.y.index ? read(job.y.index + from + row) : from + row)) : T(0);
     commit_copies();
   }
 
@@ -114,7 +117,8 @@ struct MomentTile {
       for (int h = 0; h < Shape::thread_x / Shape::pack; ++h) {
         const auto piece = *reinterpret_cast<const Pack<T>*>(x + row * Shape::x + h * kMomentX * Shape::pack);
 #pragma unroll
-        for (int u = 0; u < Shape::pack; ++u) a[h * Shape::pack + u] = Weighted ? piece.at[u] * weight[row] : piece.at[u];
+        for (int u = 0; u < Shape::pack; ++u)
+          a[h * Shape::pack + u] = Weighted ? piece.at[u] * weight[row] : piece.at[u];
       }
 #pragma unroll
       for (int h = 0; h < thread_y / Shape::pack; ++h) {
@@ -240,7 +244,8 @@ cudaError_t launch_moments(const Moments<T>& job, cudaStream_t stream) {
 template <class T>
 cudaError_t run_moments(const Moments<T>& job, cudaStream_t stream) {
   if (job.y.width > 64)
-    DESC_EXT_TRY(job.weight ? (launch_moments<T, 128, true>(job, stream)) : (launch_moments<T, 128, false>(job, stream)));
+    DESC_EXT_TRY(job.weight ? (launch_moments<T, 128, true>(job, stream))
+                            : (launch_moments<T, 128, false>(job, stream)));
   else
     DESC_EXT_TRY(job.weight ? (launch_moments<T, 64, true>(job, stream)) : (launch_moments<T, 64, false>(job, stream)));
   if (job.chunks == 1 && !job.begin) return cudaSuccess;

@@ -1,8 +1,8 @@
-// From tensors to the kernels' plain arrays: current stream and device, workspace, checks of every launch. Compiled by
-// nvcc for CUDA tensors, and by a C++ compiler for CPU tensors of the namespace desc_ext_host, where csrc/host_cuda runs
-// the kernels.
+// From tensors to the kernels' plain arrays: current stream and device, workspace, checks of every launch. Compiled for
+// CUDA tensors, and with other definitions of the macros below for tests that run the kernels elsewhere.
 #pragma once
 
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -16,34 +16,55 @@
 #include "../tensors.h"
 #include "engine.h"
 
-#ifdef __CUDACC__
-#define DESC_EXT_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(desc_ext, CUDA, m)
-#else
-#define DESC_EXT_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(desc_ext_host, CPU, m)
+#ifndef DESC_EXT_NAMESPACE  // of the operators, as in operators.cpp
+#define DESC_EXT_NAMESPACE desc_ext
 #endif
+#ifndef DESC_EXT_DISPATCH_KEY  // of the tensors that these kernels take
+#define DESC_EXT_DISPATCH_KEY CUDA
+#endif
+#ifndef DESC_EXT_LIMITS
+#define DESC_EXT_LIMITS Limits()
+#endif
+// One more macro, so that the preprocessor puts both in first.
+#define DESC_EXT_LIBRARY_IMPL(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)
+#define DESC_EXT_CUDA_LIBRARY(m) DESC_EXT_LIBRARY_IMPL(DESC_EXT_NAMESPACE, DESC_EXT_DISPATCH_KEY, m)
 
 namespace desc_ext::cuda {
 
 using torch::stable::contiguous;
 
-// Makes the tensor's device the current one for its scope and holds its current stream.
+// torch's current stream of a CUDA device. The function that tells it is libtorch_cuda's: a CPU-only torch lacks that
+// library, so this one is not linked with it, but where there are CUDA tensors it is in the process.
+// Stream::nativeHandle(), which would need neither, came with torch 2.13.
+inline cudaStream_t current_stream(int32_t device_index) {
+  using Function = AOTITorchError (*)(int32_t device_index, void** stream);
+  static const auto function = [] {
+    void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return reinterpret_cast<Function>(library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr);
+  }();
+  void* stream = nullptr;
+  STD_TORCH_CHECK(function, "this torch has no aoti_torch_get_current_cuda_stream in libtorch_cuda.so");
+  STD_TORCH_CHECK(function(device_index, &stream) == AOTI_TORCH_SUCCESS, "no current stream of CUDA device ",
+                  device_index);
+  return static_cast<cudaStream_t>(stream);
+}
+
+// Makes the tensor's device the current one for its scope and holds its current stream. Tensors on the CPU, which only
+// tests pass in, have neither.
 class Device {
  public:
-#ifdef __CUDACC__
-  explicit Device(const Tensor& tensor)
-      : guard_(tensor.get_device_index()),
-        stream(static_cast<cudaStream_t>(
-            torch::stable::accelerator::getCurrentStream(tensor.get_device_index()).nativeHandle())) {}
+  explicit Device(const Tensor& tensor) {
+    if (tensor.is_cpu()) return;
+    const auto index = tensor.get_device_index();
+    guard_.emplace(index);
+    stream = current_stream(index);
+  }
+
+  cudaStream_t stream = nullptr;
+  const Limits limits = DESC_EXT_LIMITS;
 
  private:
-  torch::stable::accelerator::DeviceGuard guard_;
-
- public:
-  const cudaStream_t stream;
-#else
-  explicit Device(const Tensor&) {}
-  const cudaStream_t stream = nullptr;
-#endif
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
 
 inline void check_launch(const char* op, cudaError_t error) {
@@ -51,8 +72,9 @@ inline void check_launch(const char* op, cudaError_t error) {
 }
 
 inline void check_same_device(const char* op, const char* name, const Tensor& tensor, const Tensor& like) {
-  STD_TORCH_CHECK(tensor.is_cpu() == like.is_cpu() && (tensor.is_cpu() || tensor.get_device_index() == like.get_device_index()),
-                  op, ": ", name, " is on another device than the other arguments");
+  STD_TORCH_CHECK(
+      tensor.is_cpu() == like.is_cpu() && (tensor.is_cpu() || tensor.get_device_index() == like.get_device_index()), op,
+      ": ", name, " is on another device than the other arguments");
 }
 
 inline Storage storage_of(const Tensor& tensor) {
@@ -78,8 +100,8 @@ inline Rows rows_of(const Tensor& tensor, int64_t first = 0, const int64_t* inde
 
 inline MutableRows mutable_rows_of(Tensor& tensor, int64_t first = 0) {
   const int64_t width = tensor.size(tensor.dim() - 1);
-  return {static_cast<char*>(tensor.mutable_data_ptr()) + first * width * element_size(storage_of(tensor)), storage_of(tensor),
-          width};
+  return {static_cast<char*>(tensor.mutable_data_ptr()) + first * width * element_size(storage_of(tensor)),
+          storage_of(tensor), width};
 }
 
 // Device memory of torch's allocator, which knows the stream and takes it back in order.
@@ -104,12 +126,12 @@ void moments_to_out(const char* op, Moments<T> job, const Tensor& like, const De
   check_launch(op, run_moments(job, device.stream));
 }
 
-// out = outer · (row_factor x + inner · weights · columns) for weights [n, C] and the columns in `panels`, its depth cut
-// where the rows alone would not fill the device.
+// out = outer · (row_factor x + inner · weights · columns) for weights [n, C] and the columns in `panels`, its depth
+// cut where the rows alone would not fill the device.
 template <class T>
 void rows_to_out(const char* op, const T* weights, int64_t n, const Plan& plan, const T* panels, const RowsOut<T>& out,
                  const Tensor& like, const Device& device) {
-  const auto depth = cut_depth<T>(plan, n);
+  const auto depth = cut_depth<T>(plan, n, device.limits.partial);
   if (depth.cuts == 1) {
     const Rows rows{weights, kStorage<T>, plan.p, nullptr};
     return check_launch(op, run_rows<T>(make_product<T>(rows, n, plan, panels), out, device.stream));
@@ -138,10 +160,12 @@ class PreparedBases {
         rotation_(bases, metric == Metric::residual ? K * d * d : 0) {
     const Tensor dense = contiguous(bases);
     arrays = {columns_, metric == Metric::residual ? rotated_.get() : columns_.get(), scale_, matrix_, rotation_};
-    check_launch(op_, run_prepare_bases<T>(dense.const_data_ptr(), storage_of(dense), K, p, d, metric, arrays, device.stream));
+    check_launch(
+        op_, run_prepare_bases<T>(dense.const_data_ptr(), storage_of(dense), K, p, d, metric, arrays, device.stream));
   }
 
-  // The forward job of rows [first, first + n) of z, whose panels this keeps. TF32 is used where it is allowed and pays.
+  // The forward job of rows [first, first + n) of z, whose panels this keeps. TF32 is used where it is allowed and
+  // pays.
   Projection<T> projection(const Tensor& z, int64_t first, int64_t n, bool allow_tf32 = false) {
     const bool tensor = sizeof(T) == 4 && allow_tf32 && tensor_cores_pay(K, d, p);
     const Plan plan = tensor ? plan_tensor(K, d, p) : plan_subspaces<T>(K, d, p);
@@ -149,14 +173,19 @@ class PreparedBases {
       panels_.emplace(like_, plan.panel_elements());
       if constexpr (sizeof(T) == 4)
         if (tensor) check_launch(op_, run_pack_tensor_panels(plan, arrays.rotated, *panels_, device_.stream));
-      if (!tensor) check_launch(op_, run_pack_panels<T>(plan, arrays.rotated, false, nullptr, *panels_, device_.stream));
+      if (!tensor)
+        check_launch(op_, run_pack_panels<T>(plan, arrays.rotated, false, nullptr, *panels_, device_.stream));
       if (metric == Metric::residual) {
         packed_scale_.emplace(like_, plan.scale_elements());
         check_launch(op_, run_pack_scale<T>(plan, arrays.scale, *packed_scale_, device_.stream));
       }
     }
-    Projection<T> job{make_product<T>(rows_of(z, first), n, plan, *panels_), metric,
-                      packed_scale_ ? packed_scale_->get() : nullptr, arrays.columns, nullptr, tensor};
+    Projection<T> job{make_product<T>(rows_of(z, first), n, plan, *panels_),
+                      metric,
+                      packed_scale_ ? packed_scale_->get() : nullptr,
+                      arrays.columns,
+                      nullptr,
+                      tensor};
     job.product.norms = metric == Metric::residual;
     if (tensor) job.product.threads = TensorEngine::threads, job.product.stage = TensorEngine::stage;
     return job;

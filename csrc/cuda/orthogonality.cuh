@@ -13,14 +13,14 @@ namespace desc_ext::cuda {
 
 struct Blocks {
   int64_t K, p, d;
-  bool tall;           // K·d ≤ p
-  bool orthonormal;    // S_kᵀS_k = I is asked inside the blocks, else unit columns
+  bool tall;                // K·d ≤ p
+  bool orthonormal;         // S_kᵀS_k = I is asked inside the blocks, else unit columns
   double* rows = nullptr;   // S [p, Kd] when tall, else Sᵀ [Kd, p]
   double* gram = nullptr;   // rowsᵀ rows
   double* block = nullptr;  // [K, d, d] G_k
 
   __host__ __device__ int64_t size() const { return tall ? K * d : p; }  // of the Gram matrix
-  int64_t length() const { return tall ? p : K * d; }  // number of rows
+  int64_t length() const { return tall ? p : K * d; }                    // number of rows
   __device__ __forceinline__ int64_t element(int64_t k, int64_t j, int64_t c) const {
     return tall ? j * K * d + k * d + c : (k * d + c) * p + j;
   }
@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(256) block_grams(Blocks s) {
     const int64_t a = at / s.d, b = at % s.d;
     if (b < a) continue;
     double sum = 0;
-    for (int64_t j = lane; j < s.p; j += kWarp) sum += read(s.rows + s.element(k, j, a)) * read(s.rows + s.element(k, j, b));
+    for (int64_t j = lane; j < s.p; j += kWarp)
+      sum += read(s.rows + s.element(k, j, a)) * read(s.rows + s.element(k, j, b));
     sum = warp_sum(sum);
     if (lane != 0) continue;
     write(s.block + (k * s.d + a) * s.d + b, sum);

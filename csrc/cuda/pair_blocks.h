@@ -1,6 +1,6 @@
 // How pairs of rows are walked over on CUDA: in blocks of rows × columns whose values take 32 MiB together and stay in
-// L2, batch element by batch element. The rows of either side are prepared, and packed for the product engine, once. What
-// this takes grows with n·p, not with n².
+// L2, batch element by batch element. The rows of either side are prepared, and packed for the product engine, once.
+// What this takes grows with n·p, not with n².
 #pragma once
 
 #include <cmath>
@@ -10,22 +10,18 @@
 
 namespace desc_ext::cuda {
 
-#ifdef __CUDACC__
-inline constexpr int64_t kPairBytes = int64_t(32) << 20;
-#else
-inline constexpr int64_t kPairBytes = int64_t(128) << 10;  // so that small tests have several blocks
-#endif
 inline constexpr int64_t kPairRows = 8192, kPairColumns = kSlots * kSlotColumns;  // of a block at most; of a tile
 
-// The pairs of n rows with n columns, cut into blocks of whole tiles of the product engine; a call holds `arrays` of values
-// of each block.
+// The pairs of n rows with n columns, cut into blocks of whole tiles of the product engine; a call holds `arrays` of
+// values of each block.
 class PairBlocks {
  public:
-  // The shape that needs the fewest waves of tiles, a launch counting as a part of one.
+  // The shape that needs the fewest waves of tiles, a launch counting as a part of one; the arrays of a block take
+  // `bytes`.
   template <class T>
-  static PairBlocks of(int64_t n, int arrays) {
+  static PairBlocks of(int64_t n, int arrays, int64_t bytes) {
     constexpr int64_t tile_rows = TileShape<T>::rows;
-    const int64_t most = kPairBytes / (arrays * int64_t(sizeof(T)) * tile_rows * kPairColumns);
+    const int64_t most = bytes / (arrays * int64_t(sizeof(T)) * tile_rows * kPairColumns);
     const int64_t at_once = int64_t(TileShape<T>::blocks) * multiprocessors();
     const int64_t tall = ceil_div(n, tile_rows), wide = ceil_div(n, kPairColumns);
     PairBlocks blocks;
@@ -73,13 +69,15 @@ class PairRows {
 
   // `z` is contiguous and outlives this.
   PairRows(const char* op, const Tensor& z, RowChange change, const Device& device)
-      : batch(z.size(0)), n(z.size(1)), p(z.size(2)), as_they_are_(change == RowChange::none && storage_of(z) == kStorage<T>),
+      : batch(z.size(0)), n(z.size(1)), p(z.size(2)),
+        as_they_are_(change == RowChange::none && storage_of(z) == kStorage<T>),
         copy_(z, as_they_are_ ? 0 : batch * n * p), inverse_norm_(z, change == RowChange::unit ? batch * n : 0) {
     rows_ = as_they_are_ ? data<T>(z) : copy_.get();
     if (as_they_are_ || batch * n * p == 0) return;
     PreparedRows<T> job{rows_of(z), batch * n, n, nullptr, nullptr, copy_};
     if (change == RowChange::unit) job.inverse_norm = inverse_norm_;
-    if (change != RowChange::centred || storage_of(z) != kStorage<T>) check_launch(op, run_pair_prepare(job, device.stream));
+    if (change != RowChange::centred || storage_of(z) != kStorage<T>)
+      check_launch(op, run_pair_prepare(job, device.stream));
     if (change != RowChange::centred) return;
     if (storage_of(z) != kStorage<T>) job.in = {copy_.get(), kStorage<T>, p, nullptr};
     Workspace<double> totals(z, batch * p), partial(z, column_chunks(n, p) * p);
@@ -115,13 +113,15 @@ enum class PairKind { products, distances };
 template <class T>
 class ColumnSide {
  public:
-  ColumnSide(const char* op, const Tensor& like, const PairBlocks& blocks, int64_t p, PairKind kind, const Device& device)
+  ColumnSide(const char* op, const Tensor& like, const PairBlocks& blocks, int64_t p, PairKind kind,
+             const Device& device)
       : op_(op), blocks_(blocks), p_(p), kind_(kind), device_(device),
         panels_(like, p ? blocks.column_blocks() * panel_elements() : 0) {}
 
   void pack(const T* x) {
     for (int64_t j = 0; j < blocks_.column_blocks() && p_ > 0; ++j)
-      check_launch(op_, run_pack_panels<T>(plan(j), x + blocks_.at(0, j).column * p_, false, nullptr, panels(j), device_.stream));
+      check_launch(op_, run_pack_panels<T>(plan(j), x + blocks_.at(0, j).column * p_, false, nullptr, panels(j),
+                                           device_.stream));
   }
 
   // Of the rows of a block, which are rows of `x`, with its columns.
@@ -130,7 +130,7 @@ class ColumnSide {
     const Rows rows{x + block.row * p_, kStorage<T>, p_, nullptr};
     const auto job = make_product<T>(rows, block.rows, plan(j), panels(j));
     check_launch(op_, kind_ == PairKind::products ? run_products<T>(job, out, block.pitch, device_.stream)
-                                                    : run_distances<T>(job, out, device_.stream, block.pitch));
+                                                  : run_distances<T>(job, out, device_.stream, block.pitch));
   }
 
  private:
@@ -148,15 +148,16 @@ class ColumnSide {
   Workspace<T> panels_;
 };
 
-// Rows x [n, p] of a batch element as what weights are multiplied by: Σ_j weight_ij x_j for the rows of a block of rows,
-// added up over the blocks of columns. Where the rows' tiles would leave multiprocessors idle, each block of columns is cut
-// into parts, and every part adds to sums of its own until total() puts them together in order.
+// Rows x [n, p] of a batch element as what weights are multiplied by: Σ_j weight_ij x_j for the rows of a block of
+// rows, added up over the blocks of columns. Where the rows' tiles would leave multiprocessors idle, each block of
+// columns is cut into parts, and every part adds to sums of its own until total() puts them together in order.
 template <class T>
 class WeightedSums {
  public:
   WeightedSums(const char* op, const Tensor& like, const PairBlocks& blocks, int64_t p, const Device& device)
       : op_(op), blocks_(blocks), p_(p), pitch_(ceil_div<int64_t>(p, 4) * 4), device_(device), plan_(plan(blocks, p)),
-        panels_(like, p ? plan_.panel_elements() : 0), sums_(like, blocks.rows() * p), parts_(like, set_rows() * pitch_),
+        panels_(like, p ? plan_.panel_elements() : 0), sums_(like, blocks.rows() * p),
+        parts_(like, set_rows() * pitch_),
         ones_(empty_of(like, {set_rows()}, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float)) {
     torch::stable::fill_(ones_, 1.0);
   }
@@ -168,7 +169,8 @@ class WeightedSums {
   void add(T* weights, const PairBlock& block) {
     if (p_ == 0) return;
     const MutableRows parts{parts_.get(), kStorage<T>, pitch_};
-    const RowsOut<T> out{parts, {parts.data, parts.storage, pitch_, nullptr}, block.column ? data<T>(ones_) : nullptr, T(1), T(1)};
+    const RowsOut<T> out{
+        parts, {parts.data, parts.storage, pitch_, nullptr}, block.column ? data<T>(ones_) : nullptr, T(1), T(1)};
     check(run_rows<T>(cuts(block.rows).job(weights, block.pitch, plan_, panels_, block.column), out, device_.stream));
   }
 
@@ -204,7 +206,8 @@ class WeightedSums {
   }
   int64_t set_rows() const {
     const auto all = cuts(blocks_.rows());
-    const int64_t fewer = TileShape<T>::blocks * multiprocessors() / plan_.tiles * TileShape<T>::rows;  // in a last block
+    const int64_t fewer =
+        TileShape<T>::blocks * multiprocessors() / plan_.tiles * TileShape<T>::rows;  // in a last block
     return std::max(all.set_rows * all.cuts, std::min(fewer, 8 * all.set_rows));
   }
 

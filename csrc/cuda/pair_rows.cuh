@@ -1,8 +1,9 @@
 // Rows whose pairs are walked over in blocks: prepared (converted, centred, of unit length), their numbers (leverage,
-// sizes), totals of what they were given, and rows of gradients. The values of the pairs are those of the product engine.
+// sizes), totals of what they were given, and rows of gradients. The values of the pairs are those of the product
+// engine.
 //
-// One warp a row, or one block a total; bytes: each array once or twice, 8·n·p operations at most. Float64 only where one
-// number stands for a row.
+// One warp a row, or one block a total; bytes: each array once or twice, 8·n·p operations at most. Float64 only where
+// one number stands for a row.
 //
 // Registers: up to 64, which leave four blocks of 256 threads on a multiprocessor; shared memory only for block sums.
 // budget: pair_.* registers <= 64, shared <= 192, dynamic <= 0
@@ -33,7 +34,8 @@ __device__ __forceinline__ T magnitude(T x) {
 // A row's values end at its pitch; what stands behind the last pair is weighed too, by nothing.
 template <class T>
 __device__ __forceinline__ void end_row(const PairBlock& block, int64_t local, T* values) {
-  for (int64_t c = block.columns + lane_index(); c < block.pitch; c += kWarp) write(values + local * block.pitch + c, T(0));
+  for (int64_t c = block.columns + lane_index(); c < block.pitch; c += kWarp)
+    write(values + local * block.pitch + c, T(0));
 }
 
 // What a row has added up over the blocks before.
@@ -78,7 +80,8 @@ __global__ void __launch_bounds__(kPairThreads, 4) pair_prepare(PreparedRows<T> 
 
 // s_i = 1/(1 − ‖y_i‖²), 1 − ‖y_i‖² being at least the rounding unit, and its derivative by ‖y_i‖².
 template <class T>
-__global__ void __launch_bounds__(kPairThreads, 4) pair_leverage(const T* y, int64_t count, int64_t p, T* scale, T* slope) {
+__global__ void __launch_bounds__(kPairThreads, 4)
+    pair_leverage(const T* y, int64_t count, int64_t p, T* scale, T* slope) {
   constexpr double least = sizeof(T) == 8 ? 0x1p-52 : 0x1p-23;
   const int64_t row = warp_row();
   if (row >= count) return;
@@ -93,8 +96,7 @@ enum class RowSize : int32_t { squares, absolute_squared };
 
 // Σ_j x_ij² or (Σ_j |x_ij|)² of `count` rows.
 template <class T>
-__global__ void __launch_bounds__(kPairThreads, 4)
-    pair_sizes(Rows rows, int64_t count, RowSize kind, double* sizes) {
+__global__ void __launch_bounds__(kPairThreads, 4) pair_sizes(Rows rows, int64_t count, RowSize kind, double* sizes) {
   const int64_t row = warp_row();
   if (row >= count) return;
   T sum = 0;

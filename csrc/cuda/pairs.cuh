@@ -1,5 +1,5 @@
-// What becomes of a pair (row, subspace) in the projection kernels, whichever engine made its sum of squares: residuals,
-// the sums of several chunks, and the consumers: all values, the nearest subspace, the weighted loss.
+// What becomes of a pair (row, subspace) in the projection kernels, whichever engine made its sum of squares:
+// residuals, the sums of several chunks, and the consumers: all values, the nearest subspace, the weighted loss.
 //
 // A residual below a quarter of ‖z‖² is computed as ‖z − S a‖², because the difference cancels: the warp that owns the
 // pair does it together, lanes over p, 4·p·d operations at about a quarter of the tile's speed. Where every row lies in
@@ -86,7 +86,8 @@ struct PairValues {
   Consumer& consumer;
 
   __device__ __forceinline__ int64_t subspace(int tile, int thread, int v) const {
-    return (int64_t(tile) * job.product.plan.slots + Pairs::slot(thread, v)) * Pairs::shared_slot + v % Pairs::shared_slot;
+    return (int64_t(tile) * job.product.plan.slots + Pairs::slot(thread, v)) * Pairs::shared_slot +
+           v % Pairs::shared_slot;
   }
 
   __device__ __forceinline__ bool exists(const BlockView<T>& view, int tile, int v) const {
@@ -130,9 +131,10 @@ struct PairValues {
       if (value[v] < norm * direct_share<T>() && exists(view, tile, v)) small |= 1u << v;
     }
     const int64_t warps = int64_t(blockDim.x) / kWarp;
-    T* coefficient = coefficient_elements(plan, int(blockDim.x)) > 0
-                         ? view.free + view.warp * plan.dim
-                         : job.scratch + ((int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * warps + view.warp) * plan.dim;
+    T* coefficient =
+        coefficient_elements(plan, int(blockDim.x)) > 0
+            ? view.free + view.warp * plan.dim
+            : job.scratch + ((int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * warps + view.warp) * plan.dim;
     while (const unsigned waiting = __ballot_sync(kAllLanes, small != 0)) {
       const int owner = __ffs(int(waiting)) - 1;
       const int which = __shfl_sync(kAllLanes, __ffs(int(small)) - 1, owner);

@@ -17,7 +17,7 @@ static void for_columns(const PairBlocks& blocks, int64_t i, const F& f) {
   for (int64_t j = 0; j < blocks.column_blocks(); ++j) f(blocks.at(i, j), j);
 }
 
-// ---- collaborative loss --------------------------------------------------------------------------------------------
+// ---- collaborative loss -------------------------------------------------------------------------------------------
 
 static ScalarType check_collaboration_on_device(const char* op, const Tensor& prediction, const Tensor& y,
                                                 const Tensor& row_max) {
@@ -37,13 +37,15 @@ struct PreparedCollaboration {
   Workspace<T> products, common;
   const T upper, lower, apart;
 
-  PreparedCollaboration(const char* op, const Tensor& predictions, const Tensor& rows, const Tensor& row_max, double upper,
-                        double lower, double apart, const Device& device)
+  PreparedCollaboration(const char* op, const Tensor& predictions, const Tensor& rows, const Tensor& row_max,
+                        double upper, double lower, double apart, const Device& device)
       : y(op, rows, RowChange::none, device), prediction(op, predictions, RowChange::none, device),
-        leverage(op, rows, y, device), inverse_max(rows, y.batch * y.n), blocks(PairBlocks::of<T>(y.n, 2)),
+        leverage(op, rows, y, device), inverse_max(rows, y.batch * y.n),
+        blocks(PairBlocks::of<T>(y.n, 2, device.limits.pairs)),
         y_columns(op, rows, blocks, y.p, PairKind::products, device),
-        prediction_columns(op, rows, blocks, prediction.p, PairKind::products, device), products(rows, blocks.elements()),
-        common(rows, blocks.elements()), upper(T(upper)), lower(T(lower)), apart(T(apart)) {
+        prediction_columns(op, rows, blocks, prediction.p, PairKind::products, device),
+        products(rows, blocks.elements()), common(rows, blocks.elements()), upper(T(upper)), lower(T(lower)),
+        apart(T(apart)) {
     check_launch(op, run_collaborate_maxima<T>(data<T>(row_max), y.batch * y.n, inverse_max, device.stream));
   }
 
@@ -58,7 +60,8 @@ struct PreparedCollaboration {
 };
 
 static std::tuple<Tensor, Tensor> collaborative_loss(const Tensor& prediction, const Tensor& y, const Tensor& row_max,
-                                                     double upper, double lower, double apart, bool /*soft_indicator*/) {
+                                                     double upper, double lower, double apart,
+                                                     bool /*soft_indicator*/) {
   const char* op = "collaborative_loss";
   const auto compute = check_collaboration_on_device(op, prediction, y, row_max);
   const Device device(y);
@@ -123,7 +126,8 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
           if (need_prediction) prediction_sums->add(prepared.common, block);
         });
         const PairBlock block = blocks.at(i, 0);
-        if (need_prediction) prediction_sums->store(block, nullptr, nullptr, T(1), batch_rows(dprediction, b, block.row));
+        if (need_prediction)
+          prediction_sums->store(block, nullptr, nullptr, T(1), batch_rows(dprediction, b, block.row));
         if (need_y)
           y_sums->store(block, prepared.y[b] + block.row * y.size(2), grad_norm + block.row, T(1),
                         batch_rows(dy, b, block.row));
@@ -133,7 +137,7 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
   return {dprediction, dy, dmax};
 }
 
-// ---- Laplacian energy ------------------------------------------------------------------------------------------------
+// ---- Laplacian energy ---------------------------------------------------------------------------------------------
 
 static ScalarType check_energy_on_device(const char* op, const Tensor& z, const Tensor& features, double bandwidth) {
   const auto compute = check_energy(op, z, features, bandwidth);
@@ -152,7 +156,8 @@ struct PreparedEnergy {
 
   PreparedEnergy(const char* op, const Tensor& rows, const Tensor& feature_rows, double bandwidth, const Device& device)
       : z(op, rows, RowChange::centred, device), features(op, feature_rows, RowChange::centred, device),
-        blocks(PairBlocks::of<T>(z.n, 2)), z_columns(op, rows, blocks, z.p, PairKind::distances, device),
+        blocks(PairBlocks::of<T>(z.n, 2, device.limits.pairs)),
+        z_columns(op, rows, blocks, z.p, PairKind::distances, device),
         feature_columns(op, rows, blocks, features.p, PairKind::distances, device), distances(rows, blocks.elements()),
         far(rows, blocks.elements()), rate(T(1 / bandwidth)) {}
 
@@ -222,7 +227,8 @@ static std::tuple<Tensor, Tensor> laplacian_energy_backward(const Tensor& grad, 
         // Σ_j w_ij (x_i − x_j) = x_i Σ_j w_ij − Σ_j w_ij x_j.
         const PairBlock block = blocks.at(i, 0);
         if (need_z)
-          z_sums->store(block, prepared.z[b] + block.row * p, weight_z + block.row, T(-1), batch_rows(dz, b, block.row));
+          z_sums->store(block, prepared.z[b] + block.row * p, weight_z + block.row, T(-1),
+                        batch_rows(dz, b, block.row));
         if (need_features)
           feature_sums->store(block, prepared.features[b] + block.row * q, weight_features + block.row, T(-1),
                               batch_rows(dfeatures, b, block.row));
@@ -232,7 +238,7 @@ static std::tuple<Tensor, Tensor> laplacian_energy_backward(const Tensor& grad, 
   return {dz, dfeatures};
 }
 
-// ---- InfoNCE ---------------------------------------------------------------------------------------------------------
+// ---- InfoNCE ------------------------------------------------------------------------------------------------------
 
 static std::tuple<Tensor, Tensor> info_nce(const Tensor& z, const Tensor& g, double temperature) {
   const char* op = "info_nce";
@@ -244,7 +250,7 @@ static std::tuple<Tensor, Tensor> info_nce(const Tensor& z, const Tensor& g, dou
   const Tensor rows = contiguous(z), others = contiguous(g);
   dispatch(compute, [&]<class T>() {
     const PairRows<T> own(op, rows, RowChange::unit, device), other(op, others, RowChange::unit, device);
-    const auto blocks = PairBlocks::of<T>(n, 1);
+    const auto blocks = PairBlocks::of<T>(n, 1, device.limits.pairs);
     ColumnSide<T> columns(op, z, blocks, p, PairKind::products, device);
     Workspace<T> cosines(z, blocks.elements()), largest(z, batch * n), sum(z, batch * n), matched(z, batch * n);
     Workspace<double> losses(z, batch * n);
@@ -259,8 +265,8 @@ static std::tuple<Tensor, Tensor> info_nce(const Tensor& z, const Tensor& g, dou
         });
       });
     }
-    check_launch(op, run_info_nce_finish<T>(largest, sum, matched, batch * n, temperature, mutable_data<T>(log_sums), losses,
-                                            device.stream));
+    check_launch(op, run_info_nce_finish<T>(largest, sum, matched, batch * n, temperature, mutable_data<T>(log_sums),
+                                            losses, device.stream));
     // NaN without rows, as every mean: 0 · ∞
     check_launch(op, run_pair_totals<T>({losses, n, 1, 1 / double(n), mutable_data<T>(out)}, batch, device.stream));
   });
@@ -274,14 +280,15 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
   const int64_t batch = z.size(0), n = z.size(1), p = z.size(2);
   check_shape(op, "grad", grad, {batch}), check_type(op, "grad", grad, compute);
   check_shape(op, "log_sums", log_sums, {batch, n}), check_type(op, "log_sums", log_sums, compute);
-  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor&>{"g", g}, {"grad", grad}, {"log_sums", log_sums}})
+  for (const auto& [name, tensor] :
+       {std::pair<const char*, const Tensor&>{"g", g}, {"grad", grad}, {"log_sums", log_sums}})
     check_same_device(op, name, tensor, z);
   const Device device(z);
   const Tensor rows = contiguous(z), others = contiguous(g), upstream = contiguous(grad), saved = contiguous(log_sums);
   Tensor dz = gradient_like(rows, need_z), dg = gradient_like(others, need_g);
   dispatch(compute, [&]<class T>() {
     PairRows<T> own(op, rows, RowChange::unit, device), other(op, others, RowChange::unit, device);
-    const auto blocks = PairBlocks::of<T>(n, 1);
+    const auto blocks = PairBlocks::of<T>(n, 1, device.limits.pairs);
     ColumnSide<T> columns(op, z, blocks, p, PairKind::products, device);
     WeightedSums<T> sums(op, z, blocks, p, device);
     Workspace<T> cosines(z, blocks.elements());
@@ -298,8 +305,8 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
           sums.add(cosines, block);
         });
         const PairBlock block = blocks.at(i, 0);
-        const ThroughNorm<T> rest{sums.total(block), first[b] + block.row * p, first.inverse_norm(b) + block.row, block.rows,
-                                  batch_rows(out, b, block.row)};
+        const ThroughNorm<T> rest{sums.total(block), first[b] + block.row * p, first.inverse_norm(b) + block.row,
+                                  block.rows, batch_rows(out, b, block.row)};
         check_launch(op, run_info_nce_rows(rest, device.stream));
       });
     };
@@ -311,7 +318,7 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
   return {dz, dg};
 }
 
-// ---- ℓ1,2 ------------------------------------------------------------------------------------------------------------
+// ---- ℓ1,2 ---------------------------------------------------------------------------------------------------------
 
 static Tensor squared_l12_norm(const Tensor& z) {
   const char* op = "squared_l12_norm";

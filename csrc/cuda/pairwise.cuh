@@ -1,13 +1,13 @@
 // Pairwise family: sums over all pairs of rows of functions of their products or distances, and their gradients.
 //
-// Every ordered pair is visited from its own row. Blocks of pairs (pair_blocks.h) are made by the product engine, stand in
-// L2, and are reduced there by one warp a row; a backward turns them into weights in place, which the engine multiplies by
-// the rows of the other side. No sum ever crosses rows: no atomics, and one order. Symmetry is not used, so where a pair
-// is the same in both orders its values are computed twice.
+// Every ordered pair is visited from its own row. Blocks of pairs (pair_blocks.h) are made by the product engine, stand
+// in L2, and are reduced there by one warp a row; a backward turns them into weights in place, which the engine
+// multiplies by the rows of the other side. No sum ever crosses rows: no atomics, and one order. Symmetry is not used,
+// so where a pair is the same in both orders its values are computed twice.
 //
-// Operations: 2·n²·(p + K) forward and 4·n²·(p + K) backward for the collaborative loss, 3·n²·(p + q) and 5·n²·(p + q) for the
-// Laplacian energy, 2·n²·p and 8·n²·p for InfoNCE; beside those one exponential or up to three logarithms a pair. Bytes
-// through L2: 8 for each value forward, 16 backward; from memory the rows, once for each of n/8192 blocks.
+// Operations: 2·n²·(p + K) forward and 4·n²·(p + K) backward for the collaborative loss, 3·n²·(p + q) and 5·n²·(p + q)
+// for the Laplacian energy, 2·n²·p and 8·n²·p for InfoNCE; beside those one exponential or up to three logarithms a
+// pair. Bytes through L2: 8 for each value forward, 16 backward; from memory the rows, once for each of n/8192 blocks.
 //
 // Registers: up to 64, which leave four blocks of 256 threads on a multiprocessor; no shared memory.
 // budget: (collaborate|laplacian|info_nce|signs)_.* registers <= 64, shared <= 0, dynamic <= 0
@@ -23,18 +23,19 @@ namespace desc_ext::cuda {
 template <class T>
 struct Collaboration {
   PairBlock block;
-  T* products;                     // y_i·y_j
-  T* common;                       // A_c = ν_i·ν_j
-  const T *scale, *inverse_max;    // [n] 1/(1 − ‖y_i‖²) and 1/row_max
+  T* products;                   // y_i·y_j
+  T* common;                     // A_c = ν_i·ν_j
+  const T *scale, *inverse_max;  // [n] 1/(1 − ‖y_i‖²) and 1/row_max
   T upper, lower, apart;
-  double* sums = nullptr;          // [n, 3] of the three terms
-  int64_t* counts = nullptr;       // [n, 3]
+  double* sums = nullptr;     // [n, 3] of the three terms
+  int64_t* counts = nullptr;  // [n, 3]
   // backward
-  const T* grad = nullptr;              // [3]
+  const T* grad = nullptr;               // [3]
   const int64_t* grad_counts = nullptr;  // [3] what the sums were divided by
-  const T* slope = nullptr;             // [n] the derivative of scale
+  const T* slope = nullptr;              // [n] the derivative of scale
   bool soft = false;
-  T *grad_norm = nullptr, *grad_max = nullptr;  // [n] together or not: the factor of y_i in dy_i, and the gradient of row_max
+  T *grad_norm = nullptr,
+    *grad_max = nullptr;  // [n] together or not: the factor of y_i in dy_i, and the gradient of row_max
 };
 
 template <class T>
@@ -109,7 +110,8 @@ __global__ void __launch_bounds__(kPairThreads, 4) collaborate_weights(Collabora
       const Pair& pair = pairs[order];
       if (pair.positive) common_slope -= grad[0] * pair.affinity * Pair::log_slope(pair.common);
       if (pair.apart) common_slope += grad[2] * Pair::log_slope(1 - pair.common);
-      if (pair.negative && job.grad_norm) slope[order] += grad[1] * (1 - pair.common) * Pair::log_slope(1 - pair.affinity);
+      if (pair.negative && job.grad_norm)
+        slope[order] += grad[1] * (1 - pair.common) * Pair::log_slope(1 - pair.affinity);
       if (job.soft && pair.positive) slope[order] -= grad[0] * Pair::clamped_log(pair.common);
       if (job.soft && pair.negative) common_slope += grad[1] * Pair::clamped_log(1 - pair.affinity);
     }
@@ -163,7 +165,7 @@ struct LaplacianEnergy {
   T rate;                  // 1/bandwidth
   double* sums = nullptr;  // [n]
   // backward: weights of z_j in dz_i take the place of far, those of t_j in dt_i that of the distances
-  const T* grad = nullptr;  // an element
+  const T* grad = nullptr;                            // an element
   T *weight_z = nullptr, *weight_features = nullptr;  // [n] their sums
 };
 
@@ -313,7 +315,8 @@ template <class T>
 cudaError_t run_info_nce_finish(const T* largest, const T* sum, const T* matched, int64_t count, double temperature,
                                 T* log_sum, double* loss, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  return launch(info_nce_finish<T>, grid_of(count), 256, 0, stream, largest, sum, matched, count, temperature, log_sum, loss);
+  return launch(info_nce_finish<T>, grid_of(count), 256, 0, stream, largest, sum, matched, count, temperature, log_sum,
+                loss);
 }
 
 template <class T>
@@ -344,7 +347,8 @@ __global__ void __launch_bounds__(kPairThreads, 4)
 }
 
 template <class T>
-cudaError_t run_signs(const Rows& z, const T* grad, int64_t count, int64_t n, const MutableRows& out, cudaStream_t stream) {
+cudaError_t run_signs(const Rows& z, const T* grad, int64_t count, int64_t n, const MutableRows& out,
+                      cudaStream_t stream) {
   return launch_rows(signs_rows<T>, count, stream, z, grad, count, n, out);
 }
 

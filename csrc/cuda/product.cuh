@@ -27,7 +27,7 @@ namespace desc_ext::cuda {
 inline constexpr int kSlots = 16;       // of a tile at most
 inline constexpr int kSlotColumns = 8;  // of a slot at most
 inline constexpr int kRowThreads = 16;
-inline constexpr int kPacksDeep = 4;    // 16-byte packs of depth in a stage
+inline constexpr int kPacksDeep = 4;  // 16-byte packs of depth in a stage
 
 template <class T>
 struct TileShape {
@@ -46,7 +46,7 @@ struct TileShape {
 // How columns are laid out over slots. Two subspaces of dimension up to 3 share a slot; wider ones than 8 are walked in
 // chunks of equal width. In memory: [tiles][chunks][depth][pieces][slots][pack], zero where nothing stands.
 struct Plan {
-  int64_t count, dim, p;  // subspaces, their dimension, length of a row
+  int64_t count, dim, p;                      // subspaces, their dimension, length of a row
   int shared_slot = 1, width = kSlotColumns;  // subspaces in a slot; columns of a slot in use
   int chunks = 1, slots = 1, tiles = 1;
   int depth = 0;  // p rounded up to whole packs
@@ -61,7 +61,8 @@ Plan plan_subspaces(int64_t count, int64_t dim, int64_t p) {
   Plan plan{count, dim, p};
   plan.shared_slot = sizeof(T) == 8 || dim > 3 ? 1 : 2;
   plan.chunks = int(ceil_div<int64_t>(dim, kSlotColumns));
-  plan.width = sizeof(T) == 8 ? kSlotColumns : plan.shared_slot * int(ceil_div<int64_t>(dim < 2 ? 2 : dim, plan.chunks));
+  plan.width =
+      sizeof(T) == 8 ? kSlotColumns : plan.shared_slot * int(ceil_div<int64_t>(dim < 2 ? 2 : dim, plan.chunks));
   const int64_t all = ceil_div<int64_t>(count, plan.shared_slot);
   plan.tiles = int(ceil_div<int64_t>(all, kSlots));
   plan.slots = int(ceil_div<int64_t>(all, plan.tiles));
@@ -95,7 +96,8 @@ CopyMode copy_mode(const Rows& rows) {
 
 // Puts the elements [column, column + pack) of a row into shared memory; zero beyond `valid`.
 template <class T>
-__device__ __forceinline__ void copy_pack(T* to, const Rows& rows, CopyMode mode, int64_t row, int64_t column, int valid) {
+__device__ __forceinline__ void copy_pack(T* to, const Rows& rows, CopyMode mode, int64_t row, int64_t column,
+                                          int valid) {
   constexpr int pack = 16 / sizeof(T);
   valid = valid < 0 ? 0 : valid > pack ? pack : valid;
   const int64_t at = valid > 0 ? (rows.index ? read(rows.index + row) : row) * rows.width + column : 0;
@@ -104,7 +106,8 @@ __device__ __forceinline__ void copy_pack(T* to, const Rows& rows, CopyMode mode
   } else if (mode == CopyMode::elements) {
 #pragma unroll
     for (int v = 0; v < pack; ++v)
-      copy_async<sizeof(T)>(to + v, static_cast<const T*>(rows.data) + at + (v < valid ? v : 0), v < valid ? int(sizeof(T)) : 0);
+      copy_async<sizeof(T)>(to + v, static_cast<const T*>(rows.data) + at + (v < valid ? v : 0),
+                            v < valid ? int(sizeof(T)) : 0);
   } else {
     Pack<T> values;
 #pragma unroll
@@ -125,8 +128,8 @@ struct Product {
   int stage;            // elements of the engine's stage
   int tiles_per_block;  // blockIdx.y takes its share of the tiles
   int packs;            // of depth in a row: all of the panels', but where sets share it out
-  // Sets of blocks share the depth out, plan.p columns of the rows for each: a set takes up the panels where the one before
-  // it ends, `set_elements` on, and its results stand `set_rows` rows on.
+  // Sets of blocks share the depth out, plan.p columns of the rows for each: a set takes up the panels where the one
+  // before it ends, `set_elements` on, and its results stand `set_rows` rows on.
   int sets = 1;
   int64_t set_rows = 0, set_elements = 0;
 };
@@ -157,7 +160,8 @@ __device__ __forceinline__ BlockView<T> block_view(const Product<T>& job) {
 
 // The rows' depth [k0, k0 + packs) of a stage.
 template <bool Sets, class T>
-__device__ __forceinline__ void fill_rows(const Product<T>& job, const BlockView<T>& view, T* stage, int k0, int packs) {
+__device__ __forceinline__ void fill_rows(const Product<T>& job, const BlockView<T>& view, T* stage, int k0,
+                                          int packs) {
   using Shape = TileShape<T>;
   const int64_t set_column = Sets ? int64_t(blockIdx.z) * job.plan.p : 0;
 #pragma unroll 1
@@ -177,8 +181,8 @@ __device__ __forceinline__ void fill_rows(const Product<T>& job, const BlockView
   }
 }
 
-// Adds the stage's depth to ‖z‖². Each thread takes the packs that it has copied itself, so this needs no barrier before
-// it; `change` may then replace them.
+// Adds the stage's depth to ‖z‖². Each thread takes the packs that it has copied itself, so this needs no barrier
+// before it; `change` may then replace them.
 template <class T, class F>
 __device__ __forceinline__ void add_norms(const BlockView<T>& view, T* stage, int packs, bool norms, bool begin,
                                           const F& change) {
@@ -225,7 +229,9 @@ struct LaneEngine {
   static __device__ __forceinline__ void change(Pack<T>&) {}
 
   // From a stage's panel to the next, of the same columns.
-  static __device__ __forceinline__ int panel_step(const Plan& plan) { return Shape::depth * kSlotColumns * plan.slots; }
+  static __device__ __forceinline__ int panel_step(const Plan& plan) {
+    return Shape::depth * kSlotColumns * plan.slots;
+  }
 
   static __device__ __forceinline__ void fill_columns(const Plan& plan, const BlockView<T>& view, T* stage, int packs,
                                                       const T* panel) {
@@ -279,7 +285,8 @@ struct LaneEngine {
         for (int i = 0; i < Shape::thread_rows; ++i)
 #pragma unroll
           for (int step = 0; step < Width; ++step) {
-            // Back and forth: an operand that two instructions share is not fetched twice, and fewer meet in a register bank.
+            // Back and forth: an operand that two instructions share is not fetched twice, and fewer meet in a register
+            // bank.
             const int c = i % 2 ? Width - 1 - step : step;
             const T factor = Distance ? z[i].at[v] - b[c] : z[i].at[v];
             sum[i][c] += factor * (Distance ? factor : b[c]);
@@ -326,7 +333,8 @@ __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) 
     T* now = shared + buffer * Engine::stage;
     const bool norms = job.norms && tile == first_tile && chunk == 0;
     wait_copies<0>();
-    if (Engine::changes_rows || norms) add_norms(block_view(job), now, packs_at(stage), norms, stage == 0, Engine::change);
+    if (Engine::changes_rows || norms)
+      add_norms(block_view(job), now, packs_at(stage), norms, stage == 0, Engine::change);
     __syncthreads();  // this stage is whole, and nobody reads the other buffer any more
     const bool last_stage = stage + 1 == stages, last = last_stage && chunk + 1 == plan.chunks && tile + 1 == end_tile;
     if (!last) fill(buffer ^ 1, last_stage ? 0 : stage + 1);
@@ -358,7 +366,15 @@ dim3 product_grid(Product<T>& job) {
 
 template <class T>
 Product<T> make_product(const Rows& z, int64_t n, const Plan& plan, const T* panels) {
-  return {z, n, copy_mode<T>(z), plan, panels, false, plan.threads(), LaneEngine<T, 1, false>::stage, 0,
+  return {z,
+          n,
+          copy_mode<T>(z),
+          plan,
+          panels,
+          false,
+          plan.threads(),
+          LaneEngine<T, 1, false>::stage,
+          0,
           plan.depth / TileShape<T>::pack};
 }
 

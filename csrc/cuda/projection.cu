@@ -43,7 +43,8 @@ static std::tuple<Tensor, Tensor> projection_values_backward(const char* op, con
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(contiguous(bases), need_bases);
   dispatch(compute, [&]<class T>() {
     ProjectionGradient<T> gradient(op, rows, bases, metric, device);
-    gradient.run({data<T>(upstream), nullptr, nullptr, nullptr}, need_z ? &dz : nullptr, need_bases ? &dbases : nullptr);
+    gradient.run({data<T>(upstream), nullptr, nullptr, nullptr}, need_z ? &dz : nullptr,
+                 need_bases ? &dbases : nullptr);
   });
   return {dz, dbases};
 }
@@ -55,7 +56,8 @@ static std::tuple<Tensor, Tensor> projection_energy_backward(const Tensor& grad,
 
 static std::tuple<Tensor, Tensor> projection_residual_backward(const Tensor& grad, const Tensor& z, const Tensor& bases,
                                                                bool need_z, bool need_bases) {
-  return projection_values_backward("projection_residual_backward", grad, z, bases, Metric::residual, need_z, need_bases);
+  return projection_values_backward("projection_residual_backward", grad, z, bases, Metric::residual, need_z,
+                                    need_bases);
 }
 
 static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor& bases, std::string metric_name,
@@ -73,7 +75,7 @@ static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor
   dispatch(compute, [&]<class T>() {
     PreparedBases<T> prepared(op, bases, metric, device);
     // In pieces, because the shares of a grid that cuts the bases keep a candidate for each row.
-    const int64_t piece = piece_rows<T>(n, 16);
+    const int64_t piece = piece_rows<T>(n, 16, device.limits.piece);
     for (int64_t first = 0; first < n; first += piece) {
       const int64_t count = std::min(piece, n - first);
       auto job = prepared.projection(rows, first, count, allow_tf32);
@@ -105,20 +107,29 @@ static std::tuple<Tensor, Tensor> nearest_subspace_backward(const Tensor& grad, 
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(contiguous(bases), need_bases);
   dispatch(compute, [&]<class T>() {
     PreparedBases<T> prepared(op, bases, metric, device);
-    const int64_t piece = piece_rows<T>(n, d);
+    const int64_t piece = piece_rows<T>(n, d, device.limits.piece);
     Workspace<T> coefficients(z, piece * d);
     std::optional<Workspace<T>> moments;
     if (need_bases) moments.emplace(z, K * d * p).zero();
     for (int64_t first = 0; first < n; first += piece) {
       const int64_t count = std::min(piece, n - first);
-      OwnSubspace<T> own{rows_of(rows, first), count, p, d, metric, data<int64_t>(label) + first, data<T>(upstream) + first,
-                         prepared.arrays.rotated, prepared.arrays.scale, coefficients, {}};
+      OwnSubspace<T> own{rows_of(rows, first),
+                         count,
+                         p,
+                         d,
+                         metric,
+                         data<int64_t>(label) + first,
+                         data<T>(upstream) + first,
+                         prepared.arrays.rotated,
+                         prepared.arrays.scale,
+                         coefficients,
+                         {}};
       if (need_z) own.dz = mutable_rows_of(dz, first);
       check_launch(op, run_own_subspace<T>(own, device.stream));
       if (!need_bases) continue;
       SortedLabels sorted(op, label, first, count, K, device);
-      auto job = make_moments<T>({coefficients.get(), kStorage<T>, d, sorted.order()}, rows_of(rows, first, sorted.order()),
-                                 count, sorted.begin(), K);
+      auto job = make_moments<T>({coefficients.get(), kStorage<T>, d, sorted.order()},
+                                 rows_of(rows, first, sorted.order()), count, sorted.begin(), K);
       job.out = *moments, job.accumulate = true;
       moments_to_out(op, job, z, device);
     }

@@ -2,8 +2,8 @@
 // ‖z‖² − Σ_c scale_c a_c² with a = S̃ᵀz in the rotated basis (bases.cuh), and what is made of them in the same pass: the
 // nearest subspace, the weighted loss.
 //
-// Operations 2·n·p·K·d forward, 6·n·p·K·d backward (coefficients again, dz, bases). Bytes: z once, output once; backward
-// also 12 bytes a coefficient through L2, in pieces of rows whose coefficients fit there.
+// Operations 2·n·p·K·d forward, 6·n·p·K·d backward (coefficients again, dz, bases). Bytes: z once, output once;
+// backward also 12 bytes a coefficient through L2, in pieces of rows whose coefficients fit there.
 //
 // Registers: the values replace the accumulators in the epilogue, so 128 suffice as in the engine. Nothing but the
 // accumulators lives in registers through the walk: best values, labels and unfinished sums wait in shared memory.
@@ -28,7 +28,9 @@ namespace desc_ext::cuda {
 template <class T, int Shared>
 struct LanePairs {
   static constexpr int count = TileShape<T>::thread_rows * Shared, shared_slot = Shared;
-  static __device__ __forceinline__ int row(int thread, int v) { return v / Shared * kRowThreads + thread % kRowThreads; }
+  static __device__ __forceinline__ int row(int thread, int v) {
+    return v / Shared * kRowThreads + thread % kRowThreads;
+  }
   static __device__ __forceinline__ int slot(int thread, int) { return thread / kRowThreads; }
 };
 
@@ -70,12 +72,14 @@ struct LaneWalk {
 };
 
 template <class T, int Width, int Shared>
-__global__ void __launch_bounds__(256, TileShape<T>::blocks) product_values(Projection<T> job, T* out, const T* factor) {
+__global__ void __launch_bounds__(256, TileShape<T>::blocks)
+    product_values(Projection<T> job, T* out, const T* factor) {
   values_block<LaneWalk<Width, Shared>>(job, out, factor);
 }
 
 template <class T, int Width, int Shared>
-__global__ void __launch_bounds__(256, TileShape<T>::blocks) product_nearest(Projection<T> job, int* labels, T* values) {
+__global__ void __launch_bounds__(256, TileShape<T>::blocks)
+    product_nearest(Projection<T> job, int* labels, T* values) {
   nearest_block<LaneWalk<Width, Shared>>(job, labels, values);
 }
 
@@ -173,7 +177,8 @@ cudaError_t run_values(const Projection<T>& job, dim3 grid, T* out, const T* fac
   };
   if constexpr (sizeof(T) == 4)
     if (job.tensor) return run(product_tensor_values<>);
-  return with_layout<T>(job.product.plan, [&]<int Width, int Shared>() { return run(product_values<T, Width, Shared>); });
+  return with_layout<T>(job.product.plan,
+                        [&]<int Width, int Shared>() { return run(product_values<T, Width, Shared>); });
 }
 
 template <class T>
@@ -184,7 +189,8 @@ cudaError_t run_candidates(const Projection<T>& job, dim3 grid, int* labels, T* 
   };
   if constexpr (sizeof(T) == 4)
     if (job.tensor) return run(product_tensor_nearest<>);
-  return with_layout<T>(job.product.plan, [&]<int Width, int Shared>() { return run(product_nearest<T, Width, Shared>); });
+  return with_layout<T>(job.product.plan,
+                        [&]<int Width, int Shared>() { return run(product_nearest<T, Width, Shared>); });
 }
 
 // `labels` and `values` hold grid.y × n candidates.
@@ -198,7 +204,8 @@ cudaError_t run_nearest(const Projection<T>& job, dim3 grid, int* labels, T* val
 }
 
 template <class T>
-cudaError_t run_loss_partials(const Projection<T>& job, dim3 grid, const T* weight, double* partial, cudaStream_t stream) {
+cudaError_t run_loss_partials(const Projection<T>& job, dim3 grid, const T* weight, double* partial,
+                              cudaStream_t stream) {
   const auto run = [&](auto kernel) {
     return launch(kernel, grid, job.product.threads, values_shared_bytes(job), stream, job, weight, partial);
   };
@@ -209,7 +216,8 @@ cudaError_t run_loss_partials(const Projection<T>& job, dim3 grid, const T* weig
 
 // `partial` holds grid.x × grid.y sums.
 template <class T>
-cudaError_t run_loss(const Projection<T>& job, dim3 grid, const T* weight, double* partial, T* out, cudaStream_t stream) {
+cudaError_t run_loss(const Projection<T>& job, dim3 grid, const T* weight, double* partial, T* out,
+                     cudaStream_t stream) {
   DESC_EXT_TRY(run_loss_partials(job, grid, weight, partial, stream));
   return launch(sum_partials<T>, dim3(1), 256, 0, stream, partial, int64_t(grid.x) * grid.y, out);
 }

@@ -7,7 +7,8 @@ static const char* kGram = "segment_gram";
 // Rows are sorted in pieces, so that positions take 8 MiB at most.
 static constexpr int64_t kSortRows = int64_t(1) << 20;
 
-static void check_rows_and_weight(const char* op, const Tensor& z, const Tensor& labels, const std::optional<Tensor>& weight) {
+static void check_rows_and_weight(const char* op, const Tensor& z, const Tensor& labels,
+                                  const std::optional<Tensor>& weight) {
   check_shape(op, "z", z, {-1, -1});
   check_labels(op, labels, z);
   if (!weight) return;

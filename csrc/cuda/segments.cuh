@@ -1,17 +1,14 @@
 // Rows by label: a stable counting sort on the device, and the gradient of Gram matrices with respect to rows and
 // weights. The Gram matrices themselves are moments (moments.cuh).
 //
-// The sort reads the labels twice and writes n positions: 24·n bytes. Chunks of rows count their labels (integer atomics
-// into counts of their own: the result does not depend on their order), one block turns the counts into first positions,
-// and a warp for each chunk places its rows in order, 32 at a time, a row's rank among equal labels being the number of
-// lanes before it that hold the same one.
+// The sort reads the labels twice and writes n positions: 24·n bytes. Chunks of rows count their labels (integer
+// atomics into counts of their own: the result does not depend on their order), one block turns the counts into first
+// positions, and a warp for each chunk places its rows in order, 32 at a time, a row's rank among equal labels being
+// the number of lanes before it that hold the same one.
 // budget: (count_labels|place_labels|scan_labels|own_subspace).* registers <= 64, shared <= 192, dynamic <= 0
 // budget: gram_rows<float.* registers <= 96, shared <= 64, dynamic <= 32768
 // budget: gram_rows<double.* registers <= 160, shared <= 64, dynamic <= 32768
 #pragma once
-
-#undef NDEBUG  // a label out of range has to stop the kernel in release builds too
-#include <cassert>
 
 #include "bases.cuh"
 #include "moments.cuh"
@@ -39,23 +36,13 @@ inline int label_chunks(int64_t n, int64_t segments) {
 
 __device__ __forceinline__ int64_t checked_label(const LabelSort& sort, int64_t row) {
   const int64_t label = read(sort.labels + row);
-#ifdef __CUDACC__
-  assert(label >= 0 && label < sort.segments && "desc_ext: labels must satisfy 0 <= label < n_segments");
-#else
-  if (label < 0 || label >= sort.segments) host_cuda::fail("desc_ext: labels must satisfy 0 <= label < n_segments");
-#endif
+  DESC_EXT_DEVICE_CHECK(label >= 0 && label < sort.segments, "desc_ext: labels must satisfy 0 <= label < n_segments");
   return label;
 }
 
 // Lanes that hold the same label.
 __device__ __forceinline__ unsigned same_label(int64_t label) {
-#ifdef __CUDACC__
   return __match_any_sync(kAllLanes, static_cast<long long>(label));
-#else
-  unsigned same = 0;
-  for (int lane = 0; lane < kWarp; ++lane) same |= unsigned(__shfl_sync(kAllLanes, label, lane) == label) << lane;
-  return same;
-#endif
 }
 
 template <int Unused = 0>
@@ -140,7 +127,7 @@ struct GramRows {
   Rows z;  // with the index of the sorted order
   int64_t n, segments;
   const int64_t* begin;
-  const T* grad;  // [segments, p, p]
+  const T* grad;              // [segments, p, p]
   const T* weight = nullptr;  // [n] or null
   MutableRows dz = {};        // data null where not needed
   T* dweight = nullptr;       // [n] or null
@@ -181,7 +168,8 @@ __global__ void __launch_bounds__(kGramThreads) gram_rows(GramRows<T> job) {
         dot[r] += sum[r] * z[r * p + a];
         const int64_t row = read(job.z.index + first + r);
         if (job.dz.data)
-          store_element<T>(job.dz.data, job.dz.storage, row * p + a, job.weight ? read(job.weight + row) * sum[r] : sum[r]);
+          store_element<T>(job.dz.data, job.dz.storage, row * p + a,
+                           job.weight ? read(job.weight + row) * sum[r] : sum[r]);
       }
     }
     if (!job.dweight) continue;
@@ -241,8 +229,8 @@ __global__ void __launch_bounds__(256) own_subspace(OwnSubspace<T> job) {
                                                  : read(coefficient + c);
       sum += a * read(basis + c * job.p + j);
     }
-    const T value = job.metric == Metric::residual
-                        ? g * load_element<T>(job.z.data, job.z.storage, row * job.p + j) - sum : sum;
+    const T value =
+        job.metric == Metric::residual ? g * load_element<T>(job.z.data, job.z.storage, row * job.p + j) - sum : sum;
     store_element<T>(job.dz.data, job.dz.storage, row * job.p + j, 2 * value);
   }
 }

@@ -6,14 +6,14 @@
 
 namespace desc_ext::cuda {
 
-// ---- the k largest of every row ------------------------------------------------------------------------------------
+// ---- the k largest of every row -----------------------------------------------------------------------------------
 
 template <class T>
 static void select_all(const char* op, const Tensor& rows, int64_t k, bool affinity, Tensor& indices, Tensor& values,
                        const Device& device) {
   const PairRows<T> y(op, rows, RowChange::none, device);
   Leverage<T> leverage(op, rows, y, device);
-  const auto blocks = PairBlocks::of<T>(y.n, 1);
+  const auto blocks = PairBlocks::of<T>(y.n, 1, device.limits.pairs);
   ColumnSide<T> others(op, rows, blocks, y.p, PairKind::products, device);
   Workspace<T> products(rows, blocks.elements());
   T* value = mutable_data<T>(values);
@@ -75,8 +75,18 @@ static Tensor selected_backward(const char* op, const Tensor& grad, const Tensor
     Workspace<T> across(rows, entries), first(rows, entries), second(rows, entries);
     for (int64_t b = 0; b < own.batch; ++b) {
       SortedLabels sorted(op, chosen, b * entries, entries, n, device);  // which stops at an index out of range
-      const Selected<T> job{own[b], n, own.p, k, affinity, data<int64_t>(chosen) + b * entries, data<T>(upstream) + b * entries,
-                            leverage.scale + b * n, leverage.slope + b * n, across, first, second};
+      const Selected<T> job{own[b],
+                            n,
+                            own.p,
+                            k,
+                            affinity,
+                            data<int64_t>(chosen) + b * entries,
+                            data<T>(upstream) + b * entries,
+                            leverage.scale + b * n,
+                            leverage.slope + b * n,
+                            across,
+                            first,
+                            second};
       check_launch(op, run_selected<T>(job, sorted.begin(), sorted.order(), batch_rows(dy, b), device.stream));
     }
   });
@@ -99,7 +109,7 @@ static Tensor affinity_row_max_backward(const Tensor& grad, const Tensor& indice
   return selected_backward(op, grad, indices, y, 1, true, compute);
 }
 
-// ---- a learned C ---------------------------------------------------------------------------------------------------
+// ---- a learned C --------------------------------------------------------------------------------------------------
 
 static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor& z, const Tensor& coef,
                                                                    std::string penalty) {
@@ -115,7 +125,7 @@ static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor&
   const auto check = [&](cudaError_t error) { check_launch(op, error); };
   dispatch(compute, [&]<class T>() {
     const PairRows<T> own(op, rows, RowChange::none, device);
-    const auto blocks = PairBlocks::of<T>(n, 1);
+    const auto blocks = PairBlocks::of<T>(n, 1, device.limits.pairs);
     WeightedSums<T> sums(op, z, blocks, p, device);
     Workspace<T> coef_block(z, blocks.elements());
     Workspace<double> squared(z, batch * n), sizes(z, batch * n);
@@ -141,8 +151,8 @@ static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor&
 
 static std::tuple<Tensor, Tensor> self_expression_residual_backward(const Tensor& grad, const Tensor& grad_size,
                                                                     const Tensor& difference, const Tensor& z,
-                                                                    const Tensor& coef, std::string penalty, bool need_z,
-                                                                    bool need_coef) {
+                                                                    const Tensor& coef, std::string penalty,
+                                                                    bool need_z, bool need_coef) {
   const char* op = "self_expression_residual_backward";
   const bool absolute = asks_absolute(op, z, coef, penalty);
   const auto compute = compute_type(op, "z", z);
@@ -150,8 +160,10 @@ static std::tuple<Tensor, Tensor> self_expression_residual_backward(const Tensor
   check_shape(op, "grad", grad, {batch}), check_type(op, "grad", grad, compute);
   check_shape(op, "grad_size", grad_size, {batch}), check_type(op, "grad_size", grad_size, compute);
   check_shape(op, "difference", difference, {batch, n, p}), check_type(op, "difference", difference, compute);
-  for (const auto& [name, tensor] :
-       {std::pair<const char*, const Tensor&>{"coef", coef}, {"grad", grad}, {"grad_size", grad_size}, {"difference", difference}})
+  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor&>{"coef", coef},
+                                     {"grad", grad},
+                                     {"grad_size", grad_size},
+                                     {"difference", difference}})
     check_same_device(op, name, tensor, z);
   const Device device(z);
   const Tensor rows = contiguous(z), coefficients = contiguous(coef), differences = contiguous(difference),
@@ -161,7 +173,7 @@ static std::tuple<Tensor, Tensor> self_expression_residual_backward(const Tensor
   const auto check = [&](cudaError_t error) { check_launch(op, error); };
   dispatch(compute, [&]<class T>() {
     const PairRows<T> own(op, rows, RowChange::none, device);
-    const auto blocks = PairBlocks::of<T>(n, 1);
+    const auto blocks = PairBlocks::of<T>(n, 1, device.limits.pairs);
     for (int64_t b = 0; b < batch && need_coef; ++b) {
       ColumnSide<T> others(op, z, blocks, p, PairKind::products, device);
       Workspace<T> products(z, blocks.elements());
@@ -188,8 +200,8 @@ static std::tuple<Tensor, Tensor> self_expression_residual_backward(const Tensor
           job.out = moments + block.column * p, job.accumulate = i > 0;
           moments_to_out(op, job, z, device);
         }
-      check(run_expression_rows<T>({data<T>(differences) + b * n * p, moments, data<T>(upstream) + b, n, batch_rows(dz, b)},
-                                   device.stream));
+      check(run_expression_rows<T>(
+          {data<T>(differences) + b * n * p, moments, data<T>(upstream) + b, n, batch_rows(dz, b)}, device.stream));
     }
   });
   return {dz, dcoef};

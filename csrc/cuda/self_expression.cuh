@@ -1,16 +1,17 @@
 // Self-expression family: the k largest coefficients or affinities of every row, their gradients, and what a learned C
 // needs beside products.
 //
-// The largest of a row. Operations 2·n²·p in the product engine: every ordered pair is visited from its own row, so each
-// product is computed twice, and in exchange nothing is ever added across rows. A block of pairs (pair_blocks.h) stands in
-// L2, and is written and read there once, 8 bytes a pair; one warp a row tests 32 of its values at a time against the
-// last of the k that it keeps, sorted, in global memory. About k·ln(n/k) of n values get through; each is put in its
-// place by all lanes at once, ⌈k/32⌉ packs of entries. The gradient: 2·n·k·p operations for the products again, then
-// 4·n·k·p as every row collects what it and those that chose it contribute; entries are sorted by whom they chose.
+// The largest of a row. Operations 2·n²·p in the product engine: every ordered pair is visited from its own row, so
+// each product is computed twice, and in exchange nothing is ever added across rows. A block of pairs (pair_blocks.h)
+// stands in L2, and is written and read there once, 8 bytes a pair; one warp a row tests 32 of its values at a time
+// against the last of the k that it keeps, sorted, in global memory. About k·ln(n/k) of n values get through; each is
+// put in its place by all lanes at once, ⌈k/32⌉ packs of entries. The gradient: 2·n·k·p operations for the products
+// again, then 4·n·k·p as every row collects what it and those that chose it contribute; entries are sorted by whom they
+// chose.
 //
-// A learned C [n, n]: 2·n²·p operations each forward, for dC and for dZ, in the engines. They take C from blocks that stand in
-// L2, into which it is copied without its diagonal, in the type of the arithmetic, while its size is added up: so C is read
-// once from memory for each of the three, and dC is written once.
+// A learned C [n, n]: 2·n²·p operations each forward, for dC and for dZ, in the engines. They take C from blocks that
+// stand in L2, into which it is copied without its diagonal, in the type of the arithmetic, while its size is added up:
+// so C is read once from memory for each of the three, and dC is written once.
 //
 // Registers: up to 64, which leave four blocks of 256 threads on a multiprocessor; no shared memory.
 // budget: (select|selected|expression)_.* registers <= 64, shared <= 0, dynamic <= 0
@@ -262,8 +263,7 @@ __global__ void __launch_bounds__(kPairThreads, 4) expression_rows(ExpressionRow
   if (row >= job.n) return;
   const T grad = read(job.grad);
   for (int64_t at = row * p + lane_index(); at < (row + 1) * p; at += kWarp)
-    store_element<T>(job.out.data, job.out.storage, at,
-                     grad * (read(job.difference + at) - read(job.moments + at)));
+    store_element<T>(job.out.data, job.out.storage, at, grad * (read(job.difference + at) - read(job.moments + at)));
 }
 
 template <class T>

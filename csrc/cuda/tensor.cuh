@@ -1,14 +1,15 @@
 // The projection kernels' products on tensor cores, TF32 in and float32 accumulated: rows and bases keep 10 bits of
-// their mantissa, norms and direct residuals are float32 as ever. Taken only where the caller allows TF32 (the operators'
-// allow_tf32) and tensor_cores_pay says that it is worth it.
+// their mantissa, norms and direct residuals are float32 as ever. Taken only where the caller allows TF32 (the
+// operators' allow_tf32) and tensor_cores_pay says that it is worth it.
 //
-// A block of 4 warps holds 128 rows and up to 16 slots of 8 columns, one subspace or chunk of one in each; a warp has 64
-// rows and 8 slots: 4 × 8 products of m16n8k8, 128 accumulators. Rows and columns lie in shared memory alike, 16 floats
-// of depth every 20, so that ldmatrix reads 8 lines of 16 bytes without a bank conflict. Rows are rounded to TF32 by the thread
-// that copied them, before the barrier, and columns when they are packed: the inner loop is 32 HMMA for 8 ldmatrix.
-// Rows and bases in half precision are exact in TF32 and come this way too. Products of bf16 would be twice as fast, but the
-// columns of a residual are rotated ones, which bf16 rounds: 7e-5 of the residual instead of TF32's 9e-6 (p = 128, d = 8).
-// A row's value is added up over the 4 lanes that hold its 8 columns, and each lane keeps two slots: 16 pairs a lane.
+// A block of 4 warps holds 128 rows and up to 16 slots of 8 columns, one subspace or chunk of one in each; a warp has
+// 64 rows and 8 slots: 4 × 8 products of m16n8k8, 128 accumulators. Rows and columns lie in shared memory alike, 16
+// floats of depth every 20, so that ldmatrix reads 8 lines of 16 bytes without a bank conflict. Rows are rounded to
+// TF32 by the thread that copied them, before the barrier, and columns when they are packed: the inner loop is 32 HMMA
+// for 8 ldmatrix. Rows and bases in half precision are exact in TF32 and come this way too. Products of bf16 would be
+// twice as fast, but the columns of a residual are rotated ones, which bf16 rounds: 7e-5 of the residual instead of
+// TF32's 9e-6 (p = 128, d = 8). A row's value is added up over the 4 lanes that hold its 8 columns, and each lane keeps
+// two slots: 16 pairs a lane.
 //
 // Registers 128 + 32 + addresses, so two blocks of 128 threads. Shared memory 2 × 256 × 80 bytes + norms + what waits.
 // budget: product_tensor_(values|loss).* registers <= 255, shared <= 0, dynamic <= 53760
@@ -22,71 +23,6 @@
 #include "pairs.cuh"
 
 namespace desc_ext::cuda {
-
-// The nearest TF32 value, ties away from zero.
-__device__ __forceinline__ float round_to_tf32(float x) {
-#ifdef __CUDACC__
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return __uint_as_float(bits);
-#else
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  return (bits & 0x7f800000u) == 0x7f800000u ? x : std::bit_cast<float>((bits + 0x1000u) & ~0x1fffu);
-#endif
-}
-
-// An address in shared memory that needs no conversion at every load.
-#ifdef __CUDACC__
-using SharedLine = unsigned;
-__device__ __forceinline__ SharedLine shared_line(const float* line) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(line));
-}
-#else
-using SharedLine = const float*;
-inline SharedLine shared_line(const float* line) { return line; }
-#endif
-
-// Four 8×8 matrices of 16-bit elements, here 8 lines of 4 floats: lane l gives the address of line l % 8 of matrix l / 8,
-// `offset` floats behind `line`, and gets element l % 4 of line l / 4 of each.
-__device__ __forceinline__ void load_matrices(float (&out)[4], SharedLine line, int offset) {
-#ifdef __CUDACC__
-  uint32_t r[4];
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(line + offset * static_cast<unsigned>(sizeof(float)))
-               : "memory");
-  for (int i = 0; i < 4; ++i) out[i] = __uint_as_float(r[i]);
-#else
-  const int lane = int(threadIdx.x) % kWarp;
-  const auto lines = host_cuda::exchange(kAllLanes, line + offset);
-  for (int i = 0; i < 4; ++i) out[i] = lines[i * 8 + lane / 4][lane % 4];
-#endif
-}
-
-// sum [16, 8] += a [16, 8] · b [8, 8]. Lane l holds, with g = l / 4 and t = l % 4: a at (g, t), (g + 8, t), (g, t + 4),
-// (g + 8, t + 4); b at (t, g), (t + 4, g); sum at (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
-__device__ __forceinline__ void multiply_tf32(float (&sum)[4], const float (&a)[4], float b0, float b1) {
-#ifdef __CUDACC__
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
-        "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
-#else
-  struct Pair {
-    float low, high;
-  };
-  const int g = int(threadIdx.x) % kWarp / 4, t = int(threadIdx.x) % 4;
-  const auto rows = host_cuda::exchange(kAllLanes, Pack<float>{{a[0], a[1], a[2], a[3]}});
-  const auto columns = host_cuda::exchange(kAllLanes, Pair{b0, b1});
-  for (int i = 0; i < 4; ++i) {
-    const int column = 2 * t + i % 2, lower = i / 2;  // which half of the 16 rows
-    for (int k = 0; k < 8; ++k)
-      sum[i] += rows[g * 4 + k % 4].at[k / 4 * 2 + lower] *
-                (k < 4 ? columns[column * 4 + k].low : columns[column * 4 + k - 4].high);
-  }
-#endif
-}
 
 struct TensorEngine {
   using Shape = TileShape<float>;
@@ -111,8 +47,8 @@ struct TensorEngine {
 
   static __device__ __forceinline__ int panel_step(const Plan&) { return Shape::depth; }
 
-  static __device__ __forceinline__ void fill_columns(const Plan& plan, const BlockView<float>& view, float* stage, int packs,
-                                                      const float* panel) {
+  static __device__ __forceinline__ void fill_columns(const Plan& plan, const BlockView<float>& view, float* stage,
+                                                      int packs, const float* panel) {
     float* columns = stage + Shape::rows * Shape::pitch;
 #pragma unroll 1
     for (int c = view.thread; c < plan.slots * kSlotColumns * kPacksDeep; c += int(blockDim.x)) {
@@ -140,12 +76,7 @@ struct TensorEngine {
           multiply_tf32(sum[i * warp_slots + s + 1], rows[i], columns[2], columns[3]);
         }
       }
-      constexpr int bytes = 2 * Shape::pack * int(sizeof(float));
-#ifdef __CUDACC__
-      row += bytes, column += bytes;
-#else
-      row += bytes / sizeof(float), column += bytes / sizeof(float);
-#endif
+      row = behind(row, 2 * Shape::pack), column = behind(column, 2 * Shape::pack);
     }
   }
 };
@@ -166,7 +97,8 @@ struct TensorValuesEpilogue {
   const Projection<float>& job;
   Consumer& consumer;
 
-  __device__ __forceinline__ void chunk(const BlockView<float>& view, int tile, int chunk, const TensorEngine::Sum& sum) {
+  __device__ __forceinline__ void chunk(const BlockView<float>& view, int tile, int chunk,
+                                        const TensorEngine::Sum& sum) {
     const Plan& plan = job.product.plan;
     const int t = view.lane % 4;
     float value[TensorPairs::count];
@@ -175,7 +107,8 @@ struct TensorValuesEpilogue {
       const int slot = view.warp / 2 * TensorEngine::warp_slots + s;
       float low = 1, high = 1;
       if (job.scale && slot < plan.slots) {
-        const float* scale = job.scale + ((int64_t(tile) * plan.chunks + chunk) * plan.slots + slot) * kSlotColumns + 2 * t;
+        const float* scale =
+            job.scale + ((int64_t(tile) * plan.chunks + chunk) * plan.slots + slot) * kSlotColumns + 2 * t;
         low = read(scale), high = read(scale + 1);
       }
 #pragma unroll
@@ -223,8 +156,10 @@ template <int Unused = 0>
 __global__ void __launch_bounds__(256) pack_tensor_panels(Plan plan, const float* source, float* panels) {
   const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= plan.panel_elements()) return;
-  const int64_t depth = at % plan.depth, c = at / plan.depth % kSlotColumns, slot = at / plan.depth / kSlotColumns % plan.slots;
-  const int64_t block = at / plan.depth / kSlotColumns / plan.slots, tile = block / plan.chunks, chunk = block % plan.chunks;
+  const int64_t depth = at % plan.depth, c = at / plan.depth % kSlotColumns,
+                slot = at / plan.depth / kSlotColumns % plan.slots;
+  const int64_t block = at / plan.depth / kSlotColumns / plan.slots, tile = block / plan.chunks,
+                chunk = block % plan.chunks;
   const int64_t k = tile * plan.slots + slot, inside = chunk * plan.width + c;
   const bool stands = c < plan.width && k < plan.count && inside < plan.dim && depth < plan.p;
   write(panels + at, stands ? round_to_tf32(read(source + (k * plan.dim + inside) * plan.p + depth)) : 0.0f);
@@ -240,10 +175,10 @@ inline Plan plan_tensor(int64_t count, int64_t dim, int64_t p) {
   return plan;
 }
 
-// Where the tensor cores are worth it, by counting; on an H100 they took .59 to .78 of the lanes' time in such shapes. The
-// products outweigh the epilogue (some hundred instructions a pair, beside 2·p·d operations at up to eight times the speed
-// of the lanes), and at least half of the columns that a tile computes are in use. DESC_EXT_TENSOR_CORES=always overrules
-// it.
+// Where the tensor cores are worth it, by counting; on an H100 they took .59 to .78 of the lanes' time in such shapes.
+// The products outweigh the epilogue (some hundred instructions a pair, beside 2·p·d operations at up to eight times
+// the speed of the lanes), and at least half of the columns that a tile computes are in use.
+// DESC_EXT_TENSOR_CORES=always overrules it.
 inline bool tensor_cores_pay(int64_t count, int64_t dim, int64_t p) {
   const char* asked = std::getenv("DESC_EXT_TENSOR_CORES");
   if (asked && std::string_view(asked) == "always") return true;
@@ -253,8 +188,8 @@ inline bool tensor_cores_pay(int64_t count, int64_t dim, int64_t p) {
 }
 
 inline cudaError_t run_pack_tensor_panels(const Plan& plan, const float* source, float* panels, cudaStream_t stream) {
-  return launch(pack_tensor_panels<>, dim3(unsigned(ceil_div<int64_t>(plan.panel_elements(), 256))), 256, 0, stream, plan,
-                source, panels);
+  return launch(pack_tensor_panels<>, dim3(unsigned(ceil_div<int64_t>(plan.panel_elements(), 256))), 256, 0, stream,
+                plan, source, panels);
 }
 
 }  // namespace desc_ext::cuda

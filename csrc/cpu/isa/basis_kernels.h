@@ -58,7 +58,8 @@ static void rotate_basis(const T* original, int64_t, int64_t d, int64_t stride, 
   Buffer<double> m(d * d), column(stride);
   for (int64_t a = 0; a < d; ++a)
     for (int64_t b = a; b < d; ++b)
-      m[a * d + b] = m[b * d + a] = (a == b ? 2.0 : 0.0) - wide_dot(original + a * stride, original + b * stride, stride);
+      m[a * d + b] = m[b * d + a] =
+          (a == b ? 2.0 : 0.0) - wide_dot(original + a * stride, original + b * stride, stride);
   jacobi(m, rotation, d, double(std::numeric_limits<T>::epsilon()) / 64);
   for (int64_t c = 0; c < d; ++c) {
     scale[c] = T(m[c * d + c]);

@@ -35,7 +35,8 @@ static void rows_times(const Rows& z, const T* weight, const T* panels, int64_t 
     for (int64_t s = 0; s < block.strips; ++s) {
       const T* lanes = block.strip(s);
       T factor[R], dot[R] = {};
-      for (int r = 0; r < R; ++r) factor[r] = weight && r < block.rows_in(s) ? weight[block.row_index(s * R + r)] : T(1);
+      for (int r = 0; r < R; ++r)
+        factor[r] = weight && r < block.rows_in(s) ? weight[block.row_index(s * R + r)] : T(1);
       for (int64_t j = 0; j < p;) {
         const int64_t width = cut.width(j);
         panel_product<T>(lanes, panels + j * p, width, p, product + j * R, false);

@@ -12,17 +12,29 @@ namespace desc_ext::cpu::DESC_EXT_ISA {
 
 template <class T>
 static constexpr Table<T> make_table() {
-  return {kLanes<T>,           pack_panels<T>,        pack_transposed<T>, load_rows<T>, store_row<T>,         rotate_basis<T>,
-          projection_forward<T>, projection_backward<T>, basis_gradient<T>, student_t_forward<T>, student_t_backward<T>,
-          gram<T>,             rows_times<T>};
+  return {kLanes<T>,         pack_panels<T>,       pack_transposed<T>,    load_rows<T>,
+          store_row<T>,      rotate_basis<T>,      projection_forward<T>, projection_backward<T>,
+          basis_gradient<T>, student_t_forward<T>, student_t_backward<T>, gram<T>,
+          rows_times<T>};
 }
 
 template <class T>
 static constexpr PairTable<T> make_pair_table() {
-  return {kStrip<T>,          pack_strips<T>,          unpack_strip<T>,        select<T>,
-          collaborate<T>,     collaborate_backward<T>, laplacian<T>,           laplacian_backward<T>,
-          info_nce<T>,        info_nce_backward<T>,    self_expression<T>,     self_expression_coef<T>,
-          self_expression_rows<T>, absolute_sums<T>,   scaled_signs<T>};
+  return {kStrip<T>,
+          pack_strips<T>,
+          unpack_strip<T>,
+          select<T>,
+          collaborate<T>,
+          collaborate_backward<T>,
+          laplacian<T>,
+          laplacian_backward<T>,
+          info_nce<T>,
+          info_nce_backward<T>,
+          self_expression<T>,
+          self_expression_coef<T>,
+          self_expression_rows<T>,
+          absolute_sums<T>,
+          scaled_signs<T>};
 }
 
 extern const Table<float> float_kernels;

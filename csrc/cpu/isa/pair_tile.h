@@ -2,8 +2,8 @@
 //
 // A tile holds the values of the rows of one strip with those of another, [column][row lane]. Both its products,
 //   strip_product   out[c][lane] (+)= Σ_j a[j][lane] · b[j][c]
-// for the values (a, b strips: j runs over p) and for sums Σ_j value_ij x_j (a: values, b: rows x_j), use the register tile
-// of panel_product, with strides of their own.
+// for the values (a, b strips: j runs over p) and for sums Σ_j value_ij x_j (a: values, b: rows x_j), use the register
+// tile of panel_product, with strides of their own.
 #pragma once
 
 #include "../pair_kernels.h"
@@ -41,7 +41,8 @@ static inline void transpose_tile(const T* in, T* out) {
     }
 }
 
-// A tile on the diagonal that holds each pair once, in the lanes behind its column, gets the other order: its mirror image.
+// A tile on the diagonal that holds each pair once, in the lanes behind its column, gets the other order: its mirror
+// image.
 template <class T>
 static inline void mirror_tile(T* tile) {
   constexpr int R = kStrip<T>;
@@ -65,8 +66,8 @@ struct PairRange {
   bool skips(int64_t s, int64_t t) const { return square && t < s; }
 };
 
-// Strips taken at a time: a long reduction is cut so that the second block stays in the second-level cache, and then all
-// tiles of the pair have to be kept until its end.
+// Strips taken at a time: a long reduction is cut so that the second block stays in the second-level cache, and then
+// all tiles of the pair have to be kept until its end.
 static constexpr int64_t kDepth = 512;
 static inline int64_t strips_at_a_time(const PairRange& range, int64_t p) { return p <= kDepth ? 1 : range.rows(); }
 
@@ -87,7 +88,8 @@ static inline void pair_values(const PairRange& range, const Strips<T>& a, const
       }
 }
 
-// Runs visit(s, t, tile…) over the tiles of the pair; each of the arrays given by `compute` has [columns][R][R] a strip.
+// Runs visit(s, t, tile…) over the tiles of the pair; each of the arrays given by `compute` has [columns][R][R] a
+// strip.
 template <class T, class Compute, class Visit>
 static inline void for_tiles(const PairRange& range, int64_t p, const Compute& compute, const Visit& visit) {
   const int64_t step = strips_at_a_time(range, p);
@@ -121,14 +123,14 @@ class PairWeights {
 
   // first_sums[strip][p][R] += Σ weight x of the second block, and the other way round; null where not wanted.
   void add_products(const Strips<T>& first, const Strips<T>& second, T* first_sums, T* second_sums) const {
-    if (first_sums)
-      add(own_, range_.first, range_.first_end, range_.second, range_.columns(), second, first_sums);
+    if (first_sums) add(own_, range_.first, range_.first_end, range_.second, range_.columns(), second, first_sums);
     if (both_ && second_sums)
       add(other_, range_.second, range_.second_end, range_.first, range_.rows(), first, second_sums);
   }
 
  private:
-  static void add(const T* weights, int64_t from, int64_t to, int64_t other, int64_t others, const Strips<T>& x, T* sums) {
+  static void add(const T* weights, int64_t from, int64_t to, int64_t other, int64_t others, const Strips<T>& x,
+                  T* sums) {
     const int64_t length = std::min(x.n - other * R, others * R);
     for (int64_t s = from; s < to; ++s)
       strip_product<T>(weights + (s - from) * others * R * R, R, x.rows + other * R * x.p, x.p, x.p, length,
@@ -154,8 +156,8 @@ static inline int64_t rows_in_strip(int64_t n, int64_t s) {
 }
 
 template <class T>
-static void pack_strips(const Rows& z, const T* offset, const T* scale, int64_t n, int64_t begin, int64_t end, T* strips,
-                        T* rows) {
+static void pack_strips(const Rows& z, const T* offset, const T* scale, int64_t n, int64_t begin, int64_t end,
+                        T* strips, T* rows) {
   constexpr int64_t L = kLanes<T>, R = kStrip<T>;
   const int64_t p = z.columns, stride = (p + L - 1) / L * L;
   Buffer<T> block(R * stride);

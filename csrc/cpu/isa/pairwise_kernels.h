@@ -1,7 +1,7 @@
-// Pairwise family: sums over pairs of rows of functions of their products or distances, and their gradients, tile by tile.
-// Operations, over unordered pairs: 2(p + K) forward and 2(p + K) + 4(p + K) backward for the collaborative loss, 3(p + q)
-// and 7(p + q) for the Laplacian energy; over ordered pairs 2p and 6p for InfoNCE; beside those, one or two exponentials
-// or logarithms a pair.
+// Pairwise family: sums over pairs of rows of functions of their products or distances, and their gradients, tile by
+// tile. Operations, over unordered pairs: 2(p + K) forward and 2(p + K) + 4(p + K) backward for the collaborative loss,
+// 3(p + q) and 7(p + q) for the Laplacian energy; over ordered pairs 2p and 6p for InfoNCE; beside those, one or two
+// exponentials or logarithms a pair.
 #pragma once
 
 #include "pair_tile.h"
@@ -23,7 +23,7 @@ struct CollaborationTile {
 
   // Values of pairs (i in lanes, j) where `mask`: affinity a = |y_i·y_j| (s_i + s_j)/2 and class affinity `common`.
   struct Pair {
-    V first, second;        // a over either row's maximum
+    V first, second;  // a over either row's maximum
     V common;
     M first_positive, second_positive, negative, first_apart, second_apart;
   };
@@ -98,8 +98,7 @@ static inline void for_pairs(int64_t n, int64_t s, int64_t t, const Visit& visit
   const int64_t rows = rows_in_strip<T>(n, s), columns = rows_in_strip<T>(n, t);
   Mask<T> there[2] = {lanes_below<T>(rows), lanes_below<T>(rows - L)};
   for (int64_t c = 0; c < columns; ++c)
-    for (int h = 0; h < 2; ++h)
-      visit(c, h, s == t ? there[h] & ~lanes_below<T>(c + 1 - h * L) : there[h]);
+    for (int h = 0; h < 2; ++h) visit(c, h, s == t ? there[h] & ~lanes_below<T>(c + 1 - h * L) : there[h]);
 }
 
 template <class T>
@@ -139,7 +138,8 @@ static void collaborate_backward(const Collaboration<T>& job, const BlockPair& p
   const PairRange range = PairRange::of(pair, job.y, job.y, true);
   const int64_t p = std::max(job.y.p, job.prediction.p), size = strips_at_a_time(range, p) * range.columns() * R * R;
   Buffer<T> products(size), common(size);
-  PairWeights<T> by_y(job.grad_y ? range : PairRange{}, true), by_prediction(job.grad_prediction ? range : PairRange{}, true);
+  PairWeights<T> by_y(job.grad_y ? range : PairRange{}, true),
+      by_prediction(job.grad_prediction ? range : PairRange{}, true);
   Buffer<T> tile_y(R * R), tile_prediction(R * R);
   const auto compute = [&](int64_t from, int64_t to) {
     pair_values<T>(range, job.y, job.y, from, to, products);
@@ -160,15 +160,15 @@ static void collaborate_backward(const Collaboration<T>& job, const BlockPair& p
       const Vector<T> product = load(products + here), mean = (load(scale + h * L) + job.scale[j]) * T(0.5);
       const Vector<T> inverse_first = load(inverse + h * L);
       const T inverse_second = job.inverse_max[j];
-      const auto x = Tile::pair(job, mask, magnitude<T>(product) * mean, load(common + here), inverse_first, inverse_second);
+      const auto x =
+          Tile::pair(job, mask, magnitude<T>(product) * mean, load(common + here), inverse_first, inverse_second);
       if (!any<T>(x.first_positive | x.second_positive | x.negative | x.first_apart | x.second_apart)) return;
       const auto slope = Tile::slopes(job, x);
       store(tile_prediction + c * R + h * L, slope.common);
       if (!job.grad_y) return;
       const Vector<T> by_affinity = slope.first * inverse_first + slope.second * inverse_second;
       // |y_i·y_j| has the slope 0 at 0.
-      store(tile_y + c * R + h * L,
-            where<T>(product != Vector<T>{}, with_sign<T>(by_affinity * mean, product)));
+      store(tile_y + c * R + h * L, where<T>(product != Vector<T>{}, with_sign<T>(by_affinity * mean, product)));
       const Vector<T> by_scale = by_affinity * magnitude<T>(product) * T(0.5);
       scale_sum[h] += by_scale;
       max_sum[h] -= slope.first * x.first * inverse_first;
@@ -188,7 +188,7 @@ static void collaborate_backward(const Collaboration<T>& job, const BlockPair& p
   if (job.grad_y) by_y.add_products(job.y, job.y, job.grad_y, job.grad_y);
 }
 
-// ---- Laplacian energy ----------------------------------------------------------------------------------------------
+// ---- Laplacian energy ---------------------------------------------------------------------------------------------
 
 // Squared distances are summed as (x_i − x_j)², which does not cancel.
 template <class T>
@@ -219,7 +219,8 @@ static void laplacian_backward(const LaplacianEnergy<T>& job, const BlockPair& p
   const PairRange range = PairRange::of(pair, job.z, job.z, true);
   const int64_t p = std::max(job.z.p, job.features.p), size = strips_at_a_time(range, p) * range.columns() * R * R;
   Buffer<T> distances(size), far(size), tile_z(R * R), tile_features(R * R);
-  PairWeights<T> by_z(job.grad_z ? range : PairRange{}, true), by_features(job.grad_features ? range : PairRange{}, true);
+  PairWeights<T> by_z(job.grad_z ? range : PairRange{}, true),
+      by_features(job.grad_features ? range : PairRange{}, true);
   const auto compute = [&](int64_t from, int64_t to) {
     if (job.grad_features) pair_values<T, true>(range, job.z, job.z, from, to, distances);
     pair_values<T, true>(range, job.features, job.features, from, to, far);
@@ -252,7 +253,7 @@ static void laplacian_backward(const LaplacianEnergy<T>& job, const BlockPair& p
   if (job.grad_features) by_features.add_products(job.features, job.features, job.grad_features, job.grad_features);
 }
 
-// ---- InfoNCE ---------------------------------------------------------------------------------------------------------
+// ---- InfoNCE ------------------------------------------------------------------------------------------------------
 
 template <class T>
 static void info_nce(const InfoNce<T>& job, const BlockPair& pair) {
@@ -301,7 +302,7 @@ static void info_nce_backward(const InfoNce<T>& job, const BlockPair& pair) {
   weights.add_products(job.z, job.g, job.grad_z, job.grad_g);
 }
 
-// ---- ℓ1,2 ------------------------------------------------------------------------------------------------------------
+// ---- ℓ1,2 ---------------------------------------------------------------------------------------------------------
 
 // Σ_j |z_ij| of rows [begin, end).
 template <class T>

@@ -87,8 +87,8 @@ class ForwardBlock {
   ForwardBlock(const ProjectionForward<T>& job)
       : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(chunk_bases(bases_.d)),
         values_(block_.capacity * chunk_), columns_(chunk_ * R), scratch_(R * (chunk_ + L)),
-        coefficients_(std::max<int64_t>(kTileColumns * R, bases_.d)), norms_(block_.capacity),
-        best_(block_.capacity), label_(block_.capacity), total_(block_.capacity) {}
+        coefficients_(std::max<int64_t>(kTileColumns * R, bases_.d)), norms_(block_.capacity), best_(block_.capacity),
+        label_(block_.capacity), total_(block_.capacity) {}
 
   void run(int64_t begin, int64_t end, double* sum) {
     block_.load(job_.z, begin, end);
@@ -295,8 +295,8 @@ class BackwardBlock {
       const int64_t width = cut.width(j);
       const T* panel = bases_.back_panels + j * length + first * width;
       for (int64_t s = 0; s < block_.strips; ++s)
-        panel_product<T>(coefficients_ + s * chunk_ * bases_.d * R, panel, width, columns,
-                         dz_ + (s * bases_.p + j) * R, true);
+        panel_product<T>(coefficients_ + s * chunk_ * bases_.d * R, panel, width, columns, dz_ + (s * bases_.p + j) * R,
+                         true);
       j += width;
     }
   }

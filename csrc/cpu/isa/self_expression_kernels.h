@@ -1,5 +1,6 @@
 // Self-expression family: the largest coefficients of every row, and the residual of a learned C. Operations: n²·p for
-// the selection (half of the pairs, each for both its rows), 2·n²·p for the residual, as many for each of its gradients.
+// the selection (half of the pairs, each for both its rows), 2·n²·p for the residual, as many for each of its
+// gradients.
 #pragma once
 
 #include "pair_tile.h"

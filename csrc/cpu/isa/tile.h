@@ -24,8 +24,8 @@ struct Free {
   void operator()(void* pointer) const { std::free(pointer); }
 };
 
-// Uninitialised scratch aligned to a cache line. The twin of Array in ../operator.h: a class that both sides shared would
-// be compiled for this instruction set and could be kept for all.
+// Uninitialised scratch aligned to a cache line. The twin of Array in ../operator.h: a class that both sides shared
+// would be compiled for this instruction set and could be kept for all.
 template <class T>
 class Buffer {
  public:

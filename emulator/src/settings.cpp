@@ -1,0 +1,48 @@
+#include "emulator/settings.h"
+
+#include <algorithm>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+
+namespace emulator {
+namespace {
+
+std::mutex mutex;
+Settings current_settings;
+Counters current_counters;
+
+}  // namespace
+
+Settings settings() {
+  const std::lock_guard lock(mutex);
+  return current_settings;
+}
+
+void set_settings(const Settings& settings) {
+  if (settings.threads < 1)
+    throw std::invalid_argument("emulator: threads must be at least 1, got " + std::to_string(settings.threads));
+  const std::lock_guard lock(mutex);
+  current_settings = settings;
+}
+
+Counters counters() {
+  const std::lock_guard lock(mutex);
+  return current_counters;
+}
+
+void reset_counters() {
+  const std::lock_guard lock(mutex);
+  current_counters = {};
+}
+
+void add_counters(const Counters& added) {
+  const std::lock_guard lock(mutex);
+  Counters& sum = current_counters;
+  sum.launches += added.launches, sum.blocks += added.blocks, sum.barriers += added.barriers;
+  sum.largest_shared_bytes = std::max(sum.largest_shared_bytes, added.largest_shared_bytes);
+  sum.loads += added.loads, sum.load_bytes += added.load_bytes;
+  sum.stores += added.stores, sum.store_bytes += added.store_bytes;
+}
+
+}  // namespace emulator
