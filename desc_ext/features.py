@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
 
@@ -19,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from desc_ext.device import resolve_device
+from desc_ext.fixed_shapes import in_threads, row_linear
 from desc_ext.scattering import Scattering
 
 __all__ = ["Scattering2D", "image_rows", "resized_images"]
@@ -201,11 +201,11 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         paths = self._paths()
         scale = self._tensor(1 / self._channel_scale(paths))
         mean = self._tensor(self.mean_)
-        components = None if self.components_ is None else self._tensor(self.components_).T.contiguous()
+        components = None if self.components_ is None else self._tensor(self.components_)
 
         def project(channels: Tensor) -> Tensor:
             scaled = channels * scale
-            return (scaled if components is None else (scaled - mean) @ components).cpu()
+            return (scaled if components is None else row_linear(scaled - mean, components)).cpu()
 
         result = np.empty((len(X), self._n_features_out), dtype=self.dtype)
         start = 0
@@ -324,7 +324,7 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         starts = range(0, len(X), size)
         n_batches = -(-_GRAM_ROWS // size)
         for first in range(0, len(starts), n_batches):
-            yield torch.cat(_in_threads(batch, starts[first : first + n_batches], device))
+            yield torch.cat(in_threads(batch, starts[first : first + n_batches], device))
 
     # ------------------------------------------------------------------ fitting
     def _channel_scale(self, paths: Scattering) -> np.ndarray:
@@ -360,7 +360,7 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         covariance /= scale
         covariance /= scale[:, None]
         variance = float(covariance.trace())
-        [(values, vectors)] = _in_threads(torch.linalg.eigh, [covariance], covariance.device)
+        [(values, vectors)] = in_threads(torch.linalg.eigh, [covariance], covariance.device)
         leading = values[-n_components:].flip(0).clamp_min(0).numpy()
         components = np.ascontiguousarray(vectors[:, -n_components:].flip(1).T.numpy())
         self.mean_ = (mean / scale).numpy()
@@ -400,27 +400,12 @@ class _Moments:
             self.total[start : start + _GRAM_COLUMNS] += part.sum(0)
             self.gram[start:, start : start + _GRAM_COLUMNS].addmm_(rows[:, start:].T, part)
 
-        _in_threads(panel, range(0, rows.shape[1], _GRAM_COLUMNS), rows.device)
+        in_threads(panel, range(0, rows.shape[1], _GRAM_COLUMNS), rows.device)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Mean and the lower triangle of the covariance, on the CPU."""
         covariance = self.gram.addr_(self.total, self.total, alpha=-1 / self.n).div_(self.n - 1)
         return (self.shift + self.total / self.n).cpu(), covariance.cpu()
-
-
-def _in_threads(function: Callable, items: Iterable, device: torch.device) -> list:
-    """``function`` of each item, in order: on a CPU as many at a time as torch has threads, each computed by one.
-
-    So no result depends on the number of threads.
-    """
-    n_threads = torch.get_num_threads() if device.type == "cpu" else 1
-    if n_threads == 1:
-        return [function(item) for item in items]
-    try:
-        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, items))
-    finally:
-        torch.set_num_threads(n_threads)  # what threads begun later take over
 
 
 def _largest_norms(channels: Tensor, paths: Scattering) -> Tensor:

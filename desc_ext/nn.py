@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from desc_ext import ops
+from desc_ext.fixed_shapes import row_linear
 
 __all__ = [
     "MIXED", "Autoencoder", "ClassifierHead", "ConvAutoencoder", "ConvDecoder", "DeepConvEncoder", "Discriminator",
@@ -53,9 +54,32 @@ def set_dtype(network: nn.Module, name: str) -> nn.Module:
     return network.to(parameter_dtype(name))
 
 
+class _Linear(nn.Linear):
+    """A linear layer that gives a row the same bits beside whatever rows, where no gradient is asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        return row_linear(x, self.weight, self.bias)
+
+
+class _Conv2d(nn.Conv2d):
+    """A convolution of which the same is true.
+
+    oneDNN's are so by themselves. Torch's own of float64 are products that write to wherever in memory the image's map
+    begins, which some BLAS routines heed: there every image is a batch of its own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        forward = super().forward
+        if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float64:
+            return forward(x)
+        return torch.cat([forward(image.clone()) for image in x.split(1)])
+
+
 def linear_layer(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer with torch's default initialisation, drawn from ``generator``."""
-    return _drawn(nn.utils.skip_init(nn.Linear, n_in, n_out), generator)
+    return _drawn(nn.utils.skip_init(_Linear, n_in, n_out), generator)
 
 
 def _drawn(layer: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -299,7 +323,7 @@ def _step(stride: int, size: Sequence[int]) -> tuple[int, int]:
 def _conv(
     n_in: int, n_out: int, kernel: int, stride: int | tuple[int, int], generator: torch.Generator
 ) -> nn.Conv2d:
-    layer = nn.utils.skip_init(nn.Conv2d, n_in, n_out, kernel, stride=stride, padding=kernel // 2)
+    layer = nn.utils.skip_init(_Conv2d, n_in, n_out, kernel, stride=stride, padding=kernel // 2)
     return _drawn(layer, generator)
 
 
@@ -343,7 +367,7 @@ class ClassifierHead(nn.Module):
             kernel = tuple(min(2, length) for length in size)
             size = [length - k + 1 for length, k in zip(size, kernel, strict=True)]
             layers += [
-                _drawn(nn.utils.skip_init(nn.Conv2d, width, n_out, kernel), generator),
+                _drawn(nn.utils.skip_init(_Conv2d, width, n_out, kernel), generator),
                 nn.ReLU(inplace=True),
             ]
             width = n_out

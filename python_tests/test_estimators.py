@@ -9,6 +9,7 @@ import pytest
 import torch
 from estimators import COLLABORATIVE, OPTIONS, REFINED, ROUNDS, SMALL, external_options, small
 from interrupt import Interrupt
+from products import Products
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.pipeline import make_pipeline
@@ -162,11 +163,43 @@ def test_memory_map_is_read_in_batches(tmp_path):
     assert max(reads) <= 9000
 
 
-def test_codes_of_a_row_do_not_depend_on_its_company(digits):
-    model = small("desc").fit(digits)
-    whole = model.transform(digits)
-    np.testing.assert_array_equal(model.transform(digits[17:18]), whole[17:18])
-    np.testing.assert_array_equal(model.transform(digits[::-1]), whole[::-1])
+@pytest.mark.parametrize(
+    ("method", "shape", "dtype"),
+    [
+        *((name, (64,), "float32") for name in MODELS),
+        ("dcec", (8, 8), "float32"),
+        ("desc", (64,), "float64"),
+        ("self-expressive", (64,), "float64"),
+        ("ncsc", (8, 8), "float64"),
+        ("desc", (64,), "mixed_bfloat16"),
+    ],
+)
+def test_results_of_a_row_do_not_depend_on_its_company(method, shape, dtype, digits):
+    model = small(method, dtype=dtype).fit(digits.reshape(-1, *shape))
+    names = [name for name in ("transform", "predict", "predict_proba") if hasattr(model, name)]
+
+    def results(X):
+        return [getattr(model, name)(X.reshape(-1, *shape)) for name in names]
+
+    n_threads, rows = torch.get_num_threads(), np.concatenate([digits, digits, digits[:50]])  # two chunks
+    order = np.random.default_rng(0).permutation(len(rows))
+    try:
+        torch.set_num_threads(1)
+        with Products() as products:
+            whole = results(rows)
+        # On this processor the bits may be equal all the same: of no product is anything left over by whole tiles.
+        assert products.left_over() == []
+        assert (
+            products.shapes or method == "k-subspaces" or shape != (64,)
+        )  # kernels of our own, convolutions
+        torch.set_num_threads(3)
+        for found, expected in zip(results(rows), whole, strict=True):
+            np.testing.assert_array_equal(found, expected)
+    finally:
+        torch.set_num_threads(n_threads)
+    for some in (order, slice(17, 18), slice(300, 350)):
+        for found, expected in zip(results(rows[some]), whole, strict=True):
+            np.testing.assert_array_equal(found, expected[some])
 
 
 @pytest.mark.parametrize(

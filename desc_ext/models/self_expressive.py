@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from desc_ext import ops
+from desc_ext.fixed_shapes import row_linear
 from desc_ext.models.base import damaged_config, from_config, saved_config
 from desc_ext.models.inputs import input_rows, input_width, restore_features, saved_features, training_rows
 from desc_ext.models.options import (
@@ -265,8 +266,8 @@ class SelfExpressiveClustering(
     def _on_training_rows(self, z: Tensor) -> Tensor:
         """Coefficients [m, n] of the ridge regression of rows ``z`` [m, p] on all training rows."""
         if len(self._inverse) == self._z.shape[1]:
-            return (z @ self._inverse) @ self._z.T
-        return (z @ self._z.T) @ self._inverse
+            return row_linear(row_linear(z, self._inverse.T), self._z)
+        return row_linear(row_linear(z, self._z), self._inverse.T)
 
     # ------------------------------------------------------------------ looks at the result
     @torch.no_grad()
