@@ -5,6 +5,7 @@
 #   TORCH_INDEX=URL        the package index to take torch from, e.g. PyTorch's own with CPU-only builds;
 #                          otherwise pip's own configuration decides
 #   ARGS="-k projection"   passed on to pytest
+#   JOBS=0                 processes of make test: 2; 0 runs the tests one after the other
 #   CUDACXX=/path/to/nvcc  another nvcc (otherwise that of CUDA_HOME, the PATH or /usr/local/cuda)
 #
 # The installation in .venv has the CPU kernels only, so that no one waits minutes for nvcc: `make test-gpu` installs those
@@ -20,6 +21,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 export CXX
 ARGS ?=
+JOBS ?= 2
 TORCH_INDEX ?=
 
 STAMPS := .venv/.stamps
@@ -54,7 +56,7 @@ demo: $(STAMPS)/package
 
 test: $(STAMPS)/package
 	@echo "== Testing"
-	@$(VENV_PYTHON) -m pytest $(ARGS)
+	@$(VENV_PYTHON) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 bench: $(STAMPS)/bench
 	@echo "== Measuring the kernels"
