@@ -69,6 +69,7 @@ def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("method", NETWORKS)
 def test_shapes_and_types(method, digits):
     model = small(method).fit(digits)
@@ -105,6 +106,7 @@ def test_history_of_refinement(digits):
     assert record["loss"] == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("method", MODELS)
 def test_same_seed_same_bits_and_untouched_global_state(method, digits):
     torch.manual_seed(5)
@@ -163,6 +165,7 @@ def test_memory_map_is_read_in_batches(tmp_path):
     assert max(reads) <= 9000
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(
     ("method", "shape", "dtype"),
     [
@@ -176,12 +179,13 @@ def test_memory_map_is_read_in_batches(tmp_path):
 )
 def test_results_of_a_row_do_not_depend_on_its_company(method, shape, dtype, digits):
     model = small(method, dtype=dtype).fit(digits.reshape(-1, *shape))
-    names = [name for name in ("transform", "predict", "predict_proba") if hasattr(model, name)]
+    names = ["transform", "predict_proba" if hasattr(model, "predict_proba") else "predict"]
+    names = [name for name in names if hasattr(model, name)]
 
     def results(X):
         return [getattr(model, name)(X.reshape(-1, *shape)) for name in names]
 
-    n_threads, rows = torch.get_num_threads(), np.concatenate([digits, digits, digits[:50]])  # two chunks
+    n_threads, rows = torch.get_num_threads(), np.concatenate([digits, digits, digits[:20]])  # two chunks
     order = np.random.default_rng(0).permutation(len(rows))
     try:
         torch.set_num_threads(1)
@@ -197,7 +201,7 @@ def test_results_of_a_row_do_not_depend_on_its_company(method, shape, dtype, dig
             np.testing.assert_array_equal(found, expected)
     finally:
         torch.set_num_threads(n_threads)
-    for some in (order, slice(17, 18), slice(300, 350)):
+    for some in (order, slice(17, 18), slice(590, 620)):
         for found, expected in zip(results(rows[some]), whole, strict=True):
             np.testing.assert_array_equal(found, expected[some])
 
@@ -287,6 +291,7 @@ def test_scaling(scaling):
     np.testing.assert_allclose(scaled, expected, atol=1e-12)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("method", MODELS)
 def test_save_and_load(method, digits, tmp_path):
     model = small(method).fit(digits)
@@ -306,6 +311,7 @@ def test_save_and_load(method, digits, tmp_path):
             getattr(loaded, "predict", loaded.transform)(digits[:, 1:])
 
 
+@pytest.mark.bits
 def test_float64_survives_saving(digits, tmp_path):
     model = small("desc", dtype="float64").fit(digits)
     assert model.embedding_.dtype == np.float64
@@ -313,6 +319,7 @@ def test_float64_survives_saving(digits, tmp_path):
     np.testing.assert_array_equal(DESC.load(tmp_path).transform(digits), model.embedding_)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("method", [*NETWORKS, "ncsc", "dsc-net", "lrsc"])
 def test_mixed_precision_is_that_of_the_layers(method, digits, tmp_path, monkeypatch):
     seen, forward = set(), Layers.forward
@@ -392,6 +399,7 @@ def test_missing_tensor_is_named(digits, tmp_path):
         DESC.load(tmp_path)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(
     ("method", "stage", "epoch"),
     [

@@ -182,6 +182,7 @@ def test_colours_are_channels_of_their_own(images):
         np.testing.assert_allclose(found[:, c], channels(colour[:, c]), rtol=1e-10)
 
 
+@pytest.mark.bits
 def test_kinds_of_input_agree(images, tmp_path):
     expected = Scattering2D(10).fit_transform(images)
     np.save(tmp_path / "stack.npy", images)
@@ -201,6 +202,7 @@ def test_kinds_of_input_agree(images, tmp_path):
     np.testing.assert_array_equal(fitted.transform(images.reshape(200, 64)), expected)
 
 
+@pytest.mark.bits
 def test_rows_do_not_depend_on_their_company_nor_on_threads(images):
     n_threads = torch.get_num_threads()
     try:
@@ -218,6 +220,7 @@ def test_rows_do_not_depend_on_their_company_nor_on_threads(images):
     np.testing.assert_array_equal(model.fit_transform(images), alone)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
@@ -276,6 +279,7 @@ def test_scikit_learn_contract(images):
     assert isinstance(frame, pandas.DataFrame)
 
 
+@pytest.mark.bits
 def test_state_goes_through_json(images):
     for options in ({}, {"n_components": None, "dtype": "float64", "J": 2}):
         model = Scattering2D(**{"n_components": 12, **options}).fit(images)

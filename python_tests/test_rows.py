@@ -12,6 +12,7 @@ from desc_ext.models import rows
 from desc_ext.models.rows import Rows
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float32", "float64"])
 def test_rows_on_a_device_are_those_of_the_array(dtype, monkeypatch):
     """Where the device holds the whole input, the same rows come out, bit for bit."""
@@ -42,6 +43,7 @@ def test_a_device_gets_all_rows_only_where_it_has_room(monkeypatch):
         assert rows._resident(X.astype(">f4"), device) is None
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("k", "n"), [(217, 10), (217, 1), (24, 3), (7, 5), (64, 24), (64, 32), (100, 7), (500, 217)]
@@ -71,6 +73,7 @@ def test_a_product_gives_a_row_the_same_bits_wherever_it_stands(k, n, dtype):
     assert products.left_over() == []
 
 
+@pytest.mark.bits
 def test_blocks_are_computed_by_one_thread_each():
     before = torch.get_num_threads()
     try:
