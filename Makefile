@@ -1,10 +1,11 @@
-# make demo | test | bench | lint | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
+# make demo | test | test-isa | bench | lint | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
 # Each sets up what it needs in .venv, and only what has changed.
 #   PYTHON=python3.12      another Python (3.10 or newer)
 #   CXX=clang++            another C++20 compiler
 #   TORCH_INDEX=URL        the package index to take torch from, e.g. PyTorch's own with CPU-only builds;
 #                          otherwise pip's own configuration decides
 #   ARGS="-k projection"   passed on to pytest
+#   JOBS=0                 processes of make test: 2; 0 runs the tests one after the other
 #   CUDACXX=/path/to/nvcc  another nvcc (otherwise that of CUDA_HOME, the PATH or /usr/local/cuda)
 #
 # The installation in .venv has the CPU kernels only, so that no one waits minutes for nvcc: `make test-gpu` installs those
@@ -14,12 +15,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test bench lint clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
+.PHONY: demo test test-isa bench lint clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 export CXX
 ARGS ?=
+JOBS ?= 2
 TORCH_INDEX ?=
 
 STAMPS := .venv/.stamps
@@ -38,6 +40,7 @@ CONFIGURE := -S . -G Ninja -DPython_EXECUTABLE="$$PWD/$(VENV_PYTHON)"
 help:
 	@echo "make demo    cluster the bundled digits and compare with k-means (under 3 minutes)"
 	@echo "make test    run the tests"
+	@echo "make test-isa  those that promise equal bits, with the code for other processors (under 2 minutes)"
 	@echo "make bench   measure the kernels"
 	@echo "make lint    check style and formatting"
 	@echo "make clean   remove everything that make made, .venv too"
@@ -56,7 +59,30 @@ demo: $(STAMPS)/package
 
 test: $(STAMPS)/package
 	@echo "== Testing"
-	@$(VENV_PYTHON) -m pytest $(ARGS)
+	@$(VENV_PYTHON) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# Our kernels, torch's, oneDNN, MKL, and the OpenBLAS of NumPy and SciPy, each made to take the code of another processor.
+AVX2 := DESC_EXT_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+  OPENBLAS_CORETYPE=Haswell
+BASELINE := DESC_EXT_CPU=baseline ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+  OPENBLAS_CORETYPE=Nehalem
+AMD := DESC_EXT_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 LD_PRELOAD="$$PWD/build/libmkl_on_amd.so" \
+  OPENBLAS_CORETYPE=Zen
+
+# Only their files are read, which saves each process two seconds.
+TEST_BITS = $(VENV_PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -m bits $$(grep -l "mark\.bits" python_tests/test_*.py) $(ARGS)
+
+test-isa: $(STAMPS)/package build/libmkl_on_amd.so
+	@echo "== Testing equal bits with the code for AVX2"
+	@$(AVX2) $(TEST_BITS)
+	@echo "== Testing equal bits with the code for any processor"
+	@$(BASELINE) $(TEST_BITS)
+	@echo "== Testing equal bits with the code for AMD's processors"
+	@$(AMD) $(TEST_BITS)
+
+build/libmkl_on_amd.so: python_tests/mkl_on_amd.c | $(STAMPS)/compiler
+	@mkdir -p build
+	@"$(CXX)" -x c -shared -fPIC -O2 -o $@ $<
 
 bench: $(STAMPS)/bench
 	@echo "== Measuring the kernels"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import desc_ext  # noqa: F401  isort: skip  (before torch, whose threads otherwise wait in a way that slows every fit)
 
 import pytest
+import torch
 from hypothesis import settings
 from operators import BACKENDS, HOST_CUDA, Backend, host_cuda
 
@@ -17,6 +19,12 @@ settings.register_profile("desc_ext", deadline=None, derandomize=True, database=
 settings.load_profile("desc_ext")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The processes share the cores: more threads in all would wait for each other. Tests that need several ask for them.
+    n_threads = max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    torch.set_num_threads(n_threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))  # of the processes that tests start
 
 
 @pytest.fixture

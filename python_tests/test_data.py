@@ -24,6 +24,10 @@ def idx_bytes(values: np.ndarray) -> bytes:
     return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
 
 
+def compressed(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)  # the same in every process, for it names a test
+
+
 def write_idx_folder(folder, n_train=6, n_test=4, compress=True):
     """Random images in the files of MNIST; returns pixels [n, 28, 28] and labels [n] in published order."""
     rng = np.random.default_rng(1)
@@ -112,13 +116,13 @@ def test_missing_data_says_where_it_looked_and_what_helps(tmp_path, no_other_dat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(idx_bytes(np.zeros((4, 28, 28), np.uint8)))[:-30], "damaged"),
-        (gzip.compress(idx_bytes(np.zeros((4, 28, 28), np.uint8))[:-1]), "3135 values.*4 x 28 x 28"),
-        (gzip.compress(b"\x00\x00\x0d\x01\x00\x00\x00\x00"), "not an idx file of bytes"),
-        (gzip.compress(b""), "not an idx file of bytes"),
+        (compressed(idx_bytes(np.zeros((4, 28, 28), np.uint8)))[:-30], "damaged"),
+        (compressed(idx_bytes(np.zeros((4, 28, 28), np.uint8))[:-1]), "3135 values.*4 x 28 x 28"),
+        (compressed(b"\x00\x00\x0d\x01\x00\x00\x00\x00"), "not an idx file of bytes"),
+        (compressed(b""), "not an idx file of bytes"),
         (b"not gzip at all", "damaged"),
-        (gzip.compress(idx_bytes(np.zeros((3, 28, 28), np.uint8))), r"images \[3, 28, 28\], labels \[4\]"),
-        (gzip.compress(idx_bytes(np.zeros((4, 8, 8), np.uint8))), r"do not fit mnist-test"),
+        (compressed(idx_bytes(np.zeros((3, 28, 28), np.uint8))), r"images \[3, 28, 28\], labels \[4\]"),
+        (compressed(idx_bytes(np.zeros((4, 8, 8), np.uint8))), r"do not fit mnist-test"),
     ],
 )
 def test_damaged_idx_files_are_named(tmp_path, no_other_data, content, message):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from products import Products
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -180,6 +181,7 @@ def test_colours_are_channels_of_their_own(images):
         np.testing.assert_allclose(found[:, c], channels(colour[:, c]), rtol=1e-10)
 
 
+@pytest.mark.bits
 def test_kinds_of_input_agree(images, tmp_path):
     expected = Scattering2D(10).fit_transform(images)
     np.save(tmp_path / "stack.npy", images)
@@ -199,6 +201,7 @@ def test_kinds_of_input_agree(images, tmp_path):
     np.testing.assert_array_equal(fitted.transform(images.reshape(200, 64)), expected)
 
 
+@pytest.mark.bits
 def test_rows_do_not_depend_on_their_company_nor_on_threads(images):
     n_threads = torch.get_num_threads()
     try:
@@ -214,6 +217,35 @@ def test_rows_do_not_depend_on_their_company_nor_on_threads(images):
     np.testing.assert_array_equal(model.transform(images[17:18]), alone[17:18])
     np.testing.assert_array_equal(model.transform(images[::-1]), alone[::-1])
     np.testing.assert_array_equal(model.fit_transform(images), alone)
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((28, 28), {}),
+        ((9, 13), {"batch_size": 5}),
+        ((3, 10, 10), {"n_components": 7}),
+        ((20, 30), {"dtype": "float64"}),
+    ],
+)
+def test_of_no_product_is_anything_left_over(shape, options):
+    """What whole tiles of a BLAS leave over is added in another order, so a row's bits would depend on its place."""
+    images = np.random.default_rng(0).random((90, *shape))
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        model = Scattering2D(**{"n_components": 20, **options}).fit(images)
+        with Products() as products:
+            whole = model.transform(images)
+    finally:
+        torch.set_num_threads(n_threads)
+    assert products.left_over() == []
+    assert max(k for _, k, _ in products.shapes) >= len(
+        model.mean_
+    )  # the principal components are among them
+    order = np.random.default_rng(1).permutation(90)
+    np.testing.assert_array_equal(model.transform(images[order]), whole[order])
 
 
 def test_batch_size_changes_only_roundings(images):
@@ -246,6 +278,7 @@ def test_scikit_learn_contract(images):
     assert isinstance(frame, pandas.DataFrame)
 
 
+@pytest.mark.bits
 def test_state_goes_through_json(images):
     for options in ({}, {"n_components": None, "dtype": "float64", "J": 2}):
         model = Scattering2D(**{"n_components": 12, **options}).fit(images)

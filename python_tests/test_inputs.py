@@ -152,6 +152,7 @@ def test_feature_dim_is_bounded_by_the_data(digits):
     assert model.features_.components_ is None
 
 
+@pytest.mark.bits
 def test_a_fit_that_was_stopped_goes_on_with_the_same_bits(digits, tmp_path):
     class Stop(Callback):
         def on_epoch_end(self, model, record):

@@ -277,6 +277,7 @@ def test_device(method, device):
     assert not torch.backends.cudnn.deterministic  # as it was
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 2), ("refine", 2), ("refine", 3)])
 def test_resumed_fit_has_the_same_bits(stage, epoch, tmp_path):
     """With both optimizers and the discriminator, which the checkpoint holds and the finished model does not."""

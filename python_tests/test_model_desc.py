@@ -283,6 +283,7 @@ def test_presets_and_docstring_name_every_option():
     assert paper["hidden_sizes"] == (500, 500, 1000)
 
 
+@pytest.mark.bits
 def test_more_rows_than_a_chunk():
     X = random_rows(2 * CHUNK_ROWS + 3)
     model = DESC(K, random_state=0, hard_weight="off", **SMALL).fit(X)

@@ -315,6 +315,7 @@ def test_attributes_before_fit():
             getattr(DSCNet(), name)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 2), ("expression", 1), ("expression", 5)])
 @pytest.mark.parametrize("self_expression", ["learned", "closed-form"])
 def test_resumed_fit_has_the_same_bits(self_expression, stage, epoch, tmp_path):
@@ -331,6 +332,7 @@ def test_resumed_fit_has_the_same_bits(self_expression, stage, epoch, tmp_path):
         np.testing.assert_array_equal(resumed.embedding_, whole.embedding_)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(
     "options", [{"preset": "paper", "kept_share": 0.8}, {"self_expression": "closed-form"}]
 )

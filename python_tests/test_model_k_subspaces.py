@@ -232,6 +232,7 @@ def test_tol_and_max_iter_end_the_alternation():
     np.testing.assert_array_equal(short.predict(X), short.labels_)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("init", ["k-subspaces++", "k-means"])
 def test_same_seed_same_bits_for_any_number_of_threads(init):
     """From 100 columns on torch's decompositions and products depend on the number of threads; float64 shows it."""
@@ -286,6 +287,7 @@ def test_callbacks_see_every_iteration_and_can_end_a_stage():
 # ---------------------------------------------------------------------- saving, errors
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("way", ["fit", "partial_fit"])
 def test_save_and_load_go_on_with_the_same_bits(way, tmp_path):
     X, _, _ = planted(noise=0.1)

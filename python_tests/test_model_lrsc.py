@@ -358,6 +358,7 @@ def test_too_many_rows_name_the_closed_form():
 STAGES = [("teacher", 1), ("teacher", 2), ("meta", 1), ("meta", 2), ("pretrain", 2), ("expression", 2)]
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("at", STAGES)
 def test_resumed_fit_has_the_same_bits(at, tmp_path):
     X, options = rows(), SMALL | {"meta_epochs": 2, "external": other()}
@@ -378,6 +379,7 @@ def test_resume_refuses_other_external_data(tmp_path):
         LRSC(3, checkpoint=tmp_path, resume=True, external=(E + 1, labels), **SMALL).fit(X)
 
 
+@pytest.mark.bits
 def test_same_seed_same_bits_and_the_seed_matters():
     X, options = rows(), SMALL | {"external": other()}
     torch.manual_seed(3)
@@ -388,6 +390,7 @@ def test_same_seed_same_bits_and_the_seed_matters():
     assert not np.array_equal(LRSC(3, **options | {"random_state": 1}).fit(X).embedding_, first.embedding_)
 
 
+@pytest.mark.bits
 def test_save_and_load(tmp_path):
     X = rows()
     model = LRSC(3, external=other(), **SMALL).fit(X)

@@ -305,6 +305,7 @@ def test_bad_options_are_refused(options, message):
         NCSC(K, **(SMALL | options)).fit(random_rows())
 
 
+@pytest.mark.bits
 # ---------------------------------------------------------------------- resume, presets, memory, quality
 @small_fits_collapse
 @pytest.mark.parametrize("self_expression", ["closed-form", "learned"])

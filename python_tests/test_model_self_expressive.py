@@ -242,6 +242,7 @@ def test_new_rows_get_the_eigenvectors_extended():
     np.testing.assert_allclose(model.transform(new), normalize(expected), atol=1e-9)
 
 
+@pytest.mark.bits
 def test_prediction_does_not_depend_on_company_and_agrees_with_the_fit():
     X, _ = subspaces()
     model = SelfExpressiveClustering(3, random_state=0).fit(X)
@@ -251,6 +252,7 @@ def test_prediction_does_not_depend_on_company_and_agrees_with_the_fit():
     np.testing.assert_array_equal(model.transform(X[::-1]), whole[::-1])
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("p", [20, 400])
 def test_save_and_load(p, tmp_path):
     X, _ = subspaces(p=p)
@@ -278,6 +280,7 @@ def test_scattering_features(tmp_path):
     )
 
 
+@pytest.mark.bits
 def test_same_seed_same_bits():
     X = load_digits().data[:500]
     first, second = (SelfExpressiveClustering(6, random_state=3).fit(X) for _ in range(2))

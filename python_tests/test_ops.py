@@ -119,6 +119,7 @@ def assert_same_bits(runs) -> None:
             assert torch.equal(bits(first), bits(second))
 
 
+@pytest.mark.bits
 @every_case
 def test_same_bits_for_any_number_of_threads(case):
     tensors = inputs((3001, 50, 10, 5), torch.float32)

@@ -12,6 +12,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from desc_ext.algorithms.k_subspaces import leading_directions
+from desc_ext.fixed_shapes import TILE_ROWS, in_threads
 
 __all__ = [
     "CHUNK_ROWS",
@@ -25,9 +26,9 @@ __all__ = [
     "scaling_statistics",
 ]  # fmt: skip
 
-# Whole-data passes use chunks of exactly this many rows, the last one padded: a matrix product of fixed
-# shape gives a row the same bits whatever rows stand beside it, so predict agrees with labels_.
-CHUNK_ROWS = 512
+# Whole-data passes use chunks of exactly this many rows, the last one padded, each computed by one thread: with the layers
+# of desc_ext.nn a row has the same bits whatever rows stand beside it, so predict agrees with labels_.
+CHUNK_ROWS = 12 * TILE_ROWS
 _READ_ROWS = 8192
 # Rows of a pass over wide data that gathers p×q sums; and how many more directions than wanted it keeps, how many passes
 # it makes: enough for the leading directions of data whose energy falls off at all.
@@ -191,7 +192,12 @@ class Rows:
 
     def map(self, function: Callable[[Tensor], Tensor], directions: bool = False) -> Tensor:
         """``function`` of all rows, or of their directions, chunk by chunk."""
-        return torch.cat([_padded(function, chunk) for chunk in self.chunks(directions)])
+        read = self.directions if directions else self.take
+
+        def chunk(start: int) -> Tensor:
+            return _padded(function, read(slice(start, start + CHUNK_ROWS)))
+
+        return torch.cat(in_threads(chunk, range(0, len(self.X), CHUNK_ROWS), self.device))
 
     def reduced(
         self, n_components: int, generator: torch.Generator, directions: bool
@@ -222,7 +228,7 @@ class Rows:
 def map_chunks(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
     """``function`` of row-aligned tensors, CHUNK_ROWS rows at a time; results are concatenated."""
     pieces = zip(*(array.split(CHUNK_ROWS) for array in arrays), strict=True)
-    return torch.cat([_padded(function, *piece) for piece in pieces])
+    return torch.cat(in_threads(lambda piece: _padded(function, *piece), pieces, arrays[0].device))
 
 
 def _padded(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:

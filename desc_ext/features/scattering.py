@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from desc_ext.fixed_shapes import row_linear
+
 __all__ = ["Scattering"]
 
 _PERIODS = 2  # copies of a filter added on either side, so that it is periodic on the grid
@@ -83,8 +85,10 @@ class Scattering:
 
     def _average(self, maps: Tensor, r: int) -> Tensor:
         """maps ⋆ φ every 2^J pixels, of maps at resolution 2^-r."""
-        rows, columns = self._phi[r]
-        return rows @ (maps @ columns.T)
+        (*batch, height, width), (rows, columns) = maps.shape, self._phi[r]
+        lines = row_linear(maps.reshape(-1, width), columns).view(-1, height, len(columns)).mT
+        averages = row_linear(lines.reshape(-1, height), rows).view(*batch, len(columns), len(rows))
+        return averages.mT
 
     def _modulus(self, spectrum: Tensor, j: int, r: int) -> Tensor:
         """|maps ⋆ ψ_j| [.., L, h, w] at resolution 2^-j, from the spectrum of maps at resolution 2^-r."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 from desc_ext.device import resolve_device
 from desc_ext.features.images import image_rows, is_integer
 from desc_ext.features.scattering import Scattering
+from desc_ext.fixed_shapes import in_threads, row_linear
 
 __all__ = ["Scattering2D"]
 
@@ -118,11 +118,11 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         paths = self._paths()
         scale = self._tensor(1 / self._channel_scale(paths))
         mean = self._tensor(self.mean_)
-        components = None if self.components_ is None else self._tensor(self.components_).T.contiguous()
+        components = None if self.components_ is None else self._tensor(self.components_)
 
         def project(channels: Tensor) -> Tensor:
             scaled = channels * scale
-            return (scaled if components is None else (scaled - mean) @ components).cpu()
+            return (scaled if components is None else row_linear(scaled - mean, components)).cpu()
 
         result = np.empty((len(X), self._n_features_out), dtype=self.dtype)
         start = 0
@@ -165,9 +165,10 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             ValueError: a tensor is missing, superfluous or misshapen.
             KeyError, TypeError: ``config`` is not of a :meth:`state`.
         """
-        model = cls(**config["params"] | {"image_shape": tuple(config["params"]["image_shape"])})
+        channels, height, width = config["params"]["image_shape"]
+        model = cls(**config["params"] | {"image_shape": (channels, height, width)})
         model._check_options()
-        model.image_shape_, model.n_samples_ = model.image_shape, config["n_samples"]
+        model.image_shape_, model.n_samples_ = (channels, height, width), config["n_samples"]
         model.n_features_in_ = math.prod(model.image_shape_)
         paths = model._paths()
         n_maps, n_values = model.image_shape_[0] * paths.n_paths, math.prod(paths.map_shape)
@@ -241,7 +242,7 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         starts = range(0, len(X), size)
         n_batches = -(-_GRAM_ROWS // size)
         for first in range(0, len(starts), n_batches):
-            yield torch.cat(_in_threads(batch, starts[first : first + n_batches], device))
+            yield torch.cat(in_threads(batch, starts[first : first + n_batches], device))
 
     # ------------------------------------------------------------------ fitting
     def _channel_scale(self, paths: Scattering) -> np.ndarray:
@@ -266,18 +267,20 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             self._set_components(PCA(n_components, svd_solver="full").fit(scaled))
 
     def _fit_covariance(self, X: np.ndarray, paths: Scattering, n_components: int) -> None:
-        norms, moments = [], None
+        norms: list[Tensor] = []
+        moments: list[_Moments] = []
         for block in self._blocks(X, paths):
             norms.append(_largest_norms(block, paths))
-            moments = moments or _Moments(block)
-            moments.add(block)
+            if not moments:
+                moments.append(_Moments(block))
+            moments[0].add(block)
         self._set_norms(torch.stack(norms).amax(0))
-        mean, covariance = moments.result()
+        mean, covariance = moments[0].result()
         scale = torch.from_numpy(self._channel_scale(paths))
         covariance /= scale
         covariance /= scale[:, None]
         variance = float(covariance.trace())
-        [(values, vectors)] = _in_threads(torch.linalg.eigh, [covariance], covariance.device)
+        [(values, vectors)] = in_threads(torch.linalg.eigh, [covariance], covariance.device)
         leading = values[-n_components:].flip(0).clamp_min(0).numpy()
         components = np.ascontiguousarray(vectors[:, -n_components:].flip(1).T.numpy())
         self.mean_ = (mean / scale).numpy()
@@ -318,27 +321,12 @@ class _Moments:
             self.total[start : start + _GRAM_COLUMNS] += part.sum(0)
             self.gram[start:, start : start + _GRAM_COLUMNS].addmm_(rows[:, start:].T, part)
 
-        _in_threads(panel, range(0, rows.shape[1], _GRAM_COLUMNS), rows.device)
+        in_threads(panel, range(0, rows.shape[1], _GRAM_COLUMNS), rows.device)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Mean and the lower triangle of the covariance, on the CPU."""
         covariance = self.gram.addr_(self.total, self.total, alpha=-1 / self.n).div_(self.n - 1)
         return (self.shift + self.total / self.n).cpu(), covariance.cpu()
-
-
-def _in_threads(function: Callable, items: Iterable, device: torch.device) -> list:
-    """``function`` of each item, in order: on a CPU as many at a time as torch has threads, each computed by one.
-
-    So no result depends on the number of threads.
-    """
-    n_threads = torch.get_num_threads() if device.type == "cpu" else 1
-    if n_threads == 1:
-        return [function(item) for item in items]
-    try:
-        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, items))
-    finally:
-        torch.set_num_threads(n_threads)  # what threads begun later take over
 
 
 def _largest_norms(channels: Tensor, paths: Scattering) -> Tensor:

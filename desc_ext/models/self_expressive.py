@@ -23,6 +23,7 @@ from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.rows import Rows, Scaling, require_finite_norms, scaling_statistics
+from desc_ext.fixed_shapes import row_linear
 
 __all__ = ["SelfExpressiveClustering"]
 
@@ -192,8 +193,8 @@ class SelfExpressiveClustering(_Found, Estimator):
     def _on_training_rows(self, z: Tensor) -> Tensor:
         """Coefficients [m, n] of the ridge regression of rows ``z`` [m, p] on all training rows."""
         if len(self._inverse) == self._z.shape[1]:
-            return (z @ self._inverse) @ self._z.T
-        return (z @ self._z.T) @ self._inverse
+            return row_linear(row_linear(z, self._inverse.T), self._z)
+        return row_linear(row_linear(z, self._z), self._inverse.T)
 
     # ------------------------------------------------------------------ looks at the result
     @torch.no_grad()

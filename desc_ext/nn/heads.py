@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from desc_ext import ops
-from desc_ext.nn.layers import Layers, channels_last, convolution, drawn, multilayer_perceptron, unset_layer
+from desc_ext.nn.layers import (
+    Layers,
+    RowConv2d,
+    channels_last,
+    convolution,
+    drawn,
+    multilayer_perceptron,
+    unset_layer,
+)
 
 __all__ = ["ClassifierHead", "Discriminator", "SelfExpressiveLayer"]
 
@@ -41,7 +49,7 @@ class ClassifierHead(nn.Module):
             kernel = tuple(min(2, length) for length in size)
             size = [length - k + 1 for length, k in zip(size, kernel, strict=True)]
             layers += [
-                drawn(unset_layer(nn.Conv2d, width, n_out, kernel), generator),
+                drawn(unset_layer(RowConv2d, width, n_out, kernel), generator),
                 nn.ReLU(inplace=True),
             ]
             width = n_out

@@ -14,9 +14,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from desc_ext.fixed_shapes import row_linear
+
 __all__ = [
     "MIXED",
     "Layers",
+    "RowConv2d",
+    "RowLinear",
     "channels_last",
     "convolution",
     "drawn",
@@ -32,7 +36,7 @@ __all__ = [
 
 MIXED = "mixed_bfloat16"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-LayerT = TypeVar("LayerT", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+LayerT = TypeVar("LayerT", bound=nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
 
 
 class Layers(nn.Sequential):
@@ -66,7 +70,7 @@ def set_dtype(network: ModuleT, name: str) -> ModuleT:
 
 def linear_layer(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer with torch's default initialisation, drawn from ``generator``."""
-    return drawn(unset_layer(nn.Linear, n_in, n_out), generator)
+    return drawn(unset_layer(RowLinear, n_in, n_out), generator)
 
 
 def drawn(layer: LayerT, generator: torch.Generator) -> LayerT:
@@ -79,6 +83,29 @@ def drawn(layer: LayerT, generator: torch.Generator) -> LayerT:
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
     return layer
+
+
+class RowLinear(nn.Linear):
+    """A linear layer that gives a row the same bits beside whatever rows, where no gradient is asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        return row_linear(x, self.weight, self.bias)
+
+
+class RowConv2d(nn.Conv2d):
+    """A convolution of which the same is true.
+
+    oneDNN's are so by themselves. Torch's own of float64 are products that write to wherever in memory the image's map
+    begins, which changes the path of some BLAS routines: there every image is a batch of its own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        forward = super().forward
+        if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float64:
+            return forward(x)
+        return torch.cat([forward(image.clone()) for image in x.split(1)])
 
 
 def unset_layer(kind: type[LayerT], *sizes: Any, **options: Any) -> LayerT:
@@ -122,7 +149,7 @@ def convolution(
     n_in: int, n_out: int, kernel: int, stride: int | tuple[int, int], generator: torch.Generator
 ) -> nn.Conv2d:
     """A convolution with zero padding of ``kernel // 2``."""
-    return drawn(unset_layer(nn.Conv2d, n_in, n_out, kernel, stride=stride, padding=kernel // 2), generator)
+    return drawn(unset_layer(RowConv2d, n_in, n_out, kernel, stride=stride, padding=kernel // 2), generator)
 
 
 def transposed_convolution(

@@ -1,0 +1,72 @@
+"""Products and passes over rows that give a row the same bits wherever it stands and whatever stands beside it.
+
+A matrix product of one fixed shape does not do so yet. A BLAS computes it by tiles of some rows and columns, and what is
+left over at its edges by other routines, which add in another order; on some processors (MKL's on AMD) narrow products
+also start at the first aligned address of a row. So :func:`row_linear` leaves nothing over and begins every row at such an
+address. And it counts on one thread: several would cut the rows where their number says, :func:`in_threads` computes
+blocks of rows beside each other instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["TILE_ROWS", "in_threads", "row_linear"]
+
+# Whole tiles of every BLAS that torch comes with have a divisor of this many rows (6 in AVX2, 8 and 48 in AVX-512, 4 in
+# SSE), and of this many columns and terms.
+TILE_ROWS, _TILE = 48, 16
+_ALIGNMENT = 64  # bytes
+
+
+def row_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weightᵀ + bias [m, n] of ``x`` [m, k], ``weight`` [n, k] and ``bias`` [n], without gradients.
+
+    On a CPU, and one thread, the bits of a row depend on it, on ``weight`` and ``bias`` and on m alone.
+    """
+    if x.device.type != "cpu":
+        return functional.linear(x, weight, bias)
+    m, n = len(x), len(weight)
+    x, weight = _whole_tiles(x, TILE_ROWS), _whole_tiles(weight, _TILE)
+    if bias is not None:
+        bias = functional.pad(bias, (0, -n % _TILE))
+    product = functional.linear(x, weight, bias)
+    return product if product.shape == (m, n) else product[:m, :n].contiguous()
+
+
+def _whole_tiles(matrix: Tensor, rows: int) -> Tensor:
+    """``matrix``, or a copy with zeros up to whole tiles, contiguous and aligned."""
+    height, width = matrix.shape
+    if height % rows or width % _TILE:
+        return functional.pad(matrix.contiguous(), (0, -width % _TILE, 0, -height % rows))
+    matrix = matrix.contiguous()
+    return matrix.clone() if matrix.data_ptr() % _ALIGNMENT else matrix
+
+
+def in_threads(function: Callable, items: Iterable, device: torch.device) -> list:
+    """``function`` of each item, in order: on a CPU as many at a time as torch has threads, each computed by one.
+
+    So no result depends on the number of threads.
+    """
+    items, n_threads = list(items), torch.get_num_threads()
+    if device.type != "cpu" or n_threads == 1:
+        return [function(item) for item in items]
+    with_gradients = torch.is_grad_enabled()  # which every thread has for itself
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(with_gradients)
+
+    try:
+        if len(items) == 1:
+            torch.set_num_threads(1)
+            return [function(items[0])]
+        with ThreadPoolExecutor(min(n_threads, max(len(items), 1)), initializer=start) as pool:
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(n_threads)  # what threads begun later take over
