@@ -42,7 +42,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make test-isa  those that promise equal bits, with the code for other processors (under 2 minutes)"
 	@echo "make bench   measure the kernels"
-	@echo "make lint    check style and formatting"
+	@echo "make lint    check style, formatting, types and the direction of imports"
 	@echo "make clean   remove everything that make made, .venv too"
 	@echo "With a GPU and nvcc:"
 	@echo "make test-gpu        compile the CUDA kernels and run the tests on the GPU"
@@ -70,7 +70,7 @@ AMD := DESC_EXT_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 LD_PRE
   OPENBLAS_CORETYPE=Zen
 
 # Only their files are read, which saves each process two seconds.
-TEST_BITS = $(VENV_PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -m bits $$(grep -l "mark\.bits" python_tests/test_*.py) $(ARGS)
+TEST_BITS = $(VENV_PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -m bits $$(grep -rl --include='test_*.py' "mark\.bits" python_tests) $(ARGS)
 
 test-isa: $(STAMPS)/package build/libmkl_on_amd.so
 	@echo "== Testing equal bits with the code for AVX2"
@@ -80,7 +80,7 @@ test-isa: $(STAMPS)/package build/libmkl_on_amd.so
 	@echo "== Testing equal bits with the code for AMD's processors"
 	@$(AMD) $(TEST_BITS)
 
-build/libmkl_on_amd.so: python_tests/mkl_on_amd.c | $(STAMPS)/compiler
+build/libmkl_on_amd.so: python_tests/helpers/mkl_on_amd.c | $(STAMPS)/compiler
 	@mkdir -p build
 	@"$(CXX)" -x c -shared -fPIC -O2 -o $@ $<
 
@@ -88,11 +88,13 @@ bench: $(STAMPS)/bench
 	@echo "== Measuring the kernels"
 	@PYTHONPATH=build/bench $(VENV_PYTHON) -m pytest benchmarks/kernels --benchmark-enable $(ARGS)
 
-lint: $(STAMPS)/lint
-	@echo "== Checking style and formatting"
+lint: $(STAMPS)/package $(STAMPS)/lint
+	@echo "== Checking style, formatting, types and imports"
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
 	@.venv/bin/clang-format --dry-run -Werror $(CXX_FILES)
+	@$(VENV_PYTHON) -m mypy
+	@.venv/bin/lint-imports --no-cache >build/imports.log || { cat build/imports.log; exit 1; }
 
 has-gpu: $(STAMPS)/torch
 	@$(VENV_PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit(f"Missing: a GPU that torch {torch.__version__} can use")'
@@ -110,7 +112,7 @@ cuda: build/cuda/sources.sha256 $(STAMPS)/package $(STAMPS)/cuda-tools
 	@echo "== Writing benchmarks/kernels/cuda_resources.md"
 	@$(VENV_PYTHON) benchmarks/kernels/cuda_resources.py build/cuda/lib_desc_ext.so
 	@echo "== Testing what nvcc made"
-	@DESC_EXT_CUDA_LIBRARY=build/cuda/lib_desc_ext.so $(VENV_PYTHON) -m pytest python_tests/test_cuda_build.py $(ARGS)
+	@DESC_EXT_CUDA_LIBRARY=build/cuda/lib_desc_ext.so $(VENV_PYTHON) -m pytest python_tests/kernels/test_cuda_build.py $(ARGS)
 
 test-host-cuda: $(STAMPS)/package $(STAMPS)/host-cuda
 	@echo "== Testing the CUDA kernels on the CPU"
@@ -118,7 +120,7 @@ test-host-cuda: $(STAMPS)/package $(STAMPS)/host-cuda
 
 sanitize: $(STAMPS)/package
 	@echo "== Testing the CUDA kernels with sanitizers"
-	@EMULATOR_SANITIZE=1 DESC_EXT_SANITIZE=1 $(VENV_PYTHON) -m pytest python_tests/test_sanitize.py \
+	@EMULATOR_SANITIZE=1 DESC_EXT_SANITIZE=1 $(VENV_PYTHON) -m pytest python_tests/kernels/test_sanitize.py \
 	  emulator/tests/test_emulator_sanitized.py $(ARGS)
 
 clean:
@@ -206,5 +208,5 @@ $(STAMPS)/cuda-tools: pyproject.toml $(STAMPS)/tools
 	@touch $@
 
 $(STAMPS)/lint: constraints.txt | $(STAMPS)/venv
-	@$(PIP_INSTALL) ruff clang-format
+	@$(PIP_INSTALL) ruff clang-format mypy import-linter pre-commit
 	@touch $@

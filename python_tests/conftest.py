@@ -9,8 +9,9 @@ import desc_ext  # noqa: F401  isort: skip  (before torch, whose threads otherwi
 
 import pytest
 import torch
+from helpers import REPOSITORY
+from helpers.operators import BACKENDS, HOST_CUDA, Backend, host_cuda
 from hypothesis import settings
-from operators import BACKENDS, HOST_CUDA, Backend, host_cuda
 
 from desc_ext.ops import registration
 
@@ -18,7 +19,6 @@ from desc_ext.ops import registration
 settings.register_profile("desc_ext", deadline=None, derandomize=True, database=None)
 settings.load_profile("desc_ext")
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The processes share the cores: more threads in all would wait for each other. Tests that need several ask for them.
