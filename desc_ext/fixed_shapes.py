@@ -1,10 +1,11 @@
 """Products and passes over rows that give a row the same bits wherever it stands and whatever stands beside it.
 
-A matrix product of one fixed shape does not do so yet. A BLAS computes it by tiles of some rows and columns, and what is
-left over at its edges by other routines, which add in another order; on some processors (MKL's on AMD) narrow products
-also start at the first aligned address of a row. So :func:`row_linear` leaves nothing over and begins every row at such an
-address. And it counts on one thread: several would cut the rows where their number says, :func:`in_threads` computes
-blocks of rows beside each other instead.
+A matrix product of one fixed shape does not do so yet: measured with MKL's code for AVX2, for a baseline processor and for
+AMD's, bits depended on where in the block a row stood (with few columns, odd widths, or in the last rows; with more
+threads, in other rows too). The likely reasons are the rows and columns that whole tiles leave over, which other routines
+compute, and rows that begin at unaligned addresses. So :func:`row_linear` leaves nothing over and aligns what it
+multiplies: then no difference was found. And it counts on one thread: several would cut the rows where their number says,
+:func:`in_threads` computes blocks of rows beside each other instead.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch.nn import functional
 
 __all__ = ["TILE_ROWS", "in_threads", "row_linear"]
 
-# Whole tiles of every BLAS that torch comes with have a divisor of this many rows (6 in AVX2, 8 and 48 in AVX-512, 4 in
-# SSE), and of this many columns and terms.
+# Multiples of what tiles usually measure: 4, 6, 8, 12, 16, 24 or 48 rows, 4, 8 or 16 columns. python_tests/test_rows.py asks
+# the BLAS at hand whether that is enough.
 TILE_ROWS, _TILE = 48, 16
 _ALIGNMENT = 64  # bytes
 
