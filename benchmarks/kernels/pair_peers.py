@@ -21,7 +21,7 @@ BANDWIDTH, TEMPERATURE = 180.0, 0.07
 def collaborative(module):
     def collaborative_loss(prediction: Tensor, y: Tensor) -> Tensor:
         loss = module.collaborative_loss(prediction, y, *LIMITS)
-        return loss.positive + loss.negative + loss.apart
+        return sum(loss[:3])
 
     return collaborative_loss
 

@@ -5,16 +5,28 @@ With y from :func:`desc_ext.ops.ridge_self_expression`, C_ij = y_i·y_j / (1 −
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 from scipy import sparse
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from desc_ext import ops
-from desc_ext.algorithms.spectral import join_small_components, symmetric_affinity
+from desc_ext.algorithms.spectral import (
+    join_small_components,
+    leading_eigenvectors,
+    spectral_kmeans,
+    symmetric_affinity,
+)
 
 __all__ = [
-    "affinities_to_all", "closed_form_coefficients", "closed_form_expression", "leverage_scale", "ridge_affinity",
-    "ridge_inverse", "sparse_affinity",
+    "SelfExpressiveClusters", "affinities_to_all", "closed_form_coefficients", "closed_form_expression",
+    "cluster_by_self_expression", "leverage_scale", "ridge_affinity", "ridge_inverse", "sparse_affinity",
 ]  # fmt: skip
 
 _GRAM_ROWS = 8192  # added to a Gram matrix at a time
@@ -63,6 +75,65 @@ def ridge_affinity(z: Tensor, ridge: float, n_neighbors: int, n_clusters: int) -
     y = ops.ridge_self_expression(z, ridge)
     indices, values = ops.coefficient_topk(y, min(n_neighbors, len(z) - 1))
     return sparse_affinity(y, indices, values, n_clusters)[0]
+
+
+@dataclass
+class SelfExpressiveClusters:
+    """Clusters by the closed form: the affinity, its leading eigenvectors, and k-means of their rows."""
+
+    affinity: sparse.csr_array  # [n, n]
+    eigenvalues: np.ndarray  # [m], descending
+    vectors: np.ndarray  # [n, m]
+    embedding: np.ndarray  # [n, m], rows of the eigenvectors divided by their norm
+    kmeans: KMeans
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [n]."""
+        return self.kmeans.labels_.astype(np.int64)
+
+
+# Times a part of the clustering by its name; what is put into its dictionary is recorded with it.
+TimedStage = Callable[[str], AbstractContextManager[dict[str, Any]]]
+
+
+def cluster_by_self_expression(
+    z: Tensor,
+    n_clusters: int,
+    *,
+    ridge: float,
+    n_neighbors: int,
+    n_components: int,
+    n_init: int,
+    seed: int,
+    eigen_solver: str = "arpack",
+    stage: TimedStage = lambda name: nullcontext({}),
+) -> SelfExpressiveClusters:
+    """Ridge regression of every row on all others, spectral clustering of the largest coefficients.
+
+    Args:
+        z: rows [n, p].
+        ridge: ε of ‖C‖² + ‖z − C z‖²/ε.
+        n_neighbors: coefficients kept of each row; n − 1 at most.
+        n_components: eigenvectors, m.
+        n_init: k-means runs.
+        eigen_solver: of :func:`~desc_ext.algorithms.spectral.leading_eigenvectors`.
+        stage: times "coefficients", "affinity", "eigenvectors" and "k-means".
+    """
+    with stage("coefficients"):
+        y = ops.ridge_self_expression(z, ridge)
+        indices, values = ops.coefficient_topk(y, min(n_neighbors, len(z) - 1))
+    with stage("affinity") as record:
+        affinity, record["n_joined"] = sparse_affinity(y, indices, values, n_clusters)
+        del y
+    with stage("eigenvectors") as record:
+        eigenvalues, vectors = leading_eigenvectors(affinity, n_components, eigen_solver, seed)
+        record["eigenvalues"] = eigenvalues.tolist()
+    with stage("k-means") as record:
+        embedding, kmeans = spectral_kmeans(vectors, n_clusters, n_init, seed)
+        record["loss"] = float(kmeans.inertia_)
+        record["cluster_sizes"] = np.bincount(kmeans.labels_, minlength=n_clusters).tolist()
+    return SelfExpressiveClusters(affinity, eigenvalues, vectors, embedding, kmeans)
 
 
 def ridge_inverse(z: Tensor, ridge: float) -> Tensor:

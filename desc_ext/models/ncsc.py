@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from desc_ext import ops
-from desc_ext.algorithms.kmeans import kmeans
+from desc_ext.algorithms.ncsc_initialization import first_labels
 from desc_ext.algorithms.ncsc_losses import (
     collaborative_terms,
     dense_affinity,
@@ -29,7 +28,6 @@ from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, train_on_batches
 from desc_ext.engine.state import Evaluation, FitState
-from desc_ext.models.self_expressive import SelfExpressiveClustering
 from desc_ext.nn import ClassifierHead, SelfExpressiveLayer
 
 __all__ = ["NCSC"]
@@ -92,9 +90,6 @@ _EXPRESSION, _START, _CLASSIFIER, _JOINT = "expression", "start", "classifier", 
 _COLLAPSED_SHARE = 0.9
 # The code space must hold the subspaces of all clusters: the paper's guess of the dimensions of one (section 4).
 _DIMENSIONS_PER_CLUSTER = 9
-# The graph of the first clusters: each row keeps a fifth of an even cluster, for with few neighbours a topic of one cluster
-# parts from the rest more readily than clusters from each other; and no more than this, for the sake of many rows.
-_NEIGHBOUR_SHARE, _FEWEST_NEIGHBOURS, _MOST_NEIGHBOURS = 5, 5, 100
 _PARTITION_STREAM = 3  # distance of the seed of the partition from that of the network
 _SMALLEST_LOSS = 1e-3  # a collapsed classifier has loss 0
 
@@ -267,57 +262,68 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
 
     # ------------------------------------------------------------------ stages
     def stages(self, state: CollaborativeState) -> list[Stage]:
-        options, network = state.options, state.network
-        slow = {"params": list(network.autoencoder.parameters()), "lr": options.autoencoder_learning_rate}
-        layers = [] if network.expression is None else list(network.expression.parameters())
-        head, rate = list(network.head.parameters()), options.learning_rate
-
-        def pairs_epoch(stage: Stage, evaluation: Evaluation | None) -> dict[str, float]:
-            return self._train_on_pairs(state, stage, evaluation)
-
         pretraining = self._pretraining(state, "sum", lambda z: self._evaluate_codes(state, z).labels)
-        with_clusters: dict[str, Any] = {"has_clusters": True, "tol": options.tol}
         return [
             replace(pretraining, batches=lambda: self._pretraining_batches(state)),
-            Stage(
-                _EXPRESSION,
-                options.expression_epochs,
-                lambda: adam([slow, {"params": layers}], rate),
-                lambda: self._batches(state),
-                lambda index, _: self._expression_terms(state, index),
-                after=lambda: self._find_first_clusters(state),
-            ),
-            Stage(
-                _START,
-                0 if options.init == "random" else options.start_epochs,
-                lambda: adam(head, options.pretrain_learning_rate),
-                lambda: self._pretraining_batches(state),
-                lambda index, _: self._start_terms(state, index),
-                before=lambda: self._keep_codes(state),
-                **with_clusters,
-            ),
-            Stage(
-                _CLASSIFIER,
-                options.classifier_epochs,
-                lambda: adam(head, rate),
-                lambda: self._batches(state),
-                lambda index, _: self._classifier_terms(state, index),
-                train_epoch=pairs_epoch,
-                before=lambda: self._keep_codes(state),
-                **with_clusters,
-            ),
-            Stage(
-                _JOINT,
-                options.max_epochs,
-                lambda: adam([slow, {"params": [*layers, *head]}], rate),
-                lambda: self._batches(state),
-                lambda index, _: self._joint_terms(state, index),
-                train_epoch=pairs_epoch,
-                before=lambda: self._forget_codes(state),
-                after=lambda: self._end_training(state),
-                **with_clusters,
-            ),
+            self._expression_stage(state),
+            *self._classifier_stages(state),
+            self._joint_stage(state),
         ]
+
+    def _expression_stage(self, state: CollaborativeState) -> Stage:
+        options, layers = state.options, _parameters(state.network.expression)
+        return Stage(
+            _EXPRESSION,
+            options.expression_epochs,
+            lambda: adam([self._slow_group(state), {"params": layers}], options.learning_rate),
+            lambda: self._batches(state),
+            lambda index, _: self._expression_terms(state, index),
+            after=lambda: self._find_first_clusters(state),
+        )
+
+    def _classifier_stages(self, state: CollaborativeState) -> list[Stage]:
+        """Those of the classifier alone: taught the first clusters, then by the affinity."""
+        options, head = state.options, _parameters(state.network.head)
+        start = Stage(
+            _START,
+            0 if options.init == "random" else options.start_epochs,
+            lambda: adam(head, options.pretrain_learning_rate),
+            lambda: self._pretraining_batches(state),
+            lambda index, _: self._start_terms(state, index),
+            has_clusters=True,
+            tol=options.tol,
+            before=lambda: self._keep_codes(state),
+        )
+        classifier = replace(
+            start,
+            name=_CLASSIFIER,
+            epochs=options.classifier_epochs,
+            optimizer=lambda: adam(head, options.learning_rate),
+            batches=lambda: self._batches(state),
+            terms=lambda index, _: self._classifier_terms(state, index),
+            train_epoch=lambda stage, evaluation: self._train_on_pairs(state, stage, evaluation),
+        )
+        return [start, classifier]
+
+    def _joint_stage(self, state: CollaborativeState) -> Stage:
+        options, network = state.options, state.network
+        fast = [*_parameters(network.expression), *_parameters(network.head)]
+        return Stage(
+            _JOINT,
+            options.max_epochs,
+            lambda: adam([self._slow_group(state), {"params": fast}], options.learning_rate),
+            lambda: self._batches(state),
+            lambda index, _: self._joint_terms(state, index),
+            has_clusters=True,
+            tol=options.tol,
+            train_epoch=lambda stage, evaluation: self._train_on_pairs(state, stage, evaluation),
+            before=lambda: self._forget_codes(state),
+            after=lambda: self._end_training(state),
+        )
+
+    def _slow_group(self, state: CollaborativeState) -> dict[str, Any]:
+        rate = state.options.autoencoder_learning_rate
+        return {"params": _parameters(state.network.autoencoder), "lr": rate}
 
     def _pretraining_batches(self, state: CollaborativeState) -> list[Tensor]:
         order = torch.randperm(len(state.rows), generator=state.order)
@@ -342,7 +348,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
             with torch.no_grad():
                 state.initial_labels = self._evaluate_codes(state, state.codes).labels
         else:
-            state.initial_labels = _first_labels(state.codes, state.options, state.seed)
+            state.initial_labels = first_labels(state.codes, state.options, state.seed)
 
     def _keep_codes(self, state: CollaborativeState) -> None:
         state.codes = self._encode_all(state)
@@ -478,51 +484,5 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
         return dense_affinity(z, self._options.fidelity_weight).numpy()
 
 
-# First clusters
-
-
-def _first_labels(z: Tensor, options: NCSC, seed: int) -> Tensor:
-    """Clusters of the codes z [n, p], int64 [n], as ``init`` asks.
-
-    "best" takes whichever of the two others has the smaller Ω, with a classifier that is certain of them: no label is seen.
-    """
-    finders: dict[str, Callable[[Tensor, NCSC, int], Tensor]] = {
-        "k-means": lambda z, options, seed: kmeans(z, options.n_clusters, options.n_init, seed)[0],
-        "self-expressive": _self_expressive_labels,
-    }
-    if options.init != "best":
-        return finders[options.init](z, options, seed)
-    found = [find(z, options, seed) for find in finders.values()]
-    return min(found, key=lambda labels: _loss_of_labels(z, labels, options, seed))
-
-
-def _self_expressive_labels(z: Tensor, options: NCSC, seed: int) -> Tensor:
-    if bool((z == z[:1]).all()):  # the encoder's units are dead: there is nothing to cluster
-        return torch.zeros(len(z), dtype=torch.int64, device=z.device)
-    n, n_clusters = len(z), options.n_clusters
-    # λ1 for n rows as for a mini-batch of them, in units of the mean ‖z_i‖²
-    ridge = 2 / options.fidelity_weight * n / min(n, options.batch_size)
-    neighbors = min(max(n // (_NEIGHBOUR_SHARE * n_clusters), _FEWEST_NEIGHBOURS), _MOST_NEIGHBOURS)
-    clustering = SelfExpressiveClustering(
-        n_clusters,
-        ridge=ridge / float(z.square().sum(1).double().mean()),
-        n_neighbors=neighbors,
-        n_init=options.n_init,
-        random_state=seed,
-        device=str(z.device),
-        dtype="float64" if z.dtype == torch.float64 else "float32",
-    )
-    return torch.from_numpy(clustering.fit_predict(z)).to(z.device)
-
-
-@torch.no_grad()
-def _loss_of_labels(z: Tensor, labels: Tensor, options: NCSC, seed: int) -> float:
-    """Ω on one mini-batch of the closed form."""
-    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))
-    index = order[: options.batch_size].to(z.device)
-    y = ops.ridge_self_expression(z[index], 2 / options.fidelity_weight)
-    row_max = ops.affinity_row_max(y)
-    limit = separation_limit(y, row_max, options.separation_share if options.separation_weight else 0.0)
-    nu = nn.functional.one_hot(labels[index], options.n_clusters).to(z.dtype)
-    losses, _ = collaborative_terms(nu, y, row_max, options.upper, limit, options)
-    return float(sum(weight * value for weight, value in losses.values()))
+def _parameters(module: nn.Module | None) -> list[nn.Parameter]:
+    return [] if module is None else list(module.parameters())

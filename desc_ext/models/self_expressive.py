@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from typing_extensions import Self
 
-from desc_ext import ops
-from desc_ext.algorithms.self_expression import leverage_scale, ridge_inverse, sparse_affinity
-from desc_ext.algorithms.spectral import degree_roots, leading_eigenvectors, spectral_kmeans
+from desc_ext.algorithms.self_expression import (
+    SelfExpressiveClusters,
+    cluster_by_self_expression,
+    leverage_scale,
+    ridge_inverse,
+)
+from desc_ext.algorithms.spectral import degree_roots
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.estimator import Estimator
@@ -120,16 +125,20 @@ class SelfExpressiveClustering(_Found, Estimator):
         recorder.begin(dict.fromkeys(_STAGES, 1))
         with _stage("rows", recorder):
             z, squares = self._read(X, options)
-        with _stage("coefficients", recorder):
-            ridge = options.ridge * float(squares.mean())
-            y = ops.ridge_self_expression(z, ridge)
-            indices, values = ops.coefficient_topk(y, min(options.n_neighbors, len(z) - 1))
-            self._z, self._inverse = z, ridge_inverse(z, ridge)
-        with _stage("affinity", recorder) as record:
-            affinity, record["n_joined"] = sparse_affinity(y, indices, values, options.n_clusters)
-            self.affinity_matrix_ = affinity
-            del y
-        self._cluster(options, seed, recorder)
+        ridge = options.ridge * float(squares.mean())
+        found = cluster_by_self_expression(
+            z,
+            options.n_clusters,
+            ridge=ridge,
+            n_neighbors=options.n_neighbors,
+            n_components=options.n_components or options.n_clusters,
+            n_init=options.n_init,
+            seed=seed,
+            eigen_solver=options.eigen_solver,
+            stage=partial(_stage, recorder=recorder),
+        )
+        self._z, self._inverse = z, ridge_inverse(z, ridge)
+        self._keep(found, options.dtype)
 
     def _read(self, X: Any, options: Self) -> tuple[Tensor, Tensor]:
         """Rows of Z, and their squared norms."""
@@ -141,28 +150,18 @@ class SelfExpressiveClustering(_Found, Estimator):
         z = torch.cat([self._shaped(chunk) for chunk in self._rows(array).chunks()])
         return z, require_finite_norms(z)
 
-    def _cluster(self, options: Self, seed: int, recorder: Recorder) -> None:
-        """Eigenvectors of the affinity, their clusters, and what extends them to new rows."""
-        n_components = options.n_components or options.n_clusters
-        with _stage("eigenvectors", recorder) as record:
-            eigenvalues, vectors = leading_eigenvectors(
-                self.affinity_matrix_, n_components, options.eigen_solver, seed
-            )
-            record["eigenvalues"] = eigenvalues.tolist()
-        with _stage("k-means", recorder) as record:
-            embedding, kmeans = spectral_kmeans(vectors, options.n_clusters, options.n_init, seed)
-            self.labels_ = kmeans.labels_.astype(np.int64)
-            self.inertia_, self.n_iter_ = float(kmeans.inertia_), int(kmeans.n_iter_)
-            record["loss"] = self.inertia_
-            record["cluster_sizes"] = np.bincount(self.labels_, minlength=options.n_clusters).tolist()
-        self.eigenvalues_ = eigenvalues
-        self.cluster_centers_ = kmeans.cluster_centers_.astype(options.dtype)
+    def _keep(self, found: SelfExpressiveClusters, dtype: str) -> None:
+        """Sets the attributes, and what extends the eigenvectors to new rows."""
+        self.labels_, self.affinity_matrix_ = found.labels, found.affinity
+        self.inertia_, self.n_iter_ = float(found.kmeans.inertia_), int(found.kmeans.n_iter_)
+        self.eigenvalues_ = found.eigenvalues
+        self.cluster_centers_ = found.kmeans.cluster_centers_.astype(dtype)
         # v_i = Σ_j W_ij v_j / (λ √(d_i d_j))
-        kept = eigenvalues > _SMALLEST_EIGENVALUE
-        inverse = np.divide(1.0, eigenvalues, out=np.zeros_like(eigenvalues), where=kept)
-        extension = vectors * inverse * degree_roots(self.affinity_matrix_)[:, None]
-        self._extension = torch.from_numpy(extension.astype(options.dtype)).to(self._z.device)
-        self.embedding_ = embedding.astype(options.dtype)
+        kept = found.eigenvalues > _SMALLEST_EIGENVALUE
+        inverse = np.divide(1.0, found.eigenvalues, out=np.zeros_like(found.eigenvalues), where=kept)
+        extension = found.vectors * inverse * degree_roots(found.affinity)[:, None]
+        self._extension = torch.from_numpy(extension.astype(dtype)).to(self._z.device)
+        self.embedding_ = found.embedding.astype(dtype)
 
     def _rows(self, X: np.ndarray) -> Rows:
         return Rows(X, self._offset, self._scale, resolve_device(self.device), torch.float64)

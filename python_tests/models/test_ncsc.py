@@ -16,9 +16,10 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from desc_ext.algorithms import ncsc_initialization
 from desc_ext.engine.callbacks import Callback
 from desc_ext.engine.options import preset_names
-from desc_ext.models import NCSC, ncsc
+from desc_ext.models import NCSC
 
 
 # ---------------------------------------------------------------------- stages
@@ -154,7 +155,7 @@ def test_spectral_start_finds_subspaces():
     found = {}
     for init in ("k-means", "self-expressive"):
         _, fit, _ = begun("start", X=z, init=init)
-        labels = ncsc._first_labels(torch.from_numpy(z), fit.options, fit.seed)
+        labels = ncsc_initialization.first_labels(torch.from_numpy(z), fit.options, fit.seed)
         found[init] = adjusted_rand_score(truth, labels.numpy())
     assert found["self-expressive"] == 1
     assert found["k-means"] < 0.7
@@ -168,11 +169,11 @@ def test_best_start_is_the_one_of_smaller_loss(bad, monkeypatch):
     truth = np.repeat(np.arange(K), 20)
     failed = torch.from_numpy(rng.permutation(truth))
     if bad == "k-means":
-        monkeypatch.setattr(ncsc, "kmeans", lambda z, n_clusters, n_init, seed: (failed, None))
+        monkeypatch.setattr(ncsc_initialization, "kmeans", lambda z, n_clusters, n_init, seed: (failed, None))
     else:
-        monkeypatch.setattr(ncsc, "_self_expressive_labels", lambda z, options, seed: failed)
+        monkeypatch.setattr(ncsc_initialization, "_self_expressive_labels", lambda z, options, seed: failed)
     _, fit, _ = begun("start", X=z, init="best")
-    labels = ncsc._first_labels(torch.from_numpy(z), fit.options, fit.seed)
+    labels = ncsc_initialization.first_labels(torch.from_numpy(z), fit.options, fit.seed)
     assert adjusted_rand_score(truth, labels.numpy()) == 1
 
 
