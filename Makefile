@@ -5,6 +5,7 @@
 #   TORCH_INDEX=URL        the package index to take torch from, e.g. PyTorch's own with CPU-only builds;
 #                          otherwise pip's own configuration decides
 #   ARGS="-k projection"   passed on to pytest
+#   COVERAGE=1             make test also prints which lines of desc_ext no test reached
 #   JOBS=0                 processes of make test: 2; 0 runs the tests one after the other
 #   CUDACXX=/path/to/nvcc  another nvcc (otherwise that of CUDA_HOME, the PATH or /usr/local/cuda)
 #
@@ -22,6 +23,7 @@ PYTHON ?= python3
 export CXX
 ARGS ?=
 JOBS ?= 2
+COVERAGE ?=
 TORCH_INDEX ?=
 
 STAMPS := .venv/.stamps
@@ -57,9 +59,10 @@ demo: $(STAMPS)/package
 	@echo "== Clustering the digits; results and pictures go to demo-output/"
 	@.venv/bin/desc-ext fit digits --model desc --clusters 10 --seed 0 --baselines --out demo-output --overwrite
 
+COVER := --cov=desc_ext --cov-report=term-missing:skip-covered
 test: $(STAMPS)/package
 	@echo "== Testing"
-	@$(VENV_PYTHON) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	@$(VENV_PYTHON) -m pytest -n $(JOBS) --dist worksteal $(if $(COVERAGE),$(COVER)) $(ARGS)
 
 # Our kernels, torch's, oneDNN, MKL, and the OpenBLAS of NumPy and SciPy, each made to take the code of another processor.
 AVX2 := DESC_EXT_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
