@@ -1,4 +1,4 @@
-"""Products and passes over rows that give a row the same bits wherever it stands and whatever stands beside it.
+"""Products and passes over rows that give a row the same bits at every position and beside whatever rows.
 
 A matrix product of one fixed shape does not do so yet: measured with MKL's code for AVX2, for a baseline processor and for
 AMD's, bits depended on where in the block a row stood (with few columns, odd widths, or in the last rows; with more
@@ -19,8 +19,8 @@ from torch.nn import functional
 
 __all__ = ["TILE_ROWS", "in_threads", "row_linear"]
 
-# Multiples of what tiles usually measure: 4, 6, 8, 12, 16, 24 or 48 rows, 4, 8 or 16 columns. python_tests/test_rows.py asks
-# the BLAS at hand whether that is enough.
+# Multiples of what tiles usually measure: 4, 6, 8, 12, 16, 24 or 48 rows, 4, 8 or 16 columns.
+# python_tests/engine/test_rows.py tries whether that is enough for the BLAS at hand.
 TILE_ROWS, _TILE = 48, 16
 _ALIGNMENT = 64  # bytes
 

@@ -87,7 +87,7 @@ def target_distribution(q: Tensor, frequency: Tensor | None = None) -> Tensor:
 def block_orthogonality_penalty(bases: Tensor, within: str = "unit") -> Tensor:
     """‖SᵀS ⊙ I − I‖²_F + ‖SᵀS ⊙ O‖²_F with S = [S_1 … S_K] (scalar).
 
-    O is 0 on the d×d diagonal blocks and 1 elsewhere. ``within="orthonormal"`` asks S_kᵀ S_k = I
+    O is 0 on the d×d diagonal blocks and 1 elsewhere. ``within="orthonormal"`` wants S_kᵀ S_k = I
     inside the blocks too: ‖SᵀS − I‖²_F.
     """
     n_subspaces, _, dim = bases.shape

@@ -34,7 +34,7 @@ class InitializationOptions(CollaborationOptions, Protocol):
 
 
 def first_labels(z: Tensor, options: InitializationOptions, seed: int) -> Tensor:
-    """Clusters of the codes z [n, p], int64 [n], as ``init`` asks.
+    """Clusters of the codes z [n, p], int64 [n], by the method that ``init`` names.
 
     "best" takes whichever of the two others has the smaller Ω, with a classifier that is certain of them: no label is seen.
     """

@@ -52,7 +52,7 @@ def estimator_options(
 
     Args:
         settings: the texts NAME=VALUE, each value read as the type of that argument.
-        chosen: what the flags say; None stands for a flag that was not given.
+        chosen: what the flags say; None for a flag that was not given.
 
     Raises:
         ValueError: for a name that the estimator does not have, or a value of the wrong type.

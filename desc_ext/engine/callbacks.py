@@ -117,7 +117,7 @@ class Recorder:
             callback.on_fit_begin(self.model, stages)
 
     def record(self, record: dict[str, Any]) -> bool:
-        """Adds the record of an epoch; returns whether a callback asks for the end of its stage."""
+        """Adds the record of an epoch; returns whether a callback wants its stage to end."""
         self.history.append(record)
         answers = [bool(callback.on_epoch_end(self.model, record)) for callback in self._callbacks]
         return any(answers)

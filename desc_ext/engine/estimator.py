@@ -1,4 +1,4 @@
-"""The contract of every estimator: options, fit, saving and loading, and what scikit-learn asks for."""
+"""The contract of every estimator: options, fit, saving and loading, and scikit-learn's contract."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
-        """The estimator that :meth:`save` wrote to ``folder``, on the CPU or the device it asks for.
+        """The estimator that :meth:`save` wrote to ``folder``, on the CPU or on its ``device``.
 
         Raises:
             FileNotFoundError: the folder or one of its files is missing.

@@ -30,7 +30,7 @@ E = TypeVar("E", bound=type)
 if TYPE_CHECKING:
 
     class Option(Generic[T]):
-        """An option of type ``T`` whose default, None, stands for the value of the preset."""
+        """An option of type ``T`` whose default, None, means the value of the preset."""
 
         def __get__(self, model: Any, owner: Any = None) -> T: ...
 
@@ -73,7 +73,7 @@ def option(
 
     Args:
         meaning: one sentence for the tables of options.
-        default: of the constructor's argument; None with a type ``Option[...]`` stands for the preset's value.
+        default: of the constructor's argument; None with a type ``Option[...]`` means the preset's value.
         at_least, above, at_most, below: bounds of a number, or of each number of a tuple.
         where: a further condition on the value, which ``wanted`` then puts into words for the error.
         wanted: the values that are taken, in words, where type and bounds do not say it.

@@ -21,7 +21,7 @@ def image_rows(
     """Images as rows, without copying them, and the shape (C, H, W) of each.
 
     Args:
-        name: who asks, for the messages.
+        name: of the caller, for the messages.
         X: a stack [n, H, W] or [n, C, H, W], or flat rows [n, C·H·W]; NumPy array, memory map or torch tensor, and
             for flat rows whatever scikit-learn takes (left unchecked but for their width).
         image_shape: (H, W) or (C, H, W), which flat rows need to be images; a stack may do without.

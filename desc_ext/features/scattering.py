@@ -108,7 +108,7 @@ class Scattering:
 
 
 def _reflection(size: int, padded: int) -> Tensor:
-    """Which pixel stands where in a padded line."""
+    """The number of the pixel at each position of a padded line."""
     before = (padded - size) // 2
     return torch.from_numpy(np.pad(np.arange(size), (before, padded - size - before), mode="reflect"))
 

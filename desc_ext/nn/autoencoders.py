@@ -65,7 +65,7 @@ class _ImageAutoencoder(nn.Module):
     """What the autoencoders for images share: flat rows in and out, a flat code.
 
     ``encoder`` maps images [n, C, H, W] to maps [n, *code_shape] and ``decoder`` back. With a latent dimension, one
-    linear layer each way stands between map and code, and ReLU keeps the two linear parts apart.
+    linear layer each way connects map and code, with a ReLU between the two linear parts.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class ConvAutoencoder(_ImageAutoencoder):
     """Convolutional autoencoder for images given as flat rows [n, C·H·W]; no batch normalisation.
 
     Convolutions with ReLU between them; a stride s turns h pixels into ⌈h/s⌉ (zero padding of kernel // 2). The
-    decoder mirrors them with transposed convolutions and meets every size of the way up exactly, odd ones too.
+    decoder mirrors them with transposed convolutions that restore every size exactly, odd ones too.
     Code and output are linear. 28×28 pixels with strides of 2 and channels 10-20-30: 14, 7, 4 pixels, 480 values.
 
     Args:

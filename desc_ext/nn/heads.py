@@ -1,4 +1,4 @@
-"""What stands on the codes: classifier, discriminator, and the self-expressive layer."""
+"""Heads on the codes: classifier, discriminator, and the self-expressive layer."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def check_batch(op: str, name: str, rows: Any) -> None:
 
 
 def check_batch_like(op: str, name: str, tensor: Any, shape: tuple, other_name: str, other: Tensor) -> None:
-    """An array that goes with ``other``, of the given shape; -1 stands for any size."""
+    """An array that goes with ``other``, of the given shape, in which -1 matches any size."""
     if not isinstance(tensor, Tensor):
         check_tensor(op, name, tensor, "of a shape that goes with " + other_name, len(shape))
     if tensor.dim() != len(shape) or any(

@@ -19,7 +19,7 @@ def block_orthogonality_penalty(bases: Tensor, within: str = "unit") -> Tensor:
 
     Args:
         bases: [K, p, d], 1 ≤ d ≤ p; float32, float64, float16 or bfloat16.
-        within: ``"unit"`` as above; ``"orthonormal"`` asks S_kᵀ S_k = I inside the blocks too, ‖SᵀS − I‖²_F.
+        within: ``"unit"`` as above; ``"orthonormal"`` penalises S_kᵀ S_k ≠ I inside the blocks too, ‖SᵀS − I‖²_F.
 
     Returns:
         Scalar; float64 for float64 input, else float32. Differentiable.

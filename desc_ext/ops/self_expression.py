@@ -2,7 +2,7 @@
 
 The minimiser of ‖C‖² + ‖z − C z‖²/ε has a closed form: C_ij = y_i·y_j / (1 − ‖y_i‖²) with y = z L, L Lᵀ = (zᵀz + εI)⁻¹,
 and ‖y_i‖² < 1, the leverage of row i. So everything that is asked of C is computed from y [n, p] by tiles; C [n, n] is
-never stored unless :func:`dense_coefficients` asks for it.
+stored by :func:`dense_coefficients` alone.
 """
 
 from __future__ import annotations

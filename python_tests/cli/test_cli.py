@@ -18,6 +18,7 @@ from matplotlib.image import imread
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
+import desc_ext
 from desc_ext import cli
 from desc_ext.cli.run import Run
 from desc_ext.cli.settings import parse_setting
@@ -439,6 +440,28 @@ def test_datasets_and_info(tmp_path):
     assert code == 0
     assert str(tmp_path) in output
     assert "instruction sets" in output
+
+
+def test_version_and_module(tmp_path):
+    """``python -m desc_ext`` is the command line, from any folder."""
+    command = [sys.executable, "-m", "desc_ext", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)
+    assert (done.returncode, done.stdout) == (0, f"desc-ext {desc_ext.__version__}\n")
+    assert run("--version") == (0, done.stdout, "")
+
+
+def test_sub_packages_are_attributes(tmp_path):
+    """They are imported when they are first asked for, so that ``import desc_ext`` alone stays quick."""
+    code = """
+import sys, desc_ext
+assert "desc_ext.models" not in sys.modules and "sklearn" not in sys.modules
+assert {"models", "data", "ops"} <= set(dir(desc_ext))
+print(desc_ext.models.DESC.__name__, desc_ext.engine.Callback.__name__, hasattr(desc_ext, "nothing"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "DESC Callback False\n", "")
 
 
 def test_usage_errors_have_exit_code_2(tmp_path):
