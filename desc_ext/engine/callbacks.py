@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from desc_ext.metrics import clustering_scores
-
-if TYPE_CHECKING:
-    from desc_ext.engine.estimator import Estimator
 
 __all__ = ["Callback", "Evaluate", "ProgressBar", "Recorder"]
 
@@ -100,7 +97,7 @@ class ProgressBar(Callback):
 class Recorder:
     """Puts the records of a fit into its history and passes them to the callbacks."""
 
-    def __init__(self, model: Estimator) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.history: list[dict[str, Any]] = []
         self._callbacks: list[Callback] = [

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from typing_extensions import Self
 
+from desc_ext.algorithms.kmeans import kmeans
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.checkpoint import Checkpoint
@@ -26,7 +27,7 @@ from desc_ext.engine.stages import BatchLosses, Losses, Stage, run_stages
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.nn import parameter_dtype, set_dtype
 
-__all__ = ["DeepClusterer", "DeepEmbedding", "reconstruction_loss"]
+__all__ = ["DeepClusterer", "DeepEmbedding", "first_centroids", "reconstruction_loss"]
 
 S = TypeVar("S", bound=FitState)
 # What a seed is used for: each generator of a fit has a stream of its own, at this distance from the seed of the network.
@@ -305,3 +306,11 @@ def reconstruction_loss(x: Tensor, decoded: Tensor, form: str) -> Tensor:
     """Mean over rows of the squared error of ``decoded``, over columns its sum (``form`` "sum") or mean."""
     squared = (x - decoded).square()
     return squared.sum(1).mean() if form == "sum" else squared.mean()
+
+
+@torch.no_grad()
+def first_centroids(state: Any, z: Tensor) -> Tensor:
+    """Sets the centroids [K, p] of the network to those of k-means on the codes ``z``; returns its labels [n]."""
+    labels, centroids = kmeans(z, state.options.n_clusters, state.options.n_init, state.seed)
+    state.network.centroids.copy_(centroids)
+    return labels

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-if TYPE_CHECKING:
-    from desc_ext.engine.options import OptionField
+from desc_ext.engine.fields import OptionField
 
 __all__ = ["methods_table", "options_text", "summary"]
 

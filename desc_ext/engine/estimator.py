@@ -19,8 +19,9 @@ from typing_extensions import Self
 
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Callback, Recorder
+from desc_ext.engine.fields import OptionField, check_value
 from desc_ext.engine.inputs import restore_features, saved_features
-from desc_ext.engine.options import check_value, estimator, option, option_fields, plain, preset_names
+from desc_ext.engine.options import estimator, option, option_fields, plain, preset_names
 from desc_ext.engine.state_folder import check_tensors, read_state_folder, write_state_folder
 from desc_ext.features import Scattering2D
 
@@ -98,7 +99,7 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
             if values[name] is None:
                 values[name] = self.presets[values["preset"]][name]
             else:
-                check_value(cls, fields[name], values[name])
+                check_value(cls.__name__, fields[name], values[name], none_is_preset=True)
         values |= {name: _native(value) for name, value in values.items() if not fields[name].info.of_run}
         options = cls(**values)
         options._complete_options()
@@ -213,7 +214,7 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
         return model
 
 
-def _check_option(cls: type[Estimator], field: Any, value: Any) -> None:
+def _check_option(cls: type[Estimator], field: OptionField, value: Any) -> None:
     if field.name == "device":
         resolve_device(value)
     elif field.name not in (
@@ -221,7 +222,7 @@ def _check_option(cls: type[Estimator], field: Any, value: Any) -> None:
         "callbacks",
         "image_shape",
     ):  # these are checked where they are used
-        check_value(cls, field, value)
+        check_value(cls.__name__, field, value, none_is_preset=False)
 
 
 def _native(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +12,6 @@ from torch import Tensor
 
 from desc_ext.engine.rows import Rows, Scaling, scaled_rows
 from desc_ext.features import image_rows, resized_images
-
-if TYPE_CHECKING:
-    from desc_ext.engine.estimator import Estimator
 
 __all__ = ["External", "external_rows"]
 
@@ -76,7 +73,7 @@ class External:
 
 
 def external_rows(
-    model: Estimator, external: Any, shape: tuple[int, ...] | None, n_columns: int, needs_labels: bool
+    model: Any, external: Any, shape: tuple[int, ...] | None, n_columns: int, needs_labels: bool
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """Rows [n, n_columns] of the data ``external``, their classes as 0, 1, ... or None, and what identifies them.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from desc_ext.device import resolve_device
@@ -13,15 +14,23 @@ from desc_ext.engine.rows import check_rows, check_training_rows
 from desc_ext.features import Scattering2D, image_rows
 from desc_ext.nn import parameter_dtype
 
-if TYPE_CHECKING:
-    from desc_ext.engine.estimator import Estimator
-
 __all__ = ["input_rows", "input_width", "restore_features", "saved_features", "training_rows"]
 
 _PREFIX = "features."
 
 
-def training_rows(model: Estimator, X: Any, options: Estimator) -> np.ndarray:
+class InputOptions(Protocol):
+    """The options of an estimator that turn its input into rows."""
+
+    n_clusters: int
+    features: str | None
+    feature_dim: int | None
+    image_shape: tuple[int, ...] | None
+    device: str | torch.device
+    dtype: str
+
+
+def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
     """The rows [n, m] that ``model`` is fitted to: those of ``X``, or with ``features`` those of its features.
 
     Sets ``model.n_features_in_`` (columns of ``X``) and ``model.features_`` (the fitted transformer, or None), and
@@ -51,7 +60,7 @@ def training_rows(model: Estimator, X: Any, options: Estimator) -> np.ndarray:
     return X
 
 
-def input_rows(model: Estimator, X: Any) -> np.ndarray:
+def input_rows(model: Any, X: Any) -> np.ndarray:
     """The rows of new data ``X`` under a fitted model, as :func:`training_rows` gave those that it was fitted to."""
     name = type(model).__name__
     X, shape = image_rows(name, X, None)
@@ -66,12 +75,12 @@ def input_rows(model: Estimator, X: Any) -> np.ndarray:
     return X if model.features_ is None else model.features_.transform(X)
 
 
-def input_width(model: Estimator) -> int:
+def input_width(model: Any) -> int:
     """Columns of :func:`input_rows`."""
     return model.n_features_in_ if model.features_ is None else len(model.features_.get_feature_names_out())
 
 
-def saved_features(model: Estimator) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def saved_features(model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a saved model keeps of ``features_``: an entry of its configuration, and tensors."""
     if model.features_ is None:
         return {"features": None}, {}
@@ -79,9 +88,7 @@ def saved_features(model: Estimator) -> tuple[dict[str, Any], dict[str, Tensor]]
     return {"features": config}, {_PREFIX + name: tensor for name, tensor in tensors.items()}
 
 
-def restore_features(
-    model: Estimator, path: Path, config: dict[str, Any], tensors: dict[str, Tensor]
-) -> None:
+def restore_features(model: Any, path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Sets ``features_`` from what :func:`saved_features` kept, and takes its tensors out of ``tensors``.
 
     Raises:

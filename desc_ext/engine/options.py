@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-import types
 import typing
 import warnings
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from typing_extensions import dataclass_transform
 
 from desc_ext.engine.documentation import options_text
+from desc_ext.engine.fields import OptionField, OptionInfo
 
-__all__ = [
-    "Option", "OptionInfo", "check_value", "estimator", "option", "option_fields", "plain", "preset_names",
-]  # fmt: skip
+__all__ = ["Option", "estimator", "option", "option_fields", "plain", "preset_names"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=type)
@@ -38,21 +35,6 @@ if TYPE_CHECKING:
 
 else:
     Option = typing.Optional
-
-
-@dataclasses.dataclass(frozen=True)
-class OptionInfo:
-    """What is known of an option beside its type and default."""
-
-    meaning: str
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-    where: Callable[[Any], Any] | None = None
-    wanted: str | None = None
-    of_run: bool = False
-    formerly: str | None = None
 
 
 def option(
@@ -148,28 +130,6 @@ def _info(field: dataclasses.Field[Any]) -> OptionInfo:
     return field.metadata.get("option") or OptionInfo(field.name)
 
 
-@dataclasses.dataclass(frozen=True)
-class OptionField:
-    """An option as its estimator has it: name, type, default and :class:`OptionInfo`."""
-
-    name: str
-    hint: Any
-    default: Any
-    info: OptionInfo
-
-    @functools.cached_property
-    def alternatives(self) -> tuple[Any, ...]:
-        """The types that a value may have, without None."""
-        union = get_origin(self.hint) in (typing.Union, types.UnionType)
-        parts = get_args(self.hint) if union else (self.hint,)
-        return tuple(part for part in parts if part is not type(None))
-
-    @property
-    def takes_none(self) -> bool:
-        """Whether None is one of its values."""
-        return type(None) in get_args(self.hint)
-
-
 _FIELDS: dict[type, dict[str, OptionField]] = {}
 
 
@@ -189,70 +149,6 @@ def preset_names(cls: type) -> list[str]:
     presets: Mapping[str, Mapping[str, Any]] = cls.presets  # type: ignore[attr-defined]
     first = next(iter(presets.values()), {})
     return [name for name in option_fields(cls) if name in first]
-
-
-# Checks
-
-
-def check_value(cls: type, field: OptionField, value: Any) -> None:
-    """Raises ValueError where ``value`` is none that the option ``field`` of the estimator ``cls`` takes."""
-    checks = [_check(kind, field.info) for kind in field.alternatives]
-    if any(accepts(value) for accepts, _ in checks) or (value is None and field.takes_none):
-        return
-    wanted = field.info.wanted or " or ".join(text for _, text in checks)
-    if field.takes_none and field.name not in preset_names(cls):
-        wanted += ", or None"
-    raise ValueError(f"{cls.__name__}: {field.name} must be {wanted}, got {value!r}")
-
-
-def _check(kind: Any, info: OptionInfo) -> tuple[Callable[[Any], bool], str]:
-    """Whether a value is of the type ``kind`` and within bounds, and that in words."""
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        accepts = lambda value: isinstance(value, (str, int)) and value in choices  # noqa: E731
-        return _with(accepts, info), "one of " + ", ".join(map(repr, choices))
-    if kind is bool:
-        return lambda value: isinstance(value, bool), "True or False"
-    if kind is int:
-        return _with(functools.partial(_is_integer, info), info), f"an integer{_bounds(info)}"
-    if kind is float:
-        return _with(functools.partial(_is_number, info), info), f"a finite number{_bounds(info)}"
-    if get_origin(kind) is tuple:
-        item = functools.partial(_is_integer, info)
-        accepts = lambda value: isinstance(value, (tuple, list)) and all(map(item, value))  # noqa: E731
-        return _with(accepts, info), f"a tuple of integers{_bounds(info)}"
-    return lambda value: True, getattr(kind, "__name__", str(kind))
-
-
-def _with(accepts: Callable[[Any], bool], info: OptionInfo) -> Callable[[Any], bool]:
-    if info.where is None:
-        return accepts
-    where = info.where
-    return lambda value: accepts(value) and bool(where(value))
-
-
-def _is_integer(info: OptionInfo, value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and _within(info, value)
-
-
-def _is_number(info: OptionInfo, value: Any) -> bool:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return number and math.isfinite(value) and _within(info, value)
-
-
-def _within(info: OptionInfo, value: Any) -> bool:
-    return (
-        (info.at_least is None or value >= info.at_least)
-        and (info.above is None or value > info.above)
-        and (info.at_most is None or value <= info.at_most)
-        and (info.below is None or value < info.below)
-    )
-
-
-def _bounds(info: OptionInfo) -> str:
-    signs = {">=": info.at_least, ">": info.above, "<=": info.at_most, "<": info.below}
-    parts = [f"{sign} {bound:g}" for sign, bound in signs.items() if bound is not None]
-    return f" {' and '.join(parts)}" if parts else ""
 
 
 def plain(value: Any) -> Any:

@@ -6,17 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.checkpoint import Checkpoint, restore_optimizer
 from desc_ext.engine.state import Evaluation, FitState
-
-if TYPE_CHECKING:
-    from desc_ext.engine.callbacks import Recorder
-    from desc_ext.engine.deep import DeepEmbedding
 
 __all__ = ["BatchLosses", "Losses", "Stage", "run_stages", "total_loss", "train_on_batches"]
 
@@ -55,8 +52,16 @@ class Stage:
     after: Callable[[], None] | None = None
 
 
+class Trainable(Protocol):
+    """What the loop calls of an estimator."""
+
+    def _evaluate(self, state: Any) -> Evaluation: ...
+
+    def _reseed_empty(self, state: Any, evaluation: Evaluation) -> int: ...
+
+
 def run_stages(
-    model: DeepEmbedding[Any],
+    model: Trainable,
     state: FitState,
     stages: list[Stage],
     recorder: Recorder,
@@ -79,7 +84,7 @@ def run_stages(
 
 
 def _run_stage(
-    model: DeepEmbedding[Any], state: FitState, stage: Stage, recorder: Recorder, checkpoint: Checkpoint
+    model: Trainable, state: FitState, stage: Stage, recorder: Recorder, checkpoint: Checkpoint
 ) -> None:
     state.optimizer = stage.optimizer()
     restore_optimizer(state)
@@ -130,7 +135,7 @@ def total_loss(losses: Losses) -> Tensor:
     return torch.as_tensor(sum(weight * value for weight, value in losses.values()))
 
 
-def _evaluate_and_reseed(model: DeepEmbedding[Any], state: FitState) -> tuple[Evaluation, dict[str, Any]]:
+def _evaluate_and_reseed(model: Trainable, state: FitState) -> tuple[Evaluation, dict[str, Any]]:
     evaluation, n_reseeded = model._evaluate(state), 0
     n_clusters = state.options.n_clusters
     for _ in range(n_clusters):  # a re-seeded cluster may empty another one
@@ -144,7 +149,7 @@ def _evaluate_and_reseed(model: DeepEmbedding[Any], state: FitState) -> tuple[Ev
     return evaluation, {"n_reseeded": n_reseeded, "cluster_sizes": sizes}
 
 
-def _require_finite(model: DeepEmbedding[Any], state: FitState, loss: float) -> None:
+def _require_finite(model: Trainable, state: FitState, loss: float) -> None:
     if not math.isfinite(loss):
         raise FloatingPointError(
             f"{type(model).__name__}: the loss became {loss} in {state.stage} epoch {state.epoch}; lower the learning "

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from desc_ext import ops
-from desc_ext.algorithms.kmeans import kmeans
-from desc_ext.engine.deep import DeepClusterer, reconstruction_loss
+from desc_ext.engine.deep import DeepClusterer, first_centroids, reconstruction_loss
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
@@ -128,7 +127,7 @@ class StudentTClusterer(DeepClusterer[S]):
     def stages(self, state: S) -> list[Stage]:
         options = state.options
         return [
-            self._pretraining(state, options._reconstruction, lambda z: self._first_clusters(state, z)),
+            self._pretraining(state, options._reconstruction, lambda z: first_centroids(state, z)),
             Stage(
                 "refine",
                 options.max_rounds,
@@ -146,12 +145,6 @@ class StudentTClusterer(DeepClusterer[S]):
 
     def _end_refinement(self, state: S) -> None:
         """Lets go of what only training needs."""
-
-    @torch.no_grad()
-    def _first_clusters(self, state: S, z: Tensor) -> Tensor:
-        labels, centroids = kmeans(z, state.options.n_clusters, state.options.n_init, state.seed)
-        state.network.centroids.copy_(centroids)
-        return labels
 
     def _assign(self, network: Any, z: Tensor) -> Tensor:
         return network.assign(z)

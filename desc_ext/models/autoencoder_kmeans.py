@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from desc_ext import ops
-from desc_ext.algorithms.kmeans import kmeans
-from desc_ext.engine.deep import DeepClusterer
+from desc_ext.engine.deep import DeepClusterer, first_centroids
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.rows import map_chunks
@@ -83,15 +82,7 @@ class AutoencoderKMeans(DeepClusterer[State]):
         return CentroidNetwork(n_features, autoencoder, self.n_clusters)
 
     def stages(self, state: State) -> list[Stage]:
-        return [
-            self._pretraining(state, state.options.reconstruction, lambda z: self._first_clusters(state, z))
-        ]
-
-    @torch.no_grad()
-    def _first_clusters(self, state: State, z: Tensor) -> Tensor:
-        labels, centroids = kmeans(z, state.options.n_clusters, state.options.n_init, state.seed)
-        state.network.centroids.copy_(centroids)
-        return labels
+        return [self._pretraining(state, state.options.reconstruction, lambda z: first_centroids(state, z))]
 
     def _assign(self, network: CentroidNetwork, z: Tensor) -> Tensor:
         return ops.student_t_assignment(z, network.centroids)

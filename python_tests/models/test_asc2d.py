@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.fits import begun
 from helpers.interrupt import Interrupt
-from helpers.student_formulas import sharpened, student_t
+from helpers.student_formulas import begin, random_rows, sharpened, student_t
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
 from typer.testing import CliRunner
@@ -25,18 +24,6 @@ SMALL = {
 WEIGHTS = {
     "reconstruction": 1.0, "adversarial": 0.5, "consistency": 1.0, "self_supervision": 1e-4, "specificity": 1e-5,
 }  # fmt: skip
-
-
-def random_rows(n=50, m=8, seed=0):
-    return np.random.default_rng(seed).normal(size=(n, m))
-
-
-def begin(model, X):
-    fit, _ = begun(model, X, "refine")
-    with torch.no_grad():
-        fit.network.centroids.normal_(generator=torch.Generator().manual_seed(1))
-    fit.optimizer = torch.optim.SGD(fit.network.parameters(), 0.0)  # moves nothing
-    return fit
 
 
 @pytest.mark.parametrize("row_losses", ["sum", "mean"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.fits import begun
-from helpers.student_formulas import sharpened, student_t
+from helpers.student_formulas import begin, random_rows, sharpened, student_t
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
 
@@ -18,18 +18,6 @@ SMALL = {
     "n_init": 3, "tol": 0.0, "random_state": 0,
 }  # fmt: skip
 CONV = {"channels": (3, 4, 5), "batch_size": 32}
-
-
-def random_rows(n=50, m=8, seed=0):
-    return np.random.default_rng(seed).normal(size=(n, m))
-
-
-def begin(model, X):
-    """A fit before its first epoch, with centroids."""
-    fit, _ = begun(model, X, "refine")
-    with torch.no_grad():
-        fit.network.centroids.normal_(generator=torch.Generator().manual_seed(1))
-    return fit
 
 
 @pytest.mark.parametrize(("cls", "weights"), [(DEC, (0, 1.0)), (IDEC, (1.0, 0.1))])
