@@ -24,7 +24,7 @@ class Dataset:
         class_names: names of the classes 0, 1, ..., or None.
         image_shape: (height, width) or (height, width, channels) of a row that is an image, else None.
         source: the file or folder that was read.
-        of_text: whether the rows are those of texts (:class:`desc_ext.text.TextFeatures`).
+        of_text: whether the rows are those of texts (:class:`desc_ext.features.TextFeatures`).
         external: other data in the space of these rows, for methods that learn from such, or None.
     """
 

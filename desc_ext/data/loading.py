@@ -26,7 +26,7 @@ def load_dataset(
 ) -> Dataset:
     """Reads a known data set, a file, or a folder of texts.
 
-    Texts become rows by :class:`desc_ext.text.TextFeatures`: tf-idf, truncated SVD, unit rows. Vocabulary and singular
+    Texts become rows by :class:`desc_ext.features.TextFeatures`: tf-idf, truncated SVD, unit rows. Vocabulary and singular
     directions are those of ``source``, and the texts of ``external`` are put into that space.
 
     Args:
