@@ -266,6 +266,14 @@ def test_set_output(digits):
     assert list(codes.columns) == ["desc0", "desc1", "desc2", "desc3"]
 
 
+@pytest.mark.parametrize("method", [name for name, cls in MODELS.items() if hasattr(cls, "predict")])
+def test_predict_does_not_see_set_output(method, digits):
+    pytest.importorskip("pandas")
+    model = small(method).fit(digits)
+    before = model.predict(digits)
+    np.testing.assert_array_equal(model.set_output(transform="pandas").predict(digits), before)
+
+
 def test_grid_search(digits):
     """Over options that presets set: the best residual is that of the larger subspaces."""
     search = GridSearchCV(small("k-subspaces"), {"subspace_dim": [1, 6], "unit_rows": [True]}, cv=2).fit(
