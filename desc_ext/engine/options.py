@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_origin
 
+import numpy as np
 from typing_extensions import dataclass_transform
 
 from desc_ext.engine.documentation import options_text
@@ -209,10 +210,10 @@ def _check(kind: Any, info: OptionInfo) -> tuple[Callable[[Any], bool], str]:
     """Whether a value is of the type ``kind`` and within bounds, and that in words."""
     if get_origin(kind) is Literal:
         choices = get_args(kind)
-        accepts = lambda value: isinstance(value, (str, int)) and value in choices  # noqa: E731
+        accepts = lambda value: isinstance(value, (str, Integral, np.bool_)) and value in choices  # noqa: E731
         return _with(accepts, info), "one of " + ", ".join(map(repr, choices))
     if kind is bool:
-        return lambda value: isinstance(value, bool), "True or False"
+        return lambda value: isinstance(value, (bool, np.bool_)), "True or False"
     if kind is int:
         return _with(functools.partial(_is_integer, info), info), f"an integer{_bounds(info)}"
     if kind is float:
@@ -264,3 +265,5 @@ def plain(value: Any) -> Any:
     if isinstance(value, Integral):
         return int(value)
     return float(value) if isinstance(value, Real) else str(value)
+    if isinstance(value, np.bool_):
+        return bool(value)

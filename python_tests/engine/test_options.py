@@ -96,7 +96,7 @@ def test_values_that_are_refused(options, message):
     "options",
     [
         {"rate": np.float32(0.5)}, {"size": np.int8(1)}, {"limit": None}, {"limit": 0}, {"verbose": True},
-        {"widths": []}, {"length": 1},
+        {"widths": []}, {"length": 1}, {"flag": np.True_}, {"verbose": np.int64(0)}, {"verbose": np.False_},
     ],
 )  # fmt: skip
 def test_values_that_are_taken(options):
@@ -141,6 +141,12 @@ def test_former_names_are_taken_with_a_warning():
 def test_presets_that_do_not_fit_are_refused(presets, message):
     with pytest.raises(TypeError, match=message):
         estimator(type("Bad", (Toy,), {"presets": presets, "__doc__": None}))
+
+
+def test_numpy_values_become_pythons_own():
+    resolved = Toy(flag=np.True_, size=np.int8(1))._resolve_options()._saved_params()
+    assert resolved["flag"] is True
+    assert type(resolved["size"]) is int
 
 
 @pytest.mark.parametrize("cls", MODELS.values())
