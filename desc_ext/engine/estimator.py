@@ -216,6 +216,10 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
 def _check_option(cls: type[Estimator], field: Any, value: Any) -> None:
     if field.name == "device":
         resolve_device(value)
+    elif field.name == "preset" and cls.presets:
+        if not isinstance(value, str) or value not in cls.presets:
+            choices = ", ".join(map(repr, cls.presets))
+            raise ValueError(f"{cls.__name__}: preset must be one of {choices}, got {value!r}")
     elif field.name not in (
         "random_state",
         "callbacks",

@@ -28,6 +28,8 @@ __all__ = [
 T = TypeVar("T")
 E = TypeVar("E", bound=type)
 
+_OF_PRESET = "the default is the preset's value"
+
 if TYPE_CHECKING:
 
     class Option(Generic[T]):
@@ -38,7 +40,12 @@ if TYPE_CHECKING:
         def __set__(self, model: Any, value: T | None) -> None: ...
 
 else:
-    Option = typing.Optional
+
+    class Option:
+        """At run time ``Optional[T]``, with a mark by which :func:`estimator` finds options that lack a preset's value."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            return typing.Annotated[typing.Optional[kind], _OF_PRESET]  # noqa: UP045
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +102,11 @@ def estimator(cls: E) -> E:
     they are None.
 
     Raises:
-        TypeError: the presets name an unknown option, or not the same options.
+        TypeError: the presets name an unknown option, not the same options, not all of the type ``Option[...]``, or a
+            value that its option does not take; or the default of ``preset`` is none of them.
     """
+    if cls.__doc__ is None:
+        cls.__doc__ = f"{cls.__name__}.\n\n    {{options}}\n    "
     dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
@@ -118,6 +128,24 @@ def _check_presets(cls: type, names: list[str]) -> None:
                 f"{cls.__name__}: preset {preset!r} has values for {sorted(values)}, which must be options of the class "
                 f"and the same in all presets; unknown are {sorted(unknown)}"
             )
+    if not presets:
+        return
+    fields = option_fields(cls)
+    missing = [name for name, field in fields.items() if field.of_preset and name not in first]
+    if missing:
+        raise TypeError(f"{cls.__name__}: the presets have no values for the options {', '.join(missing)}")
+    for preset, values in presets.items():
+        for name, value in values.items():
+            try:
+                check_value(cls, fields[name], value)
+            except ValueError as error:
+                raise TypeError(f"preset {preset!r} of {error}") from error
+    default = fields["preset"].default if "preset" in fields else None
+    if default not in presets:
+        raise TypeError(
+            f"{cls.__name__}: preset is {default!r} by default, but its presets are {', '.join(map(repr, presets))}; "
+            f"declare preset: Literal[...] = option(..., default={next(iter(presets))!r})"
+        )
 
 
 def _take_former_names(cls: type) -> None:
@@ -157,6 +185,7 @@ class OptionField:
     hint: Any
     default: Any
     info: OptionInfo
+    of_preset: bool  # whether it is of the type Option[...]
 
     @functools.cached_property
     def alternatives(self) -> tuple[Any, ...]:
@@ -177,12 +206,28 @@ _FIELDS: dict[type, dict[str, OptionField]] = {}
 def option_fields(cls: type) -> dict[str, OptionField]:
     """The options of an estimator class, name → field, in the order of its signature."""
     if cls not in _FIELDS:
-        hints = typing.get_type_hints(cls)
+        _require_decorator(cls)
+        hints, marked = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
         _FIELDS[cls] = {
-            field.name: OptionField(field.name, hints[field.name], field.default, _info(field))
+            field.name: OptionField(
+                field.name,
+                hints[field.name],
+                field.default,
+                _info(field),
+                _OF_PRESET in getattr(marked[field.name], "__metadata__", ()),
+            )
             for field in dataclasses.fields(cls)
         }
     return _FIELDS[cls]
+
+
+def _require_decorator(cls: type) -> None:
+    for base in cls.__mro__:
+        lost = [name for name, value in vars(base).items() if isinstance(value, dataclasses.Field)]
+        if lost:
+            raise TypeError(
+                f"{base.__name__} declares the options {', '.join(lost)}, but is not under the decorator @estimator"
+            )
 
 
 def preset_names(cls: type) -> list[str]:
@@ -262,8 +307,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, (bool, str)) or value is None:
         return value
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, Integral):
         return int(value)
     return float(value) if isinstance(value, Real) else str(value)
-    if isinstance(value, np.bool_):
-        return bool(value)

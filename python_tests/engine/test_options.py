@@ -149,6 +149,48 @@ def test_numpy_values_become_pythons_own():
     assert type(resolved["size"]) is int
 
 
+PRESETS = Toy.presets
+
+
+@pytest.mark.parametrize(
+    ("presets", "message"),
+    [
+        (
+            {name: dict(list(values.items())[1:]) for name, values in PRESETS.items()},
+            "no values for the options size",
+        ),
+        ({"mine": PRESETS["paper"]}, "preset is 'robust' by default, but its presets are 'mine'; declare"),
+        (PRESETS | {"mine": PRESETS["paper"] | {"rate": 3}}, "preset 'mine' of Bad: rate must be .* got 3"),
+    ],
+)
+def test_presets_that_would_fail_in_a_fit_are_refused(presets, message):
+    with pytest.raises(TypeError, match=message):
+        estimator(type("Bad", (Toy,), {"presets": presets, "__doc__": None}))
+
+
+def test_a_class_may_have_presets_of_its_own():
+    class Other(Toy):
+        presets: ClassVar = Toy.presets | {"mine": Toy.presets["paper"] | {"size": 8}}
+
+    for cls in (Other, estimator(Other)):
+        assert cls(preset="mine")._resolve_options().size == 8
+        with pytest.raises(ValueError, match="preset must be one of 'paper', 'robust', 'mine', got 'yours'"):
+            cls(preset="yours")._resolve_options()
+    # without a text of its own, the table is all it says
+    assert "size" in Other.__doc__
+    assert Other.__doc__.startswith("Other.\n")
+
+
+def test_options_without_the_decorator_are_noticed():
+    class Bare(Toy):
+        gain: float = option("a gain", default=1.0)
+
+    with pytest.raises(
+        TypeError, match="Bare declares the options gain, but is not under the decorator @estimator"
+    ):
+        Bare()._resolve_options()
+
+
 @pytest.mark.parametrize("cls", MODELS.values())
 def test_every_estimator_says_all_it_takes(cls):
     """Table and list name every option, each preset has a value for the same ones, and each value passes its own check."""
