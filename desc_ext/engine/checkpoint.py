@@ -16,6 +16,8 @@ from desc_ext.engine.state_folder import CONFIG_FILE, check_tensors, read_state_
 
 __all__ = ["Checkpoint", "restore_optimizer"]
 
+_PROGRESS = {"epoch": int, "stopped": bool, "history": list}  # entries of a checkpoint, and their types
+
 
 class Checkpoint:
     """The folder that receives the state of a fit at the end of every epoch.
@@ -85,6 +87,11 @@ class Checkpoint:
             raise ValueError(
                 f"{Path(self.folder) / CONFIG_FILE} is damaged: no stage {config.get('stage')!r}"
             )
+        for key, kind in _PROGRESS.items():
+            if type(config.get(key)) is not kind or (kind is int and config[key] < 0):
+                raise ValueError(
+                    f"{Path(self.folder) / CONFIG_FILE} is damaged: {key} is {config.get(key)!r}"
+                )
         network = {f"network.{k}": v for k, v in state.network.state_dict().items()}
         needed: dict[str, Sequence[int]] = {name: value.shape for name, value in network.items()}
         needed |= {

@@ -208,8 +208,8 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
             model = _from_config(cls, folder, config)
             restore_features(model, path, config, tensors)
             shapes = model._saved_shapes(config, tensors)
-        check_tensors(path, tensors, shapes)
-        model._restore(config, tensors)
+            check_tensors(path, tensors, shapes)
+            model._restore(config, tensors)
         return model
 
 
@@ -259,11 +259,20 @@ def _from_config(cls: type[Estimator], folder: str | os.PathLike[str], config: d
             f"{cls.method!r}; load it with desc_ext.models.load_model"
         )
     model = cls(**_tuples(config["params"]))
+    resolve_device(model.device)
     resolved = _tuples(config["resolved_params"])
     of_method = [name for name, field in option_fields(cls).items() if not field.info.of_run]
     resolved |= {name: resolved[name] for name in of_method}  # all of them must be there
     model._options = cls(**model.get_params(deep=False) | resolved)
+    for name in of_method:
+        _check_option(cls, option_fields(cls)[name], resolved[name])
+        if resolved[name] is None and all(
+            preset.get(name) is not None for preset in cls.presets.values() or [{}]
+        ):
+            raise ValueError(f"the resolved option {name} is None")
     model.resolved_params_, model.n_features_in_ = config["resolved_params"], config["n_features"]
+    if type(model.n_features_in_) is not int or model.n_features_in_ < 1:
+        raise ValueError(f"n_features is {model.n_features_in_!r}, wanted an integer >= 1")
     model.n_iter_, model.history_ = config["n_iter"], config["history"]
     if config["feature_names"]:
         model.feature_names_in_ = np.array(config["feature_names"], dtype=object)
@@ -277,7 +286,14 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _damaged_config(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Turns what goes wrong on reading a configuration's values into a ValueError that names the file."""
+    path = Path(folder) / "config.json"
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{Path(folder) / 'config.json'} is damaged: {error!r}") from error
+    except ValueError as error:
+        if str(folder) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+    except torch.OutOfMemoryError:  # a RuntimeError, and not the file's fault
+        raise
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
