@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from desc_ext.engine.options import under_new_names
 from desc_ext.engine.state import FitState
 from desc_ext.engine.state_folder import CONFIG_FILE, check_tensors, read_state_folder, write_state_folder
 
@@ -81,6 +82,8 @@ class Checkpoint:
         """
         assert self.folder is not None
         config, tensors = read_state_folder(self.folder, "checkpoint", state.rows.device)
+        if isinstance(config.get("options"), dict):
+            config["options"] = under_new_names(type(state.options), config["options"])
         _refuse_other_fit(self.folder, config, self._identity(state))
         path = Path(self.folder) / config["tensor_file"]
         if config.get("stage") not in stages:

@@ -20,7 +20,15 @@ from typing_extensions import Self
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Callback, Recorder
 from desc_ext.engine.inputs import restore_features, saved_features
-from desc_ext.engine.options import check_value, estimator, option, option_fields, plain, preset_names
+from desc_ext.engine.options import (
+    check_value,
+    estimator,
+    option,
+    option_fields,
+    plain,
+    preset_names,
+    under_new_names,
+)
 from desc_ext.engine.state_folder import check_tensors, read_state_folder, write_state_folder
 from desc_ext.features import Scattering2D
 
@@ -258,8 +266,9 @@ def _from_config(cls: type[Estimator], folder: str | os.PathLike[str], config: d
             f"{folder} holds a model of method {config.get('method')!r}, but {cls.__name__} is "
             f"{cls.method!r}; load it with desc_ext.models.load_model"
         )
-    model = cls(**_tuples(config["params"]))
+    model = cls(**under_new_names(cls, _tuples(config["params"])))
     resolve_device(model.device)
+    config["resolved_params"] = under_new_names(cls, config["resolved_params"])
     resolved = _tuples(config["resolved_params"])
     of_method = [name for name, field in option_fields(cls).items() if not field.info.of_run]
     resolved |= {name: resolved[name] for name in of_method}  # all of them must be there

@@ -23,6 +23,7 @@ from desc_ext.engine.documentation import options_text
 
 __all__ = [
     "Option", "OptionInfo", "check_value", "estimator", "option", "option_fields", "plain", "preset_names",
+    "under_new_names",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -149,11 +150,7 @@ def _check_presets(cls: type, names: list[str]) -> None:
 
 
 def _take_former_names(cls: type) -> None:
-    former = {
-        info.formerly: field.name
-        for field in dataclasses.fields(cls)
-        if (info := _info(field)).formerly is not None
-    }
+    former = _former_names(cls)
     if not former:
         return
     plain_init = cls.__init__  # type: ignore[misc]
@@ -162,6 +159,8 @@ def _take_former_names(cls: type) -> None:
     def __init__(self: Any, *args: Any, **options: Any) -> None:
         for old, new in former.items():
             if old in options:
+                if new in options:
+                    raise TypeError(f"{cls.__name__}: {old} is the former name of {new}; give one of them")
                 warnings.warn(
                     f"{cls.__name__}: {old} is called {new} now, and the old name will go; use {new}",
                     FutureWarning,
@@ -171,6 +170,20 @@ def _take_former_names(cls: type) -> None:
         plain_init(self, *args, **options)
 
     cls.__init__ = __init__  # type: ignore[misc]
+
+
+def _former_names(cls: type) -> dict[str, str]:
+    return {
+        info.formerly: field.name
+        for field in dataclasses.fields(cls)
+        if (info := _info(field)).formerly is not None
+    }
+
+
+def under_new_names(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved options of the estimator ``cls`` under the names that they have now."""
+    former = _former_names(cls)
+    return {former.get(name, name): value for name, value in values.items()}
 
 
 def _info(field: dataclasses.Field[Any]) -> OptionInfo:

@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.options import Option, estimator, option, option_fields, preset_names
-from desc_ext.models import DESC, MODELS
+from desc_ext.models import DEC, DESC, MODELS
 
 
 @estimator
@@ -129,6 +129,34 @@ def test_former_names_are_taken_with_a_warning():
         assert clone(model).size == 5
     with pytest.raises(TypeError, match="unexpected keyword argument 'm'"):
         Toy(m=5)
+    with pytest.raises(TypeError, match="Toy: n is the former name of size; give one of them"):
+        Toy(n=5, size=6)
+
+
+def test_saved_folders_with_former_names_are_read(tmp_path):
+    @estimator
+    class Renamed(DEC):
+        method = "renamed"
+        presets: ClassVar = {name: values | {"gain": 1.0} for name, values in DEC.presets.items()}
+        gain: Option[float] = option("a gain", default=None, formerly="louder")
+
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    small = {"hidden_sizes": (8,), "pretrain_epochs": 1, "max_rounds": 1, "update_interval": 1}
+    options = small | {"gain": 2.0, "random_state": 0, "checkpoint": tmp_path / "checkpoint"}
+    model = Renamed(3, **options).fit(X)
+    model.save(tmp_path / "model")
+    for folder in ("model", "checkpoint"):
+        config = tmp_path / folder / "config.json"
+        content = config.read_text()
+        assert '"gain"' in content
+        config.write_text(content.replace('"gain"', '"louder"'))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the user did not write the old name
+        loaded = Renamed.load(tmp_path / "model")
+        again = Renamed(3, **options, resume=True).fit(X)
+    assert loaded.gain == loaded.resolved_params_["gain"] == 2.0
+    np.testing.assert_array_equal(loaded.predict(X), model.labels_)
+    np.testing.assert_array_equal(again.embedding_, model.embedding_)
 
 
 @pytest.mark.parametrize(
