@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from desc_ext.metrics import clustering_scores
 
@@ -20,7 +21,7 @@ class Callback:
         """Called once before the first epoch; ``stages`` maps "pretrain" and "refine" to their epochs."""
 
     def on_epoch_end(self, model: Any, record: dict[str, Any]) -> bool | None:
-        """Called after every epoch with its history record; keys may be added to it.
+        """Called after every epoch with its history record; keys may be added to it (arrays become lists).
 
         In the "refine" stage ``model.labels_`` and ``model.embedding_`` are those of this epoch's end.
         A true return value ends the current stage after this epoch.
@@ -117,6 +118,9 @@ class Recorder:
         """Adds the record of an epoch; returns whether a callback wants its stage to end."""
         self.history.append(record)
         answers = [bool(callback.on_epoch_end(self.model, record)) for callback in self._callbacks]
+        for name, value in record.items():
+            if isinstance(value, (np.generic, np.ndarray, Tensor)):
+                record[name] = value.tolist()  # what a callback added: checkpoints and saved models are JSON
         return any(answers)
 
     def end(self) -> None:

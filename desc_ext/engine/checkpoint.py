@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from desc_ext.engine.options import under_new_names
 from desc_ext.engine.state import FitState
 from desc_ext.engine.state_folder import CONFIG_FILE, check_tensors, read_state_folder, write_state_folder
 
 __all__ = ["Checkpoint", "restore_optimizer"]
+
+_PROGRESS = {"epoch": int, "stopped": bool, "history": list}  # entries of a checkpoint, and their types
 
 
 class Checkpoint:
@@ -79,12 +82,19 @@ class Checkpoint:
         """
         assert self.folder is not None
         config, tensors = read_state_folder(self.folder, "checkpoint", state.rows.device)
+        if isinstance(config.get("options"), dict):
+            config["options"] = under_new_names(type(state.options), config["options"])
         _refuse_other_fit(self.folder, config, self._identity(state))
         path = Path(self.folder) / config["tensor_file"]
         if config.get("stage") not in stages:
             raise ValueError(
                 f"{Path(self.folder) / CONFIG_FILE} is damaged: no stage {config.get('stage')!r}"
             )
+        for key, kind in _PROGRESS.items():
+            if type(config.get(key)) is not kind or (kind is int and config[key] < 0):
+                raise ValueError(
+                    f"{Path(self.folder) / CONFIG_FILE} is damaged: {key} is {config.get(key)!r}"
+                )
         network = {f"network.{k}": v for k, v in state.network.state_dict().items()}
         needed: dict[str, Sequence[int]] = {name: value.shape for name, value in network.items()}
         needed |= {

@@ -21,7 +21,14 @@ from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Callback, Recorder
 from desc_ext.engine.fields import OptionField, check_value
 from desc_ext.engine.inputs import restore_features, saved_features
-from desc_ext.engine.options import estimator, option, option_fields, plain, preset_names
+from desc_ext.engine.options import (
+    estimator,
+    option,
+    option_fields,
+    plain,
+    preset_names,
+    under_new_names,
+)
 from desc_ext.engine.state_folder import check_tensors, read_state_folder, write_state_folder
 from desc_ext.features import Scattering2D
 
@@ -99,7 +106,7 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
             if values[name] is None:
                 values[name] = self.presets[values["preset"]][name]
             else:
-                check_value(cls.__name__, fields[name], values[name], none_is_preset=True)
+                check_value(cls.__name__, fields[name], values[name])
         values |= {name: _native(value) for name, value in values.items() if not fields[name].info.of_run}
         options = cls(**values)
         options._complete_options()
@@ -209,20 +216,24 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
             model = _from_config(cls, folder, config)
             restore_features(model, path, config, tensors)
             shapes = model._saved_shapes(config, tensors)
-        check_tensors(path, tensors, shapes)
-        model._restore(config, tensors)
+            check_tensors(path, tensors, shapes)
+            model._restore(config, tensors)
         return model
 
 
 def _check_option(cls: type[Estimator], field: OptionField, value: Any) -> None:
     if field.name == "device":
         resolve_device(value)
+    elif field.name == "preset" and cls.presets:
+        if not isinstance(value, str) or value not in cls.presets:
+            choices = ", ".join(map(repr, cls.presets))
+            raise ValueError(f"{cls.__name__}: preset must be one of {choices}, got {value!r}")
     elif field.name not in (
         "random_state",
         "callbacks",
         "image_shape",
     ):  # these are checked where they are used
-        check_value(cls.__name__, field, value, none_is_preset=False)
+        check_value(cls.__name__, field, value)
 
 
 def _native(value: Any) -> Any:
@@ -255,12 +266,22 @@ def _from_config(cls: type[Estimator], folder: str | os.PathLike[str], config: d
             f"{folder} holds a model of method {config.get('method')!r}, but {cls.__name__} is "
             f"{cls.method!r}; load it with desc_ext.models.load_model"
         )
-    model = cls(**_tuples(config["params"]))
+    model = cls(**under_new_names(cls, _tuples(config["params"])))
+    resolve_device(model.device)
+    config["resolved_params"] = under_new_names(cls, config["resolved_params"])
     resolved = _tuples(config["resolved_params"])
     of_method = [name for name, field in option_fields(cls).items() if not field.info.of_run]
     resolved |= {name: resolved[name] for name in of_method}  # all of them must be there
     model._options = cls(**model.get_params(deep=False) | resolved)
+    for name in of_method:
+        _check_option(cls, option_fields(cls)[name], resolved[name])
+        if resolved[name] is None and all(
+            preset.get(name) is not None for preset in cls.presets.values() or [{}]
+        ):
+            raise ValueError(f"the resolved option {name} is None")
     model.resolved_params_, model.n_features_in_ = config["resolved_params"], config["n_features"]
+    if type(model.n_features_in_) is not int or model.n_features_in_ < 1:
+        raise ValueError(f"n_features is {model.n_features_in_!r}, wanted an integer >= 1")
     model.n_iter_, model.history_ = config["n_iter"], config["history"]
     if config["feature_names"]:
         model.feature_names_in_ = np.array(config["feature_names"], dtype=object)
@@ -274,7 +295,14 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _damaged_config(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Turns what goes wrong on reading a configuration's values into a ValueError that names the file."""
+    path = Path(folder) / "config.json"
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{Path(folder) / 'config.json'} is damaged: {error!r}") from error
+    except ValueError as error:
+        if str(folder) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+    except torch.OutOfMemoryError:  # a RuntimeError, and not the file's fault
+        raise
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
+
 __all__ = ["OptionField", "OptionInfo", "check_value"]
 
 
@@ -37,6 +39,7 @@ class OptionField:
     hint: Any
     default: Any
     info: OptionInfo
+    of_preset: bool  # whether it is of the type Option[...], so that None means the preset's value
 
     @functools.cached_property
     def alternatives(self) -> tuple[Any, ...]:
@@ -51,16 +54,13 @@ class OptionField:
         return type(None) in get_args(self.hint)
 
 
-def check_value(owner: str, field: OptionField, value: Any, none_is_preset: bool) -> None:
-    """Raises ValueError where ``value`` is none that the option ``field`` of the estimator called ``owner`` takes.
-
-    ``none_is_preset`` says that None means the preset's value, so that the message does not offer it.
-    """
+def check_value(owner: str, field: OptionField, value: Any) -> None:
+    """Raises ValueError where ``value`` is none that the option ``field`` of the estimator called ``owner`` takes."""
     checks = [_check(kind, field.info) for kind in field.alternatives]
     if any(accepts(value) for accepts, _ in checks) or (value is None and field.takes_none):
         return
     wanted = field.info.wanted or " or ".join(text for _, text in checks)
-    if field.takes_none and not none_is_preset:
+    if field.takes_none and not field.of_preset:
         wanted += ", or None"
     raise ValueError(f"{owner}: {field.name} must be {wanted}, got {value!r}")
 
@@ -69,10 +69,10 @@ def _check(kind: Any, info: OptionInfo) -> tuple[Callable[[Any], bool], str]:
     """Whether a value is of the type ``kind`` and within bounds, and that in words."""
     if get_origin(kind) is Literal:
         choices = get_args(kind)
-        accepts = lambda value: isinstance(value, (str, int)) and value in choices  # noqa: E731
+        accepts = lambda value: isinstance(value, (str, Integral, np.bool_)) and value in choices  # noqa: E731
         return _with(accepts, info), "one of " + ", ".join(map(repr, choices))
     if kind is bool:
-        return lambda value: isinstance(value, bool), "True or False"
+        return lambda value: isinstance(value, (bool, np.bool_)), "True or False"
     if kind is int:
         return _with(functools.partial(_is_integer, info), info), f"an integer{_bounds(info)}"
     if kind is float:

@@ -14,15 +14,26 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import numpy as np
 from typing_extensions import dataclass_transform
 
 from desc_ext.engine.documentation import options_text
-from desc_ext.engine.fields import OptionField, OptionInfo
+from desc_ext.engine.fields import OptionField, OptionInfo, check_value
 
-__all__ = ["Option", "estimator", "option", "option_fields", "plain", "preset_names"]
+__all__ = [
+    "Option",
+    "estimator",
+    "option",
+    "option_fields",
+    "plain",
+    "preset_names",
+    "under_new_names",
+]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=type)
+
+_OF_PRESET = "the default is the preset's value"
 
 if TYPE_CHECKING:
 
@@ -34,7 +45,12 @@ if TYPE_CHECKING:
         def __set__(self, model: Any, value: T | None) -> None: ...
 
 else:
-    Option = typing.Optional
+
+    class Option:
+        """At run time ``Optional[T]``, with a mark by which :func:`estimator` finds options that lack a preset's value."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            return typing.Annotated[typing.Optional[kind], _OF_PRESET]  # noqa: UP045
 
 
 def option(
@@ -76,8 +92,11 @@ def estimator(cls: E) -> E:
     they are None.
 
     Raises:
-        TypeError: the presets name an unknown option, or not the same options.
+        TypeError: the presets name an unknown option, not the same options, not all of the type ``Option[...]``, or a
+            value that its option does not take; or the default of ``preset`` is none of them.
     """
+    if cls.__doc__ is None:
+        cls.__doc__ = f"{cls.__name__}.\n\n    {{options}}\n    "
     dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
@@ -99,14 +118,28 @@ def _check_presets(cls: type, names: list[str]) -> None:
                 f"{cls.__name__}: preset {preset!r} has values for {sorted(values)}, which must be options of the class "
                 f"and the same in all presets; unknown are {sorted(unknown)}"
             )
+    if not presets:
+        return
+    fields = option_fields(cls)
+    missing = [name for name, field in fields.items() if field.of_preset and name not in first]
+    if missing:
+        raise TypeError(f"{cls.__name__}: the presets have no values for the options {', '.join(missing)}")
+    for preset, values in presets.items():
+        for name, value in values.items():
+            try:
+                check_value(cls.__name__, fields[name], value)
+            except ValueError as error:
+                raise TypeError(f"preset {preset!r} of {error}") from error
+    default = fields["preset"].default if "preset" in fields else None
+    if default not in presets:
+        raise TypeError(
+            f"{cls.__name__}: preset is {default!r} by default, but its presets are {', '.join(map(repr, presets))}; "
+            f"declare preset: Literal[...] = option(..., default={next(iter(presets))!r})"
+        )
 
 
 def _take_former_names(cls: type) -> None:
-    former = {
-        info.formerly: field.name
-        for field in dataclasses.fields(cls)
-        if (info := _info(field)).formerly is not None
-    }
+    former = _former_names(cls)
     if not former:
         return
     plain_init = cls.__init__  # type: ignore[misc]
@@ -115,6 +148,8 @@ def _take_former_names(cls: type) -> None:
     def __init__(self: Any, *args: Any, **options: Any) -> None:
         for old, new in former.items():
             if old in options:
+                if new in options:
+                    raise TypeError(f"{cls.__name__}: {old} is the former name of {new}; give one of them")
                 warnings.warn(
                     f"{cls.__name__}: {old} is called {new} now, and the old name will go; use {new}",
                     FutureWarning,
@@ -124,6 +159,20 @@ def _take_former_names(cls: type) -> None:
         plain_init(self, *args, **options)
 
     cls.__init__ = __init__  # type: ignore[misc]
+
+
+def _former_names(cls: type) -> dict[str, str]:
+    return {
+        info.formerly: field.name
+        for field in dataclasses.fields(cls)
+        if (info := _info(field)).formerly is not None
+    }
+
+
+def under_new_names(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved options of the estimator ``cls`` under the names that they have now."""
+    former = _former_names(cls)
+    return {former.get(name, name): value for name, value in values.items()}
 
 
 def _info(field: dataclasses.Field[Any]) -> OptionInfo:
@@ -136,12 +185,28 @@ _FIELDS: dict[type, dict[str, OptionField]] = {}
 def option_fields(cls: type) -> dict[str, OptionField]:
     """The options of an estimator class, name → field, in the order of its signature."""
     if cls not in _FIELDS:
-        hints = typing.get_type_hints(cls)
+        _require_decorator(cls)
+        hints, marked = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
         _FIELDS[cls] = {
-            field.name: OptionField(field.name, hints[field.name], field.default, _info(field))
+            field.name: OptionField(
+                field.name,
+                hints[field.name],
+                field.default,
+                _info(field),
+                _OF_PRESET in getattr(marked[field.name], "__metadata__", ()),
+            )
             for field in dataclasses.fields(cls)
         }
     return _FIELDS[cls]
+
+
+def _require_decorator(cls: type) -> None:
+    for base in cls.__mro__:
+        lost = [name for name, value in vars(base).items() if isinstance(value, dataclasses.Field)]
+        if lost:
+            raise TypeError(
+                f"{base.__name__} declares the options {', '.join(lost)}, but is not under the decorator @estimator"
+            )
 
 
 def preset_names(cls: type) -> list[str]:
@@ -157,6 +222,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, (bool, str)) or value is None:
         return value
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, Integral):
         return int(value)
     return float(value) if isinstance(value, Real) else str(value)

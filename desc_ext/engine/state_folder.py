@@ -125,7 +125,16 @@ def read_state_config(folder: str | os.PathLike[str], kind: str) -> dict[str, An
         )
     if config["kind"] != kind:
         raise ValueError(f"{path} describes a {config['kind']}, wanted a {kind}")
+    if not _names_a_file(config["tensor_file"]):
+        raise ValueError(f"{path} is damaged: tensor_file is {config['tensor_file']!r}, wanted a file's name")
+    shapes = config["shapes"]
+    if not isinstance(shapes, dict) or not all(isinstance(shape, list) for shape in shapes.values()):
+        raise ValueError(f"{path} is damaged: shapes must be lists of numbers by tensor")
     return config
+
+
+def _names_a_file(name: Any) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\0"}
 
 
 def check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:

@@ -57,7 +57,7 @@ MODELS: dict[str, type[Estimator]] = {
 def load_model(folder: str | os.PathLike[str]) -> Estimator:
     """The estimator saved in ``folder``, whichever of :data:`MODELS` it is; errors as for ``load``."""
     method = read_state_config(folder, "model").get("method")
-    if method not in MODELS:
+    if not isinstance(method, str) or method not in MODELS:
         raise ValueError(
             f"{folder} holds a model of the unknown method {method!r}; known: {', '.join(MODELS)}"
         )

@@ -175,12 +175,16 @@ class SelfExpressiveClustering(_Found, Estimator):
     # ------------------------------------------------------------------ new rows
     def transform(self, X: Any) -> np.ndarray:
         """Embedding [n_samples, m] of ``X``: the eigenvectors extended to it, each row divided by its norm."""
+        return self._embedding_of(X)
+
+    def _embedding_of(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         return self._rows(input_rows(self, X)).map(self._embed).cpu().numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """Cluster of every row of ``X`` (int64 [n_samples]): the nearest centre to its embedding."""
-        distances = self.transform(X)[:, None] - self.cluster_centers_
+        # not transform, which gives a data frame after set_output(transform="pandas")
+        distances = self._embedding_of(X)[:, None] - self.cluster_centers_
         return np.square(distances).sum(2).argmin(1)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.options import Option, estimator, option, option_fields, preset_names
-from desc_ext.models import DESC, MODELS
+from desc_ext.models import DEC, DESC, MODELS
 
 
 @estimator
@@ -96,7 +96,7 @@ def test_values_that_are_refused(options, message):
     "options",
     [
         {"rate": np.float32(0.5)}, {"size": np.int8(1)}, {"limit": None}, {"limit": 0}, {"verbose": True},
-        {"widths": []}, {"length": 1},
+        {"widths": []}, {"length": 1}, {"flag": np.True_}, {"verbose": np.int64(0)}, {"verbose": np.False_},
     ],
 )  # fmt: skip
 def test_values_that_are_taken(options):
@@ -129,6 +129,34 @@ def test_former_names_are_taken_with_a_warning():
         assert clone(model).size == 5
     with pytest.raises(TypeError, match="unexpected keyword argument 'm'"):
         Toy(m=5)
+    with pytest.raises(TypeError, match="Toy: n is the former name of size; give one of them"):
+        Toy(n=5, size=6)
+
+
+def test_saved_folders_with_former_names_are_read(tmp_path):
+    @estimator
+    class Renamed(DEC):
+        method = "renamed"
+        presets: ClassVar = {name: values | {"gain": 1.0} for name, values in DEC.presets.items()}
+        gain: Option[float] = option("a gain", default=None, formerly="louder")
+
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    small = {"hidden_sizes": (8,), "pretrain_epochs": 1, "max_rounds": 1, "update_interval": 1}
+    options = small | {"gain": 2.0, "random_state": 0, "checkpoint": tmp_path / "checkpoint"}
+    model = Renamed(3, **options).fit(X)
+    model.save(tmp_path / "model")
+    for folder in ("model", "checkpoint"):
+        config = tmp_path / folder / "config.json"
+        content = config.read_text()
+        assert '"gain"' in content
+        config.write_text(content.replace('"gain"', '"louder"'))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the user did not write the old name
+        loaded = Renamed.load(tmp_path / "model")
+        again = Renamed(3, **options, resume=True).fit(X)
+    assert loaded.gain == loaded.resolved_params_["gain"] == 2.0
+    np.testing.assert_array_equal(loaded.predict(X), model.labels_)
+    np.testing.assert_array_equal(again.embedding_, model.embedding_)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +169,54 @@ def test_former_names_are_taken_with_a_warning():
 def test_presets_that_do_not_fit_are_refused(presets, message):
     with pytest.raises(TypeError, match=message):
         estimator(type("Bad", (Toy,), {"presets": presets, "__doc__": None}))
+
+
+def test_numpy_values_become_pythons_own():
+    resolved = Toy(flag=np.True_, size=np.int8(1))._resolve_options()._saved_params()
+    assert resolved["flag"] is True
+    assert type(resolved["size"]) is int
+
+
+PRESETS = Toy.presets
+
+
+@pytest.mark.parametrize(
+    ("presets", "message"),
+    [
+        (
+            {name: dict(list(values.items())[1:]) for name, values in PRESETS.items()},
+            "no values for the options size",
+        ),
+        ({"mine": PRESETS["paper"]}, "preset is 'robust' by default, but its presets are 'mine'; declare"),
+        (PRESETS | {"mine": PRESETS["paper"] | {"rate": 3}}, "preset 'mine' of Bad: rate must be .* got 3"),
+    ],
+)
+def test_presets_that_would_fail_in_a_fit_are_refused(presets, message):
+    with pytest.raises(TypeError, match=message):
+        estimator(type("Bad", (Toy,), {"presets": presets, "__doc__": None}))
+
+
+def test_a_class_may_have_presets_of_its_own():
+    class Other(Toy):
+        presets: ClassVar = Toy.presets | {"mine": Toy.presets["paper"] | {"size": 8}}
+
+    for cls in (Other, estimator(Other)):
+        assert cls(preset="mine")._resolve_options().size == 8
+        with pytest.raises(ValueError, match="preset must be one of 'paper', 'robust', 'mine', got 'yours'"):
+            cls(preset="yours")._resolve_options()
+    # without a text of its own, the table is all it says
+    assert "size" in Other.__doc__
+    assert Other.__doc__.startswith("Other.\n")
+
+
+def test_options_without_the_decorator_are_noticed():
+    class Bare(Toy):
+        gain: float = option("a gain", default=1.0)
+
+    with pytest.raises(
+        TypeError, match="Bare declares the options gain, but is not under the decorator @estimator"
+    ):
+        Bare()._resolve_options()
 
 
 @pytest.mark.parametrize("cls", MODELS.values())

@@ -60,6 +60,23 @@ def test_a_callback_stops_a_stage(digits):
     assert model.n_iter_ == 2
 
 
+def test_arrays_in_a_record_become_lists(digits, tmp_path):
+    class Adds(Callback):
+        def on_epoch_end(self, model, record):
+            record |= {
+                "count": np.int64(3),
+                "share": np.float32(0.5),
+                "sizes": np.arange(3),
+                "both": torch.ones(2),
+            }
+
+    model = DESC(3, **SMALL, callbacks=[Adds()], checkpoint=tmp_path / "checkpoint").fit(digits[0])
+    model.save(tmp_path / "model")
+    record = model.history_[0]
+    assert [record[name] for name in ("count", "share", "sizes", "both")] == [3, 0.5, [0, 1, 2], [1.0, 1.0]]
+    assert DESC.load(tmp_path / "model").history_ == model.history_
+
+
 def test_stop_on_label_change(digits):
     model = DESC(4, **(SMALL | {"tol": 1.0, "max_epochs": 9, "warmup_epochs": 4})).fit(digits[0])
     assert model.n_iter_ == 5  # every change is below 1, but the warm-up is never cut short

@@ -266,6 +266,14 @@ def test_set_output(digits):
     assert list(codes.columns) == ["desc0", "desc1", "desc2", "desc3"]
 
 
+@pytest.mark.parametrize("method", [name for name, cls in MODELS.items() if hasattr(cls, "predict")])
+def test_predict_does_not_see_set_output(method, digits):
+    pytest.importorskip("pandas")
+    model = small(method).fit(digits)
+    before = model.predict(digits)
+    np.testing.assert_array_equal(model.set_output(transform="pandas").predict(digits), before)
+
+
 def test_grid_search(digits):
     """Over options that presets set: the best residual is that of the larger subspaces."""
     search = GridSearchCV(small("k-subspaces"), {"subspace_dim": [1, 6], "unit_rows": [True]}, cv=2).fit(
@@ -384,14 +392,54 @@ def test_damaged_folders_are_refused(digits, tmp_path):
         ({"n_features": 63}, r"tensor 'network\.offset' has shape \[64\], wanted \[63\]"),
         ({"resolved_params": None}, r"config\.json is damaged"),
         ({"params": {"colour": 1}}, r"config\.json is damaged.*colour"),
+        ({"params": {"device": "toaster"}}, r"config\.json: device must be .* got 'toaster'"),
+        ({"tensor_file": None}, r"config\.json is damaged: tensor_file is None"),
+        ({"tensor_file": "../x"}, r"config\.json is damaged: tensor_file is '\.\./x'"),
+        ({"shapes": 5}, r"config\.json is damaged: shapes"),
+        ({"shapes": {"labels_": None}}, r"config\.json is damaged: shapes"),
+        ({"n_features": -3}, r"config\.json: n_features is -3"),
+        ({"n_features": 0}, r"config\.json: n_features is 0"),
+        ({"resolved": {"n_clusters": -3}}, r"config\.json: DESC: n_clusters must be .* got -3"),
+        ({"resolved": {"dtype": "float33"}}, r"config\.json: DESC: dtype must be .* got 'float33'"),
+        ({"resolved": {"smoothing": "x"}}, r"config\.json: DESC: smoothing must be .* got 'x'"),
+        ({"resolved": {"smoothing": None}}, r"config\.json: the resolved option smoothing is None"),
+        ({"resolved": {"subspace_dim": 10**30}}, r"config\.json"),
     ],
 )
 def test_altered_config_is_refused(change, message, digits, tmp_path):
     small("desc").fit(digits).save(tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    config = json.loads(path.read_text())
+    config["resolved_params"] |= change.pop("resolved", {})
+    path.write_text(json.dumps(config | change))
     with pytest.raises(ValueError, match=message):
         DESC.load(tmp_path)
+
+
+def test_unknown_methods_and_devices_are_refused(digits, tmp_path):
+    small("k-subspaces").fit(digits).save(tmp_path)
+    path = tmp_path / "config.json"
+    content = path.read_text()
+    path.write_text(content.replace('"device": "auto"', '"device": "toaster"'))
+    with pytest.raises(ValueError, match=r"config\.json: device must be .* got 'toaster'"):
+        load_model(tmp_path)
+    path.write_text(content)
+    for method in (None, [], "best"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"method": method}))
+        with pytest.raises(ValueError, match="unknown method"):
+            load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epoch": -3}, {"epoch": "x"}, {"epoch": 1.5}, {"stopped": None}, {"history": {}}, {"stage": []}],
+)
+def test_altered_checkpoint_is_refused(change, digits, tmp_path):
+    small("desc", checkpoint=tmp_path).fit(digits)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"config\.json is damaged: .*{next(iter(change))}"):
+        small("desc", checkpoint=tmp_path, resume=True).fit(digits)
 
 
 def test_missing_tensor_is_named(digits, tmp_path):
