@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import sys
 
@@ -26,6 +27,14 @@ def method(tmp_path_factory, pytestconfig):
     spec.loader.exec_module(module)
     yield module.KMeansOnCodes
     del sys.modules["kmeans_on_codes"]
+
+
+def test_every_method_of_it_is_called(method, pytestconfig):
+    text = (pytestconfig.rootpath / "CONTRIBUTING.md").read_text()
+    inherited = {name for base in method.__mro__[1:] for name in vars(base)}
+    own = {name for name, value in vars(method).items() if inspect.isfunction(value)}
+    assert {"_build", "_terms", "stages"} <= own
+    assert not [name for name in own - inherited if f"self.{name}(" not in text]
 
 
 def test_it_clusters_saves_and_resumes(method, tmp_path):

@@ -135,7 +135,9 @@ def _refuse_other_fit(folder: Any, found: dict[str, Any], wanted: dict[str, Any]
         other = found.get(key)
         if key == "options" and isinstance(other, dict):
             differences += [
-                f"{name}: {other.get(name)!r} there, {option!r} here"
+                f"{name}: {other[name]!r} there, {option!r} here"
+                if name in other
+                else f"{name}: unknown to the version of desc_ext that wrote it, {option!r} here"
                 for name, option in value.items()
                 if other.get(name) != option
             ]

@@ -268,24 +268,28 @@ def _from_config(cls: type[Estimator], folder: str | os.PathLike[str], config: d
         )
     model = cls(**under_new_names(cls, _tuples(config["params"])))
     resolve_device(model.device)
-    config["resolved_params"] = under_new_names(cls, config["resolved_params"])
-    resolved = _tuples(config["resolved_params"])
-    of_method = [name for name, field in option_fields(cls).items() if not field.info.of_run]
-    resolved |= {name: resolved[name] for name in of_method}  # all of them must be there
-    model._options = cls(**model.get_params(deep=False) | resolved)
-    for name in of_method:
-        _check_option(cls, option_fields(cls)[name], resolved[name])
-        if resolved[name] is None and all(
-            preset.get(name) is not None for preset in cls.presets.values() or [{}]
-        ):
-            raise ValueError(f"the resolved option {name} is None")
-    model.resolved_params_, model.n_features_in_ = config["resolved_params"], config["n_features"]
+    model._set_options(_saved_options(cls, model, under_new_names(cls, _tuples(config["resolved_params"]))))
+    model.n_features_in_ = config["n_features"]
     if type(model.n_features_in_) is not int or model.n_features_in_ < 1:
         raise ValueError(f"n_features is {model.n_features_in_!r}, wanted an integer >= 1")
     model.n_iter_, model.history_ = config["n_iter"], config["history"]
     if config["feature_names"]:
         model.feature_names_in_ = np.array(config["feature_names"], dtype=object)
     return model
+
+
+def _saved_options(cls: type[Estimator], model: Estimator, saved: dict[str, Any]) -> Estimator:
+    """The checked resolved options of a saved model; an option that came after it was saved has its default."""
+    preset = cls.presets.get(saved.get("preset", ""), {})
+    fields = {name: field for name, field in option_fields(cls).items() if not field.info.of_run}
+    saved = {name: preset.get(name, field.default) for name, field in fields.items()} | saved
+    for name, field in fields.items():
+        _check_option(cls, field, saved[name])
+        if saved[name] is None and all(
+            values.get(name) is not None for values in cls.presets.values() or [{}]
+        ):
+            raise ValueError(f"the resolved option {name} is None")
+    return cls(**model.get_params(deep=False) | saved)
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

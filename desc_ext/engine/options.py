@@ -77,7 +77,7 @@ def option(
         wanted: the values that are taken, in words, where type and bounds do not say it.
         of_run: whether it belongs to the run (device, callbacks ...) and not to the method: it is then no part of
             ``resolved_params_``.
-        formerly: an earlier name, which is taken with a FutureWarning.
+        formerly: an earlier name, which the constructor takes with a FutureWarning and saved folders without one.
         kw_only: whether the argument may only be given by its name.
     """
     info = OptionInfo(meaning, at_least, above, at_most, below, where, wanted, of_run, formerly)
@@ -92,12 +92,14 @@ def estimator(cls: E) -> E:
     they are None.
 
     Raises:
-        TypeError: the presets name an unknown option, not the same options, not all of the type ``Option[...]``, or a
-            value that its option does not take; or the default of ``preset`` is none of them.
+        TypeError: an annotated field is neither a ClassVar nor an :func:`option`; the presets name an unknown option, not
+            the same options, not all of the type ``Option[...]``, or a value that its option does not take; or the
+            default of ``preset`` is none of them.
     """
     if cls.__doc__ is None:
         cls.__doc__ = f"{cls.__name__}.\n\n    {{options}}\n    "
     dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
+    _refuse_plain_fields(cls)
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     cls.__init__.__annotations__ = {name: hints[name] for name in names} | {"return": None}  # type: ignore[misc]
@@ -106,6 +108,15 @@ def estimator(cls: E) -> E:
     if cls.__doc__ is not None:
         cls.__doc__ = cls.__doc__.replace("{options}", options_text(cls, option_fields(cls)))
     return cls
+
+
+def _refuse_plain_fields(cls: type) -> None:
+    plain_fields = [field.name for field in dataclasses.fields(cls) if "option" not in field.metadata]
+    if plain_fields:
+        raise TypeError(
+            f"{cls.__name__}: {', '.join(plain_fields)} would be an option without a meaning; declare it with option(...), "
+            "or annotate it as a ClassVar where it is none"
+        )
 
 
 def _check_presets(cls: type, names: list[str]) -> None:
@@ -165,7 +176,7 @@ def _former_names(cls: type) -> dict[str, str]:
     return {
         info.formerly: field.name
         for field in dataclasses.fields(cls)
-        if (info := _info(field)).formerly is not None
+        if (info := field.metadata["option"]).formerly is not None
     }
 
 
@@ -173,10 +184,6 @@ def under_new_names(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Saved options of the estimator ``cls`` under the names that they have now."""
     former = _former_names(cls)
     return {former.get(name, name): value for name, value in values.items()}
-
-
-def _info(field: dataclasses.Field[Any]) -> OptionInfo:
-    return field.metadata.get("option") or OptionInfo(field.name)
 
 
 _FIELDS: dict[type, dict[str, OptionField]] = {}
@@ -192,7 +199,7 @@ def option_fields(cls: type) -> dict[str, OptionField]:
                 field.name,
                 hints[field.name],
                 field.default,
-                _info(field),
+                field.metadata["option"],
                 _OF_PRESET in getattr(marked[field.name], "__metadata__", ()),
             )
             for field in dataclasses.fields(cls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pickle
 import typing
 import warnings
@@ -157,6 +158,42 @@ def test_saved_folders_with_former_names_are_read(tmp_path):
     assert loaded.gain == loaded.resolved_params_["gain"] == 2.0
     np.testing.assert_array_equal(loaded.predict(X), model.labels_)
     np.testing.assert_array_equal(again.embedding_, model.embedding_)
+
+
+def test_saved_folders_without_a_later_option(tmp_path):
+    """A model has the option's default; a checkpoint is refused, as its fit would go on in another way."""
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    small = {
+        "hidden_sizes": (8,),
+        "pretrain_epochs": 1,
+        "max_rounds": 1,
+        "update_interval": 1,
+        "random_state": 0,
+    }
+    model = DEC(3, **small, checkpoint=tmp_path / "checkpoint").fit(X)
+    model.save(tmp_path / "model")
+    for folder, options in (("model", ("params", "resolved_params")), ("checkpoint", ("options",))):
+        path = tmp_path / folder / "config.json"
+        config = json.loads(path.read_text())
+        for part in options:
+            del config[part]["n_init"], config[part]["feature_dim"]
+        path.write_text(json.dumps(config))
+    loaded = DEC.load(tmp_path / "model")
+    assert loaded.resolved_params_ == model.resolved_params_
+    assert loaded.resolved_params_["feature_dim"] == 500
+    np.testing.assert_array_equal(loaded.predict(X), model.labels_)
+    with pytest.raises(
+        ValueError, match="feature_dim: unknown to the version of desc_ext that wrote it, 500 here"
+    ):
+        DEC(3, **small, checkpoint=tmp_path / "checkpoint", resume=True).fit(X)
+
+
+def test_fields_that_are_no_options_are_refused():
+    class Bad(Toy):
+        speed: int = 3
+
+    with pytest.raises(TypeError, match=r"Bad: speed would be an option without a meaning; .* ClassVar"):
+        estimator(Bad)
 
 
 @pytest.mark.parametrize(

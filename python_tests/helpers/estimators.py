@@ -30,6 +30,9 @@ OPTIONS = {
     "self-expressive": {},
 }
 
+# those of the shared two stages; test_ncsc, test_dsc_net and test_lrsc look at the others
+NETWORKS = ["desc", "edesc", "asc2d", "dec", "idec", "dcec", "ae-kmeans"]
+
 
 def small(method: str, n_clusters: int = 3, **options):
     return MODELS[method](n_clusters, **{"random_state": 0, **OPTIONS[method], **options})
