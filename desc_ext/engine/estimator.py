@@ -266,9 +266,11 @@ def _from_config(cls: type[Estimator], folder: str | os.PathLike[str], config: d
             f"{folder} holds a model of method {config.get('method')!r}, but {cls.__name__} is "
             f"{cls.method!r}; load it with desc_ext.models.load_model"
         )
-    model = cls(**under_new_names(cls, _tuples(config["params"])))
+    given = under_new_names(cls, _tuples(config["params"]))
+    model = cls(**given)
     resolve_device(model.device)
-    model._set_options(_saved_options(cls, model, under_new_names(cls, _tuples(config["resolved_params"]))))
+    resolved = under_new_names(cls, _tuples(config["resolved_params"]))
+    model._set_options(cls(**model.get_params(deep=False) | _saved_options(cls, given, resolved)))
     model.n_features_in_ = config["n_features"]
     if type(model.n_features_in_) is not int or model.n_features_in_ < 1:
         raise ValueError(f"n_features is {model.n_features_in_!r}, wanted an integer >= 1")
@@ -278,18 +280,20 @@ def _from_config(cls: type[Estimator], folder: str | os.PathLike[str], config: d
     return model
 
 
-def _saved_options(cls: type[Estimator], model: Estimator, saved: dict[str, Any]) -> Estimator:
-    """The checked resolved options of a saved model; an option that came after it was saved has its default."""
-    preset = cls.presets.get(saved.get("preset", ""), {})
-    fields = {name: field for name, field in option_fields(cls).items() if not field.info.of_run}
-    saved = {name: preset.get(name, field.default) for name, field in fields.items()} | saved
-    for name, field in fields.items():
-        _check_option(cls, field, saved[name])
-        if saved[name] is None and all(
+def _saved_options(cls: type[Estimator], given: dict[str, Any], resolved: dict[str, Any]) -> dict[str, Any]:
+    """The checked resolved options of a saved model; one that came after the model was saved has its default."""
+    preset = cls.presets.get(resolved.get("preset", ""), {})
+    for name, field in option_fields(cls).items():
+        if field.info.of_run:
+            continue
+        if name not in given:
+            resolved.setdefault(name, preset.get(name, field.default))
+        _check_option(cls, field, resolved[name])
+        if resolved[name] is None and all(
             values.get(name) is not None for values in cls.presets.values() or [{}]
         ):
             raise ValueError(f"the resolved option {name} is None")
-    return cls(**model.get_params(deep=False) | saved)
+    return resolved
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
