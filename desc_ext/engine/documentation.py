@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from desc_ext.engine.fields import OptionField
@@ -13,10 +13,11 @@ __all__ = ["methods_table", "options_text", "summary"]
 _WIDTH = 118
 
 
-def options_text(cls: type, fields: Mapping[str, OptionField]) -> str:
-    """What a docstring says of all options: a table of those that presets set, and a list of the others."""
-    presets: Mapping[str, Mapping[str, Any]] = cls.presets  # type: ignore[attr-defined]
-    of_presets = {name: field for name, field in fields.items() if name in next(iter(presets.values()), {})}
+def options_text(
+    presets: Mapping[str, Mapping[str, Any]], names: Sequence[str], fields: Mapping[str, OptionField]
+) -> str:
+    """What a docstring says of the options ``fields``: a table of those ``names`` that presets set, a list of the others."""
+    of_presets = {name: fields[name] for name in names}
     others = {name: field for name, field in fields.items() if name not in of_presets}
     parts = []
     if of_presets:

@@ -35,6 +35,7 @@ from desc_ext.features import Scattering2D
 __all__ = ["Estimator"]
 
 _NOT_SAVED = {"callbacks", "external"}
+_CHECKED_WHERE_USED = {"random_state", "callbacks", "image_shape"}
 
 
 class _Fitted:
@@ -228,11 +229,7 @@ def _check_option(cls: type[Estimator], field: OptionField, value: Any) -> None:
         if not isinstance(value, str) or value not in cls.presets:
             choices = ", ".join(map(repr, cls.presets))
             raise ValueError(f"{cls.__name__}: preset must be one of {choices}, got {value!r}")
-    elif field.name not in (
-        "random_state",
-        "callbacks",
-        "image_shape",
-    ):  # these are checked where they are used
+    elif field.name not in _CHECKED_WHERE_USED:
         check_value(cls.__name__, field, value)
 
 

@@ -96,8 +96,8 @@ def estimator(cls: E) -> E:
             the same options, not all of the type ``Option[...]``, or a value that its option does not take; or the
             default of ``preset`` is none of them.
     """
-    if cls.__doc__ is None:
-        cls.__doc__ = f"{cls.__name__}.\n\n    {{options}}\n    "
+    text = cls.__doc__ or f"{cls.__name__}.\n\n    {{options}}\n    "
+    cls.__doc__ = text  # without one, a dataclass writes its signature there
     dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
     _refuse_plain_fields(cls)
     hints = typing.get_type_hints(cls)
@@ -105,8 +105,8 @@ def estimator(cls: E) -> E:
     cls.__init__.__annotations__ = {name: hints[name] for name in names} | {"return": None}  # type: ignore[misc]
     _check_presets(cls, names)
     _take_former_names(cls)
-    if cls.__doc__ is not None:
-        cls.__doc__ = cls.__doc__.replace("{options}", options_text(cls, option_fields(cls)))
+    table = options_text(cls.presets, preset_names(cls), option_fields(cls))  # type: ignore[attr-defined]
+    cls.__doc__ = text.replace("{options}", table)
     return cls
 
 
