@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,9 @@ class Dataset:
         source: the file or folder that was read.
         of_text: whether the rows are those of texts (:class:`desc_ext.features.TextFeatures`).
         external: other data in the space of these rows, for methods that learn from such, or None.
+        columns: names of the columns of X where it was a table with names, else None.
+        ids: what names the rows [n] in results: a column, the files of a folder; None: their numbers.
+        texts: the texts that the rows are of, or None.
     """
 
     name: str
@@ -36,6 +40,9 @@ class Dataset:
     source: str = ""
     of_text: bool = False
     external: Dataset | None = None
+    columns: tuple[str, ...] | None = None
+    ids: np.ndarray | None = None
+    texts: Sequence[str] | None = None
 
     @property
     def images(self) -> np.ndarray:
