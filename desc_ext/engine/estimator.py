@@ -74,7 +74,8 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
         "principal components of the features, at most; None keeps all channels", default=500, at_least=1
     )
     image_shape: tuple[int, ...] | None = option(
-        "(H, W) or (C, H, W) of the images that flat rows hold; stacks [n, H, W] and [n, C, H, W] bring theirs",
+        "(H, W) or (C, H, W) of the images that flat rows hold. Stacks bring theirs: [n, H, W], and [n, C, H, W] or "
+        "[n, H, W, C] where one of those axes alone has 1, 3 or 4 entries; others need this option",
         default=None,
     )
     random_state: int | np.random.RandomState | None = option(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from desc_ext.engine.rows import Rows, Scaling, scaled_rows
-from desc_ext.features import image_rows, resized_images
+from desc_ext.features import channels_first, resized_images
 
 __all__ = ["External", "external_rows"]
 
@@ -148,17 +148,23 @@ def _fitting(name: str, X: Any, shape: tuple[int, ...] | None) -> np.ndarray:
     X = np.asarray(X)
     if X.dtype.kind not in "fiub" or X.ndim not in (2, 3, 4):
         raise ValueError(
-            f"{name}: external X must be rows [n, m] or images [n, H, W] or [n, C, H, W] of numbers; got dtype {X.dtype}, "
-            f"shape {list(X.shape)}"
+            f"{name}: external X must be rows [n, m] or images [n, H, W], [n, C, H, W] or [n, H, W, C] of numbers; got "
+            f"dtype {X.dtype}, shape {list(X.shape)}"
         )
-    rows, found = image_rows(name, X, None)
-    if shape is None or found is None or tuple(found) == tuple(shape):
-        return rows
-    if found[0] != shape[0]:
-        raise ValueError(
-            f"{name}: external images have {found[0]} channels, those of X have {shape[0]}; bring both to the same"
-        )
-    return image_rows(name, resized_images(rows.reshape(-1, *found), (shape[1], shape[2])), None)[0]
+    if X.ndim == 2:
+        return X
+    if shape is None:
+        stack = channels_first(f"{name}: external", X)
+    elif sorted(X.shape[1:]) == sorted(shape):
+        stack = channels_first(f"{name}: external", X, shape)
+    else:
+        stack = channels_first(f"{name}: external", X, n_channels=shape[0])
+        if stack.shape[1] != shape[0]:
+            raise ValueError(
+                f"{name}: external images are grey, but those of X have {shape[0]} channels; bring both to one"
+            )
+        stack = resized_images(stack, (shape[1], shape[2]))
+    return stack.reshape(len(stack), -1)
 
 
 def _digest(X: np.ndarray, y: np.ndarray | None) -> str:

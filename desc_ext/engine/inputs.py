@@ -49,7 +49,8 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
         if shape is None:
             raise ValueError(
                 f"{name}: features={options.features!r} are of images, but X has flat rows, shape "
-                f"{list(X.shape)}; set image_shape=(H, W) or (C, H, W), or give a stack [n, H, W] or [n, C, H, W]"
+                f"{list(X.shape)}; set image_shape=(H, W) or (C, H, W), or give a stack [n, H, W], [n, C, H, W] or "
+                "[n, H, W, C]"
             )
         dtype = str(parameter_dtype(options.dtype)).removeprefix("torch.")
         model.features_ = Scattering2D(
@@ -61,16 +62,16 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
 
 
 def input_rows(model: Any, X: Any) -> np.ndarray:
-    """The rows of new data ``X`` under a fitted model, as :func:`training_rows` gave those that it was fitted to."""
+    """The rows of new data ``X`` under a fitted model, as :func:`training_rows` gave those that it was fitted to.
+
+    Raises:
+        ValueError, TypeError: ``X`` has another shape than the data of ``fit``, or is not usable, as ``check_rows`` says.
+    """
     name = type(model).__name__
-    X, shape = image_rows(name, X, None)
     fitted = model.resolved_params_["image_shape"]
     if model.features_ is not None:
         fitted = model.features_.image_shape_
-    if shape is not None and fitted is not None and shape != tuple(fitted):
-        raise ValueError(
-            f"{name}: X holds images of (C, H, W) = {shape}, but those it was fitted to are {tuple(fitted)}"
-        )
+    X, _ = image_rows(name, X, fitted if np.ndim(X) > 2 else None)
     X = check_rows(model, X, reset=False)
     return X if model.features_ is None else model.features_.transform(X)
 

@@ -43,7 +43,8 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             scaled channels themselves.
         J: scales 2^0 ... 2^(J − 1); the result has one value every 2^J pixels.
         L: angles.
-        image_shape: (H, W) or (C, H, W) of flat rows; stacks [n, H, W] and [n, C, H, W] bring theirs.
+        image_shape: (H, W) or (C, H, W) of flat rows; stacks bring theirs, as
+            :func:`~desc_ext.features.channels_first` reads them.
         batch_size: images transformed together; None chooses by their size. It bounds memory and changes nothing else,
             up to rounding.
         device: "auto" (CUDA where there is one), or a torch device.
@@ -203,7 +204,7 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         if shape is None:
             raise ValueError(
                 f"Scattering2D: X has flat rows, shape {list(X.shape)}, of which the image shape is not known; set "
-                "image_shape=(H, W) or (C, H, W), or give a stack [n, H, W] or [n, C, H, W]"
+                "image_shape=(H, W) or (C, H, W), or give a stack [n, H, W], [n, C, H, W] or [n, H, W, C]"
             )
         if reset:
             self.image_shape_ = shape

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from desc_ext.engine.callbacks import Callback
 from desc_ext.engine.inputs import image_rows
 from desc_ext.engine.state_folder import read_state_folder, write_state_folder
-from desc_ext.features import Scattering2D
+from desc_ext.features import Scattering2D, channels_first
 from desc_ext.models import MODELS, load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:no row was ever confident")
@@ -42,6 +42,65 @@ def test_images_become_rows(given, image_shape, found, kind):
     assert shape == found
     np.testing.assert_array_equal(rows, X.reshape(len(X), -1 if len(X) else 24))
     assert kind == "list" or np.shares_memory(rows, X) or not len(X)
+
+
+CHANNELS_FIRST, CHANNELS_LAST = (0, 1, 2, 3), (0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "order"),
+    [
+        ((7, 3, 5, 6), {}, CHANNELS_FIRST),
+        ((7, 5, 6, 3), {}, CHANNELS_LAST),
+        ((7, 5, 6, 1), {}, CHANNELS_LAST),
+        ((7, 4, 5, 6), {}, CHANNELS_FIRST),
+        ((7, 5, 3, 4), {}, CHANNELS_LAST),  # the middle axis is never the channels
+        ((7, 3, 5, 3), {"image_shape": (3, 5, 3)}, CHANNELS_FIRST),
+        ((7, 4, 6, 3), {"image_shape": (3, 4, 6)}, CHANNELS_LAST),
+        ((7, 1, 6, 3), {"image_shape": (3, 1, 6)}, CHANNELS_LAST),
+        ((7, 5, 6, 2), {"image_shape": (2, 5, 6)}, CHANNELS_LAST),
+        ((7, 9, 5, 6), {"image_shape": (9, 5, 6)}, CHANNELS_FIRST),
+        ((7, 5, 6, 1), {"image_shape": (5, 6)}, CHANNELS_LAST),
+        ((7, 3, 3, 3), {"image_shape": (3, 3, 3)}, CHANNELS_FIRST),
+        ((7, 3, 6, 4), {"n_channels": 4}, CHANNELS_LAST),
+        ((7, 2, 6, 4), {"n_channels": 2}, CHANNELS_FIRST),
+    ],
+)
+@pytest.mark.parametrize("kind", ["array", "torch", "list"])
+def test_one_rule_for_channels(given, options, order, kind):
+    X = np.arange(np.prod(given), dtype=np.float32).reshape(given)
+    expected = X.transpose(order)
+    found = {"array": X, "torch": torch.from_numpy(X), "list": X.tolist()}[kind]
+    stack = channels_first("Model", found, **options)
+    np.testing.assert_array_equal(stack, expected)
+    assert kind == "list" or np.shares_memory(stack, X)
+    if "n_channels" not in options:
+        rows, shape = image_rows("Model", found, options.get("image_shape"))
+        assert shape == expected.shape[1:]
+        np.testing.assert_array_equal(
+            rows, np.concatenate([expected[:, c].reshape(7, -1) for c in range(shape[0])], 1)
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (
+            (7, 5, 6, 8),
+            {},
+            r"Model: .*\[7, 5, 6, 8\], and none of its axes 1 and 3 .* 1, 3 or 4; .*image_shape=",
+        ),
+        ((7, 3, 8, 3), {}, "both of its axes 1 and 3 could be the channels"),
+        ((7, 1, 8, 4), {}, "both of its axes"),
+        ((7, 3, 8, 8), {"n_channels": 4}, "none of its axes 1 and 3 could be the channels, the wanted 4"),
+        ((7, 5, 6, 3), {"image_shape": (3, 6, 5)}, r"images of \(3, 6, 5\) are wanted"),
+        ((7, 24), {}, r"a stack of images is \[n, H, W\].*got shape \[7, 24\]"),
+        ((7, 3, 0, 6), {}, "images without pixels"),
+    ],
+)
+def test_unclear_channels_are_refused(given, options, message):
+    with pytest.raises(ValueError, match=message):
+        channels_first("Model", np.zeros(given), **options)
 
 
 def test_memory_map_stays_one(tmp_path):
@@ -113,7 +172,8 @@ def test_stacks_are_rows(method, digits):
         np.testing.assert_array_equal(model.embedding_, expected.embedding_)
         np.testing.assert_array_equal(model.predict(digits), model.labels_)
         np.testing.assert_array_equal(model.predict(flat), model.labels_)
-        with pytest.raises(ValueError, match=r"images of \(C, H, W\) = \(1, 4, 16\), but .* \(1, 8, 8\)"):
+        np.testing.assert_array_equal(model.predict(digits[..., None]), model.labels_)
+        with pytest.raises(ValueError, match=r"images \(4, 16\) .* \(1, 8, 8\) are wanted"):
             model.predict(digits.reshape(240, 4, 16))
         with pytest.raises(ValueError, match="expecting 64 features"):
             model.predict(flat[:, 1:])

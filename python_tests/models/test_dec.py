@@ -167,7 +167,7 @@ def test_images_and_rows():
     assert type(model.network_.autoencoder).__name__ == "ConvAutoencoder"
     np.testing.assert_array_equal(model.predict(images), model.labels_)
     np.testing.assert_array_equal(model.transform(images.reshape(120, 64)), model.embedding_)
-    with pytest.raises(ValueError, match=r"images of \(C, H, W\) = \(1, 4, 16\)"):
+    with pytest.raises(ValueError, match=r"images \(4, 16\)"):
         model.predict(images.reshape(120, 4, 16))
     assert type(DCEC(4, **SMALL).fit(images.reshape(120, 64)).network_.autoencoder).__name__ == "Autoencoder"
     colour = np.random.default_rng(0).random((40, 3, 9, 8)).astype(np.float32)

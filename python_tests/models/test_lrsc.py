@@ -282,13 +282,18 @@ def test_images(shape):
     """External images of another size are resized; the network halves in every layer."""
     random = np.random.default_rng(0)
     X, E = random.normal(size=(50, *shape)), random.normal(size=(60, *shape[:-2], 12, 10))
-    model = LRSC(3, external=(E, np.arange(60) % 3), **IMAGES).fit(X)
+    options = IMAGES | {"image_shape": shape}
+    model = LRSC(3, external=(E, np.arange(60) % 3), **options).fit(X)
     assert model.embedding_.shape == (50, 4 * 3 * 3)
     np.testing.assert_array_equal(model.transform(X), model.embedding_)
-    again = LRSC(3, external=(resized_images(E, (9, 9)), np.arange(60) % 3), **IMAGES).fit(X)
-    np.testing.assert_array_equal(again.embedding_, model.embedding_)
-    with pytest.raises(ValueError, match="external images have 5 channels"):
-        LRSC(3, external=(random.normal(size=(60, 5, 9, 9)), np.arange(60) % 3), **IMAGES).fit(X)
+    last = np.moveaxis(E, 1, -1) if len(shape) == 3 else E[..., None]
+    for external in (resized_images(E, (9, 9)), last):
+        again = LRSC(3, external=(external, np.arange(60) % 3), **options).fit(X)
+        np.testing.assert_array_equal(again.embedding_, model.embedding_)
+    with pytest.raises(
+        ValueError, match=rf"LRSC: external: .* the wanted {len(E[0]) if len(shape) == 3 else 1}"
+    ):
+        LRSC(3, external=(random.normal(size=(60, 5, 9, 9)), np.arange(60) % 3), **options).fit(X)
 
 
 def test_resized_images_as_pillow_does():
