@@ -20,8 +20,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from desc_ext.data import KNOWN, DataError, data_folders, find_folder, load_dataset
-from desc_ext.data.text import read_documents
+from desc_ext.data import KNOWN, DataError, data_folders, find_folder, load_dataset, read_documents
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import DESC
 

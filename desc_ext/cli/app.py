@@ -15,6 +15,21 @@ from rich.console import Console
 from rich.table import Table
 
 from desc_ext import data
+from desc_ext.cli.inputs import (
+    ArrayOption,
+    ColumnsOption,
+    DataArgument,
+    DataDirOption,
+    DownloadOption,
+    DropOption,
+    HeaderOption,
+    IdOption,
+    ImageSizeOption,
+    LabelsOption,
+    TextOption,
+    image_size,
+    new_data,
+)
 from desc_ext.metrics import clustering_scores
 
 if TYPE_CHECKING:
@@ -54,30 +69,8 @@ console = Console(
     highlight=False, width=None if sys.stdout.isatty() else 140, soft_wrap=not sys.stdout.isatty()
 )
 
-DataArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="A known name (see `desc-ext datasets`), a .npy, .npz, .csv or .parquet file, or texts: a .jsonl file, a .csv "
-        "with a column `text`, a folder.",
-    ),
-]
 ResultArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="The folder that `desc-ext fit --out` wrote.")
-]
-LabelsOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Where a file keeps its known classes: a column, an array of the .npz, or a .npy file. "
-        "For evaluation only: the clustering never sees them.",
-    ),
-]
-DataDirOption = Annotated[
-    Path | None, typer.Option(help="The folder with the idx files of known data sets, searched first.")
-]
-DownloadOption = Annotated[
-    bool, typer.Option("--download", help="Fetch a known data set from OpenML if need be.")
 ]
 
 
@@ -86,8 +79,9 @@ def plain_errors() -> Iterator[None]:
     """Turns an error the user can mend into one sentence and exit code 2, Ctrl-C into exit code 130."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-    def show(message: Any, *args: Any, **options: Any) -> None:
-        errors.print(f"warning: {message}", markup=False)
+    def show(message: Any, category: type[Warning], *args: Any, **options: Any) -> None:
+        kind = "note" if issubclass(category, data.DataNote) else "warning"
+        errors.print(f"{kind}: {message}", markup=False)
 
     try:
         with warnings.catch_warnings():
@@ -131,6 +125,13 @@ def fit(
         typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the method; may be repeated."),
     ] = None,
     labels: LabelsOption = None,
+    columns: ColumnsOption = None,
+    drop: DropOption = None,
+    id_column: IdOption = None,
+    array: ArrayOption = None,
+    text: TextOption = None,
+    size: ImageSizeOption = None,
+    header: HeaderOption = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Also run k-means and autoencoder + k-means, and compare.")
     ] = False,
@@ -151,8 +152,9 @@ def fit(
         chosen |= {"features": features, "external": external}
         options = estimator_options(model, estimator_class, settings or [], chosen)
         dataset = data.load_dataset(
-            source, labels, data_dir, download, external=external, external_labels=external_labels
-        )
+            source, labels, data_dir, download, external=external, external_labels=external_labels, columns=columns,
+            drop=drop or (), id=id_column, array=array, text=text, image_size=image_size(size), header=header,
+        )  # fmt: skip
         run = Run(out, model, options, dataset, resume=resume, overwrite=overwrite)
         console.print(
             f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} columns, "
@@ -216,6 +218,11 @@ def predict(
     source: DataArgument,
     out: Annotated[Path, typer.Option(metavar="FILE.npy", help="File for the cluster labels.")],
     labels: LabelsOption = None,
+    drop: DropOption = None,
+    id_column: IdOption = None,
+    array: ArrayOption = None,
+    text: TextOption = None,
+    header: HeaderOption = None,
     data_dir: DataDirOption = None,
     download: DownloadOption = False,
 ) -> None:
@@ -229,7 +236,10 @@ def predict(
             raise ValueError(f"the folder {out.absolute().parent} of --out does not exist")
         name, estimator = results.load_result(folder)
         results.check_predicts(name, estimator, folder)
-        dataset = data.load_dataset(source, labels, data_dir, download)
+        dataset = new_data(
+            folder, source, False, labels=labels, drop=drop or (), id=id_column, array=array, text=text, header=header,
+            data_dir=data_dir, download=download,
+        )  # fmt: skip
         predicted = estimator.predict(results.estimator_input(estimator, dataset))
         np.save(out, predicted)
         console.print(
@@ -242,6 +252,11 @@ def evaluate(
     folder: ResultArgument,
     source: DataArgument,
     labels: LabelsOption = None,
+    drop: DropOption = None,
+    id_column: IdOption = None,
+    array: ArrayOption = None,
+    text: TextOption = None,
+    header: HeaderOption = None,
     data_dir: DataDirOption = None,
     download: DownloadOption = False,
 ) -> None:
@@ -249,7 +264,10 @@ def evaluate(
     from desc_ext.cli import results
 
     with plain_errors():
-        dataset = data.load_dataset(source, labels, data_dir, download)
+        dataset = new_data(
+            folder, source, True, labels=labels, drop=drop or (), id=id_column, array=array, text=text, header=header,
+            data_dir=data_dir, download=download,
+        )  # fmt: skip
         if dataset.labels is None:
             raise ValueError(f"{source} comes without known classes; say where they are with --labels")
         name, estimator = results.load_result(folder)

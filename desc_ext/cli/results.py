@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import desc_ext
+from desc_ext.cli.inputs import save_preparation
 from desc_ext.cli.settings import find_model
 from desc_ext.data import Dataset
 from desc_ext.engine.estimator import Estimator
@@ -21,7 +22,7 @@ from desc_ext.engine.estimator import Estimator
 __all__ = ["check_predicts", "estimator_input", "load_result", "write_json", "write_results"]
 
 _RESULTS = (
-    "labels.npy", "embedding.npy", "model", "config.json", "history.csv", "metrics.json",
+    "labels.npy", "embedding.npy", "model", "input", "config.json", "history.csv", "metrics.json",
     "embedding.png", "curves.png", "cluster_sizes.png", "examples.png", "affinity.png",
 )  # fmt: skip
 # What the embedding of a method without a network consists of.
@@ -50,6 +51,7 @@ def write_results(
     np.save(folder / "labels.npy", estimator.labels_)
     np.save(folder / "embedding.npy", estimator.embedding_)
     estimator.save(folder / "model")
+    save_preparation(folder, dataset.preparation)
     _write_history(folder / "history.csv", estimator.history_)
     write_json(folder / "metrics.json", metrics)
     _draw(folder, estimator, dataset, heading)

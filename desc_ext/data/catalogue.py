@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from desc_ext.data.dataset import DataError, Dataset
-from desc_ext.data.text import Documents, read_documents
+from desc_ext.data.preparation import Preparation, Reading
+from desc_ext.data.text import Documents, read_jsonl
 
 __all__ = ["KNOWN", "KnownDataset", "data_folders", "find_folder", "load_known", "read_idx"]
 
@@ -139,7 +140,9 @@ def load_known(
         X, labels, source = bunch.data.astype(np.float32) / 16, bunch.target, "scikit-learn"
     elif (folder := find_folder(known, data_dir)) is not None:
         if known.documents is not None:
-            found = read_documents(folder / known.documents, "label", known.class_names)
+            found = read_jsonl(folder / known.documents, Reading(labels="label")).of_classes(
+                known.class_names
+            )
             return replace(found, name=known.name, dimension=known.dimension)
         X, labels, source = *_read_idx_folder(known, folder), str(folder)
     elif download and known.openml is not None:
@@ -153,7 +156,16 @@ def load_known(
             f"{'is' if known.documents else 'are'} in none of {looked}; "
             f"name their folder with --data-dir or DESC_EXT_DATA{fetch}"
         )
-    return Dataset(known.name, X, labels.astype(np.int64), known.class_names, known.image_shape, source)
+    prepared = Preparation(image_shape=known.image_shape)
+    return Dataset(
+        known.name,
+        X,
+        labels.astype(np.int64),
+        known.class_names,
+        known.image_shape,
+        source,
+        preparation=prepared,
+    )
 
 
 def _read_idx_folder(known: KnownDataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -217,6 +229,3 @@ def _fetch_openml(known: KnownDataset) -> tuple[np.ndarray, np.ndarray]:
             f"OpenML's {known.openml} has shape {list(X.shape)}; wanted {known.n} rows of {known.image_shape}"
         )
     return X, labels
-
-
-# Files

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["DataError", "Dataset"]
+if TYPE_CHECKING:
+    from desc_ext.data.preparation import Preparation
+
+__all__ = ["DataError", "DataNote", "Dataset", "note"]
 
 
 class DataError(ValueError):
     """Data that cannot be found or read; the message is one sentence for the user."""
+
+
+class DataNote(UserWarning):
+    """What was read otherwise than it may look, such as a column that was left out; one sentence for the user."""
+
+
+def note(message: str) -> None:
+    """Tells the user something about the data, as a warning of the category :class:`DataNote`."""
+    warnings.warn(message, DataNote, stacklevel=2)
 
 
 @dataclass(frozen=True)
@@ -20,7 +34,7 @@ class Dataset:
 
     Attributes:
         name: what the data set is called in messages and results.
-        X: rows [n, m], float32; a memory map where the file allows it.
+        X: rows [n, m] in the dtype of the file; a memory map where the file allows it. Images of bytes are float32 in [0, 1].
         labels: known classes [n], for evaluation only, or None.
         class_names: names of the classes 0, 1, ..., or None.
         image_shape: (height, width) or (height, width, channels) of a row that is an image, else None.
@@ -30,6 +44,7 @@ class Dataset:
         columns: names of the columns of X where it was a table with names, else None.
         ids: what names the rows [n] in results: a column, the files of a folder; None: their numbers.
         texts: the texts that the rows are of, or None.
+        preparation: what turns other data into rows of the same space, or None.
     """
 
     name: str
@@ -43,6 +58,7 @@ class Dataset:
     columns: tuple[str, ...] | None = None
     ids: np.ndarray | None = None
     texts: Sequence[str] | None = None
+    preparation: Preparation | None = None
 
     @property
     def images(self) -> np.ndarray:

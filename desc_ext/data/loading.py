@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from desc_ext.data.arrays import ARRAY_SUFFIXES, read_array_file
 from desc_ext.data.catalogue import KNOWN, load_known
-from desc_ext.data.dataset import DataError, Dataset
-from desc_ext.data.files import FILE_SUFFIXES, read_file
-from desc_ext.data.text import TEXT_SUFFIXES, Documents, as_rows, is_text, read_documents
+from desc_ext.data.columnar import COLUMNAR_SUFFIXES, PARQUET_SUFFIXES, read_columnar
+from desc_ext.data.dataset import DataError, Dataset, note
+from desc_ext.data.delimited import DELIMITED_SUFFIXES, read_delimited
+from desc_ext.data.folders import files_of, members
+from desc_ext.data.pictures import IMAGE_SUFFIXES, read_images
+from desc_ext.data.preparation import Preparation, Reading
+from desc_ext.data.tables import Table, rows_of_table, text_column
+from desc_ext.data.text import (
+    TEXT_SUFFIXES,
+    Documents,
+    as_rows,
+    documents_of_table,
+    read_jsonl,
+    read_text_folder,
+)
 
-__all__ = ["load_dataset"]
+__all__ = ["load_dataset", "read_documents"]
+
+_COMPRESSED = (".gz", ".bz2", ".zst")
 
 
 def load_dataset(
@@ -23,56 +39,180 @@ def load_dataset(
     external: str | os.PathLike | None = None,
     external_labels: str | None = None,
     dimension: int | None = None,
+    array: str | None = None,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    id: str | None = None,
+    text: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    header: bool | None = None,
+    preparation: Preparation | None = None,
 ) -> Dataset:
-    """Reads a known data set, a file, or a folder of texts.
+    """Reads a known data set, a file, or a folder.
 
     Texts become rows by :class:`desc_ext.features.TextFeatures`: tf-idf, truncated SVD, unit rows. Vocabulary and singular
     directions are those of ``source``, and the texts of ``external`` are put into that space.
 
+    Of four axes of an array, axis 1 or axis 3 has the channels, as :func:`desc_ext.features.channels_first` says. Images of
+    bytes become float32 in [0, 1]; all other numbers stay in the dtype of the file, those of text files are float64.
+
     Args:
-        source: a name of :data:`KNOWN`; the path of a .npy, .npz, .csv or .parquet file of numbers; or texts: a .jsonl
-            or .jsonl.gz file (an object a line with the key "text"), a .csv file with a column "text", or a folder
-            with a folder of text files for each class.
-        labels: where a file's known classes are: the name of a column (.csv, .parquet), array (.npz) or key (.jsonl),
-            the number of a column (.csv without a header; -1 is the last), or a .npy file (.npy, .npz).
+        source: a name of :data:`KNOWN`, or the path of
+
+            - a table: .csv, .tsv, .txt (each also .gz, .bz2, .zst), .parquet, .arrow, .feather, a folder of Parquet files;
+            - an array of rows or images: .npy (a memory map), .npz, .mat, .h5ad (needs anndata);
+            - images: a folder of PNG, JPEG, TIFF or WebP files, or of one folder of them for each class;
+            - texts: a .jsonl file (an object a line), a table with a column "text", a folder of text files, or of one folder
+              of them for each class.
+        labels: where the known classes are: the name or number (-1 is the last) of a column, the name of an array (.npz,
+            .mat), of a key (.jsonl), of a column of obs (.h5ad), or a .npy file. Folders of classes need none.
         data_dir: the folder to look into first for a known data set.
         download: fetch a known data set of images through scikit-learn from OpenML where no folder has it.
         external: other data, named as ``source`` is; they become ``external`` of the result.
         external_labels: as ``labels``, of the external data.
         dimension: columns of the rows of texts; None: 256, and 512 for 20 Newsgroups.
+        array: the array of the rows (.npz, .mat), or X, layers/NAME, obsm/NAME (.h5ad).
+        columns: columns that are features: names, numbers, ranges 2-5; None: all but the others.
+        drop: columns that are not.
+        id: the column that names the rows in results.
+        text: the column or key that holds texts; None: "text", in capitals or not.
+        image_size: (height, width) that images of a folder are brought to.
+        header: whether the first row of a text file holds names; None finds out.
+        preparation: ``Dataset.preparation`` of the data that a model was fitted to: columns are taken by their names and in
+            its order, texts are put into its space, images brought to its size.
 
     Raises:
-        DataError: for a name that is not known, a file that is missing or damaged, or a column that is
-            missing or not numeric; the message says where it looked and what would help.
+        DataError: a name that is not known, a file that is missing or damaged, a column that is missing or not numeric, or
+            data that do not fit ``preparation``; the message says what was found, where, and what would help.
     """
-    target = _read(source, labels, data_dir, download)
-    other = None if external is None else _read(external, external_labels, data_dir, download)
+    reading = Reading(
+        labels, array, None if columns is None else tuple(columns), tuple(drop), id, text, image_size, header
+    )
+    target = _read(source, reading, data_dir, download, preparation)
+    other = None
+    if external is not None:
+        other = _read(external, Reading(labels=external_labels), data_dir, download, _columns_alone(target))
+    features = None if preparation is None else preparation.text_features
     if isinstance(target, Documents) and not isinstance(other, Dataset):
-        dataset, of_external = as_rows(target, dimension, other)
+        if preparation is not None and features is None:
+            raise DataError(f"{source} holds texts, and the result was fitted to numbers")
+        dataset, of_external = as_rows(target, dimension, other, features)
     elif isinstance(target, Dataset) and not isinstance(other, Documents):
+        if features is not None:
+            raise DataError(f"{source} holds numbers, and the result was fitted to texts")
         dataset, of_external = target, other
     else:
         raise DataError(
             f"'{source}' and the external data '{external}' do not fit: one is text, the other is not"
         )
+    if preparation is not None and preparation.columns is not None and dataset.columns is None:
+        note(f"{source} has no names of columns; they are taken to be those of the fit, in its order")
     return dataset if of_external is None else replace(dataset, external=of_external)
 
 
+def read_documents(
+    source: str | os.PathLike,
+    labels: str | None = None,
+    classes: Iterable[str] | None = None,
+    *,
+    id: str | None = None,
+    text: str | None = None,
+) -> Documents:
+    """The texts of a file or folder, for which :func:`load_dataset` makes rows; arguments and errors are as there.
+
+    Args:
+        classes: only the texts of these classes.
+
+    Raises:
+        DataError: also where ``source`` holds no texts.
+    """
+    found = _read(source, Reading(labels=labels, id=id, text=text), None, False, None)
+    if not isinstance(found, Documents):
+        raise DataError(f"{source} holds no texts")
+    return found if classes is None else found.of_classes(classes)
+
+
+def _columns_alone(target: Dataset | Documents) -> Preparation | None:
+    """What external data share with the rows: the names of their columns."""
+    if isinstance(target, Documents) or target.preparation is None or target.preparation.columns is None:
+        return None
+    return Preparation(columns=target.preparation.columns, left_out=target.preparation.left_out)
+
+
 def _read(
-    source: str | os.PathLike, labels: str | None, data_dir: str | os.PathLike | None, download: bool
+    source: str | os.PathLike,
+    reading: Reading,
+    data_dir: str | os.PathLike | None,
+    download: bool,
+    preparation: Preparation | None,
 ) -> Dataset | Documents:
     path = Path(source)
     if str(source) in KNOWN:
-        if labels is not None:
+        if reading.labels is not None and preparation is None:
             raise DataError(f"{source} brings its own known classes; leave out --labels")
         return load_known(KNOWN[str(source)], data_dir, download)
-    if is_text(path):
-        return read_documents(path, labels)
-    if path.suffix.lower() not in FILE_SUFFIXES:
-        raise DataError(
-            f"'{source}' is neither a known data set ({', '.join(KNOWN)}) "
-            f"nor a {', '.join((*FILE_SUFFIXES, *TEXT_SUFFIXES))} file nor a folder of texts"
-        )
+    if path.is_dir():
+        return _read_folder(path, reading, preparation)
+    name = path.name.lower()
+    bare = name.removesuffix(next((s for s in _COMPRESSED if name.endswith(s)), ""))
+    known = bare.endswith((*DELIMITED_SUFFIXES, ".jsonl")) or name.endswith(
+        (*COLUMNAR_SUFFIXES, *ARRAY_SUFFIXES)
+    )
+    if not known:
+        raise DataError(_no_such_kind(source, path))
     if not path.is_file():
         raise DataError(f"the file {path} does not exist (looked in {path.absolute().parent})")
-    return read_file(path, labels)
+    if name.endswith(TEXT_SUFFIXES):
+        return read_jsonl(path, reading, preparation)
+    if name.endswith(ARRAY_SUFFIXES):
+        return read_array_file(path, reading, preparation)
+    reading.refuse(path, "a table", "array", "image_size")
+    if name.endswith(COLUMNAR_SUFFIXES):
+        reading.refuse(path, "a table with names", "header")
+        return _of_table(read_columnar(path), reading, preparation)
+    saved = Reading() if preparation is None else preparation.reading
+    words = {word for r in (reading, saved) for word in (r.labels, r.id, r.text) if word is not None}
+    header = saved.header if reading.header is None else reading.header
+    return _of_table(read_delimited(path, header, frozenset(words)), reading, preparation)
+
+
+def _no_such_kind(source: object, path: Path) -> str:
+    kinds = (*DELIMITED_SUFFIXES, *COLUMNAR_SUFFIXES, *ARRAY_SUFFIXES, ".jsonl")
+    hint = ""
+    if path.suffix.lower() in (".xls", ".xlsx", ".ods"):
+        hint = "; save the sheet as .csv"
+    elif path.suffix.lower() in IMAGE_SUFFIXES:
+        hint = "; name the folder that holds the images"
+    elif path.suffix.lower() in (".pt", ".pth", ".pkl", ".pickle"):
+        hint = "; save the array with numpy.save"
+    return f"'{source}' is neither a known data set ({', '.join(KNOWN)}) nor a {', '.join(kinds)} file nor a folder{hint}"
+
+
+def _of_table(table: Table, reading: Reading, preparation: Preparation | None) -> Dataset | Documents:
+    column = text_column(table, reading, preparation)
+    if column is None:
+        return rows_of_table(table, reading, preparation)
+    return documents_of_table(table, column, reading)
+
+
+def _read_folder(path: Path, reading: Reading, preparation: Preparation | None) -> Dataset | Documents:
+    """A folder of Parquet parts, of images, or of texts: all its files are of one kind."""
+    files = files_of(path)
+    kinds = {
+        "Parquet files": [file for file in files if file.suffix.lower() in PARQUET_SUFFIXES],
+        "images": [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES],
+    }
+    for kind, found in kinds.items():
+        if found and len(found) < len(files):
+            other = next(file for file in files if file not in set(found))
+            raise DataError(
+                f"{path} holds {len(found)} {kind} and other files, such as {other}; keep them apart"
+            )
+    if kinds["Parquet files"]:
+        reading.refuse(path, "a table with names", "array", "image_size", "header")
+        return _of_table(read_columnar(path, files), reading, preparation)
+    if preparation is not None:  # whose labels may be a column; folders are classes without being named
+        reading = replace(reading, labels=None)
+    if kinds["images"]:
+        return read_images(path, members(path, files), reading, preparation)
+    return read_text_folder(path, files, reading)

@@ -36,7 +36,7 @@ SMALL = [
     "warmup_epochs=1",
 ]
 RESULTS = {
-    "labels.npy", "embedding.npy", "model", "config.json", "history.csv", "metrics.json",
+    "labels.npy", "embedding.npy", "model", "input", "config.json", "history.csv", "metrics.json",
     "embedding.png", "curves.png", "cluster_sizes.png",
 }  # fmt: skip
 # One thread: tests that run beside each other would otherwise wait for each other's threads.

@@ -61,16 +61,17 @@ def test_csv(tmp_path, table, delimiter, ending, encoding, quoting, header, plac
     order=st.sampled_from("CF"),
 )
 def test_numpy_arrays(tmp_path, X, order):
-    """Stacks of images of bytes are scaled to [0, 1]; all else keeps its values."""
-    with np.errstate(over="ignore"):  # a float64 may be too large for float32
-        expected = X.reshape(len(X), -1).astype(np.float32)
+    """Stacks of images of bytes are scaled to [0, 1]; all else keeps its values and its dtype."""
+    expected = X.reshape(len(X), -1)
+    if X.dtype == bool:
+        expected = expected.astype(np.uint8)
     if X.ndim == 3 and X.dtype == np.uint8:
-        expected /= 255
+        expected = expected.astype(np.float32) / 255
     np.save(tmp_path / "x.npy", np.asarray(X, order=order))
     np.savez(tmp_path / "x.npz", X=X, y=np.arange(len(X)))
     for found in (load_dataset(tmp_path / "x.npy"), load_dataset(tmp_path / "x.npz", labels="y")):
-        with np.errstate(over="ignore"):
-            np.testing.assert_array_equal(found.X, expected)
+        np.testing.assert_array_equal(found.X, expected)
+        assert found.X.dtype == expected.dtype
         assert found.image_shape == (X.shape[1:] if X.ndim == 3 else None)
 
 

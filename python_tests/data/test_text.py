@@ -8,8 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from desc_ext.data import KNOWN, DataError, catalogue, load_dataset
-from desc_ext.data.text import read_documents
+from desc_ext.data import KNOWN, DataError, catalogue, load_dataset, read_documents
 from desc_ext.features import TextFeatures
 
 TEXTS = [
@@ -172,21 +171,26 @@ def test_a_csv_of_numbers_stays_one(tmp_path):
             "t.jsonl",
             '{"text": "a b"}\n{"text": 3}\n',
             None,
-            "line 2: wanted an object with a text under 'text'",
+            "line 2: wanted a text under 'text', got 3",
         ),
         (
             "t.jsonl",
             '{"text": "a b"}\n',
             "kind",
-            "line 1: wanted an object with a class under 'kind', got text",
+            r"line 1: wanted a number or word under 'kind' \(--labels\), got only text",
         ),
         ("t.jsonl", '{"text": "a b"}\n[1]\n', None, "line 2: wanted an object .* got list"),
         ("t.jsonl", '{"text": "a b"\n', None, "line 1 is not JSON"),
         ("t.jsonl", '{"text": "a b"}\n', None, "has 1 texts; wanted 2 at least"),
         ("t.jsonl.gz", "not gzip", None, "damaged"),
-        ("t.csv", "text,kind\na b,x\nc d\n", "kind", "row 3 does not have the 2 fields"),
-        ("t.csv", "text,kind\na b,x\nc d,y\n", "sort", "no column 'sort'; its columns are text, kind"),
-        ("t.csv", "text,kind\n", None, "has 0 texts"),
+        ("t.csv", "text,kind\na b,x\nc d\n", "kind", "line 3 has 1 field, but the header has 2"),
+        (
+            "t.csv",
+            "text,kind\na b,x\nc d,y\n",
+            "sort",
+            r"no column 'sort' \(--labels\); its columns are text, kind",
+        ),
+        ("t.csv", "text,kind\n", None, "has no rows below its header"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, name, content, labels, message):
@@ -197,7 +201,9 @@ def test_bad_files_are_refused(tmp_path, name, content, labels, message):
 
 def test_what_else_is_refused(tmp_path):
     write_folder(tmp_path / "t")
-    with pytest.raises(DataError, match="are its folders; leave out --labels"):
+    with pytest.raises(
+        DataError, match="whose folders are the classes, for which --labels means nothing; leave it out"
+    ):
         load_dataset(tmp_path / "t", "kind")
     with pytest.raises(DataError, match="does not exist"):
         load_dataset(tmp_path / "nowhere.jsonl")

@@ -1,0 +1,154 @@
+"""How the command line's options name data, and what of them a folder of results keeps for new data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from desc_ext.data import Dataset, Preparation
+
+__all__ = [
+    "ArrayOption",
+    "ColumnsOption",
+    "DataArgument",
+    "DataDirOption",
+    "DownloadOption",
+    "DropOption",
+    "HeaderOption",
+    "IdOption",
+    "ImageSizeOption",
+    "LabelsOption",
+    "TextOption",
+    "image_size",
+    "load_preparation",
+    "new_data",
+    "save_preparation",
+]
+
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A known name (see `desc-ext datasets`), or a file or folder: a table (.csv, .tsv, .txt, .parquet, .arrow), an "
+        "array (.npy, .npz, .mat, .h5ad), texts (.jsonl, a table with a column `text`, a folder) or a folder of images.",
+    ),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Where the known classes are: a column, an array of the .npz or .mat, or a .npy file. For evaluation only: the "
+        "clustering never sees them.",
+    ),
+]
+ColumnsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAMES",
+        help="The columns that are features: names, numbers or ranges 2-5, with commas between them.",
+    ),
+]
+DropOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAMES", help="Columns to leave out, named as for --columns.")
+]
+IdOption = Annotated[
+    str | None,
+    typer.Option("--id", metavar="COLUMN", help="The column that names the rows; it is kept in labels.csv."),
+]
+ArrayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The array of the rows in a .npz, .mat or .h5ad file (obsm/X_pca for one)."
+    ),
+]
+TextOption = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="The column or key that holds texts, where it is not `text`."),
+]
+ImageSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        metavar="HxW",
+        help="Bring the images of a folder to this height and width, such as 32x32.",
+    ),
+]
+HeaderOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether the first row of a text file holds names; found out where left open.",
+    ),
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option(help="The folder with the idx files of known data sets, searched first.")
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Fetch a known data set from OpenML if need be.")
+]
+
+
+def image_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of the words 32x32 or 32.
+
+    Raises:
+        ValueError: other words.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,4})(?:[xX×,]([1-9]\d{0,4}))?", text.strip())
+    if found is None:
+        raise ValueError(f"--image-size must be HEIGHTxWIDTH, such as 32x32; got {text}")
+    return int(found[1]), int(found[2] or found[1])
+
+
+# What a folder of results keeps
+
+_FOLDER = "input"
+
+
+def save_preparation(folder: Path, preparation: Preparation | None) -> None:
+    """Writes to ``folder/input`` what turned the data into rows, so that new data become rows in the same way."""
+    from desc_ext.data import Preparation
+    from desc_ext.engine.state_folder import write_state_folder
+
+    config, tensors = (preparation or Preparation()).state()
+    write_state_folder(folder / _FOLDER, "input", config, tensors)
+
+
+def load_preparation(folder: Path) -> Preparation:
+    """What :func:`save_preparation` wrote; nothing particular where an older version wrote the results.
+
+    Raises:
+        ValueError: it is damaged; the message names the file.
+    """
+    from desc_ext.data import Preparation
+    from desc_ext.engine.state_folder import read_state_folder
+
+    kept = Path(folder) / _FOLDER
+    if not kept.exists():
+        return Preparation()
+    config, tensors = read_state_folder(kept, "input")
+    try:
+        return Preparation.from_state(config, tensors)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{kept / 'config.json'} is damaged: {error}") from error
+
+
+def new_data(folder: Path, source: str, evaluate: bool, **asked: Any) -> Dataset:
+    """Data for the model in ``folder``, read as those that it was fitted to.
+
+    Args:
+        evaluate: whether known classes are wanted: then the column that the fit named counts again.
+        asked: further arguments of :func:`desc_ext.data.load_dataset`.
+    """
+    from desc_ext import data
+
+    preparation = load_preparation(folder)
+    if evaluate and asked.get("labels") is None and source not in data.KNOWN:
+        asked["labels"] = preparation.reading.labels
+    return data.load_dataset(source, **asked, preparation=preparation)

@@ -1,0 +1,268 @@
+"""Arrays from .npy, .npz, MATLAB and AnnData files, as rows or stacks of images."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from desc_ext.data.classes import is_label_file, known_classes, labels_of_file
+from desc_ext.data.dataset import DataError, Dataset
+from desc_ext.data.preparation import Preparation, Reading
+from desc_ext.data.tables import chosen_columns, listed
+from desc_ext.features.images import channels_first
+
+__all__ = ["ARRAY_SUFFIXES", "load_numpy", "read_array_file"]
+
+ARRAY_SUFFIXES = (".npy", ".npz", ".mat", ".h5ad")
+# Names under which archives usually keep their rows.
+_ROWS = ("X", "x", "data", "images", "features", "fea", "embeddings", "arr_0")
+_OF_SPARSE = {"indices", "indptr", "shape", "data", "format"}
+_TO_DENSE = (
+    "scikit-learn's TruncatedSVD(200).fit_transform(X) makes rows of it, which numpy.save writes (of word counts, "
+    "TfidfTransformer comes before)"
+)
+_LARGEST_DENSE = 2**32  # bytes of the rows that a sparse array becomes
+
+
+def read_array_file(path: Path, reading: Reading, preparation: Preparation | None) -> Dataset:
+    """The rows of a file with one of :data:`ARRAY_SUFFIXES`; see :func:`desc_ext.data.load_dataset`.
+
+    Raises:
+        DataError: a file that is damaged, an array that is missing, or one that holds no rows of real numbers.
+    """
+    reading.refuse(path, "an array", "text", "image_size", "header")
+    suffix = path.suffix.lower()
+    if suffix != ".h5ad":
+        reading.refuse(path, "an array without names", "columns", "drop", "id")
+    try:
+        if suffix == ".npy":
+            reading.refuse(path, "a single array", "array")
+            return _from_npy(path, reading)
+        if suffix == ".h5ad":
+            return _from_anndata(path, reading, preparation)
+        arrays = _npz_arrays(path) if suffix == ".npz" else _mat_arrays(path)
+        saved = None if preparation is None else preparation.reading.array
+        if reading.array is None and saved in arrays:
+            reading = replace(reading, array=saved)
+        return _from_arrays(path, arrays, reading)
+    except (OSError, ValueError, zlib.error, zipfile.BadZipFile, MemoryError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def load_numpy(path: Path, **options: Any) -> Any:
+    """What :func:`numpy.load` reads from ``path``, without Python objects.
+
+    Raises:
+        DataError: no NumPy file, a damaged one, or one of Python objects.
+    """
+    try:
+        return np.load(path, allow_pickle=False, **options)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as a NumPy file: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if "pickle" in str(error) or "object" in str(error).lower():
+        return (
+            "it holds Python objects, which are not loaded because they may run any code; save numbers or words in it, "
+            "numpy.save(path, X.astype(float)) or y.astype(str)"
+        )
+    return str(error)
+
+
+# Formats
+
+
+def _from_npy(path: Path, reading: Reading) -> Dataset:
+    X, shape = _as_rows(load_numpy(path, mmap_mode="r"), path)
+    y = None
+    if reading.labels is not None:
+        if not is_label_file(reading.labels):
+            raise DataError(
+                f"{path} has no column '{reading.labels}': give the known classes as a .npy file, --labels FILE.npy"
+            )
+        y = labels_of_file(reading.labels, len(X))
+    return _dataset(path, X, shape, y, reading)
+
+
+def _npz_arrays(path: Path) -> Any:
+    archive = load_numpy(path)
+    if not hasattr(archive, "files"):
+        raise DataError(f"{path} is not an archive of arrays, whatever its name says; call it .npy")
+    if set(archive.files) >= {"indices", "indptr", "shape"}:
+        raise DataError(
+            f"{path} holds a sparse array (scipy.sparse.save_npz), which no method takes; {_TO_DENSE}"
+        )
+    return archive
+
+
+def _mat_arrays(path: Path) -> dict[str, Any]:
+    from scipy.io import loadmat, whosmat
+
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if b"MATLAB 7.3" in start[:128] or start.startswith(b"\x89HDF"):
+        raise DataError(f"{path} is of MATLAB's format 7.3 (HDF5); write it with save(..., '-v7')")
+    try:
+        wanted = [name for name, _, kind in whosmat(path) if kind not in ("function", "opaque", "unknown")]
+        return {k: v for k, v in loadmat(path, variable_names=wanted).items() if not k.startswith("__")}
+    except Exception as error:  # whatever the bytes of a damaged file lead SciPy to
+        raise DataError(f"{path} cannot be read as a MATLAB file: {error}") from error
+
+
+def _from_arrays(path: Path, arrays: Any, reading: Reading) -> Dataset:
+    names = list(arrays.keys())
+    from_file = is_label_file(reading.labels, names)
+    labels = None if from_file else reading.labels
+    if labels is not None and labels not in names:
+        raise DataError(f"{path} has no array '{labels}' for the known classes; it has {listed(names)}")
+    chosen = _chosen(path, [name for name in names if name != labels], reading.array)
+    found = arrays[chosen]
+    if hasattr(found, "toarray"):
+        raise DataError(f"{path}: '{chosen}' is a sparse array, which no method takes; {_TO_DENSE}")
+    y = None if labels is None else np.asarray(arrays[labels])
+    if y is not None and found.ndim == 2 and y.size == found.shape[1] != found.shape[0]:
+        raise DataError(
+            f"{path}: '{chosen}' is {list(found.shape)} and '{labels}' has {y.size} values, one a column; rows must be what "
+            "is clustered: transpose the array"
+        )
+    X, shape = _as_rows(found, path)
+    if from_file:
+        y = labels_of_file(str(reading.labels), len(X))
+    elif y is not None:
+        y = known_classes(y, len(X), f"{path}: array '{labels}'")
+    return _dataset(path, X, shape, y, replace(reading, array=chosen))
+
+
+def _chosen(path: Path, names: list[str], asked: str | None) -> str:
+    """The name of the array with the rows."""
+    if asked is not None:
+        if asked not in names:
+            raise DataError(f"{path} has no array '{asked}' (--array); it has {listed(names)}")
+        return asked
+    usual = [name for name in _ROWS if name in names] or names
+    if len(names) > 1 and usual is names:
+        example = next((name for name in names if "train" in name), names[0])
+        raise DataError(
+            f"{path} has several arrays ({listed(names)}); say which one holds the rows, and which one known classes if any: "
+            f"--array {example} --labels NAME"
+        )
+    if not usual:
+        raise DataError(f"{path} has no array with the rows")
+    return usual[0]
+
+
+def _from_anndata(path: Path, reading: Reading, preparation: Preparation | None) -> Dataset:
+    try:
+        import anndata
+    except ModuleNotFoundError as error:
+        raise DataError("reading .h5ad needs anndata, which is not installed: pip install anndata") from error
+    try:
+        data = anndata.read_h5ad(path)
+    except Exception as error:  # whatever the bytes of a damaged file lead h5py to
+        raise DataError(f"{path} cannot be read as AnnData: {error}") from error
+    X, names = _layer(path, data, reading.array)
+    if hasattr(X, "toarray"):
+        size = X.shape[0] * X.shape[1] * X.dtype.itemsize
+        if size > _LARGEST_DENSE:
+            raise DataError(
+                f"{path}: its sparse array would be {size / 2**30:.1f} GiB of rows; choose variable genes before, or take "
+                "principal components, --array obsm/X_pca"
+            )
+        X = X.toarray()
+    X, shape = _as_rows(X, path)
+    columns = None
+    if names is not None:
+        chosen = _columns_of(path, names, reading, preparation)
+        columns = tuple(names[i] for i in chosen)
+        X = X if chosen == list(range(len(names))) else X[:, chosen]
+    y = None
+    if reading.labels is not None:
+        if reading.labels not in data.obs:
+            raise DataError(
+                f"{path} has no column '{reading.labels}' in obs; it has {listed(data.obs.columns)}"
+            )
+        y = known_classes(
+            data.obs[reading.labels].astype(object).to_numpy(), len(X), f"{path}: '{reading.labels}'"
+        )
+    ids = data.obs_names if reading.id is None else data.obs.get(reading.id)
+    if ids is None:
+        raise DataError(
+            f"{path} has no column '{reading.id}' in obs (--id); it has {listed(data.obs.columns)}"
+        )
+    found = _dataset(path, X, shape, y, reading)
+    prepared = replace(found.preparation or Preparation(), columns=columns)
+    return replace(found, columns=columns, ids=np.asarray(ids).astype(str), preparation=prepared)
+
+
+def _columns_of(path: Path, names: list[str], reading: Reading, preparation: Preparation | None) -> list[int]:
+    """Numbers of the columns that become features."""
+    chosen = list(range(len(names)))
+    if preparation is not None and preparation.columns is not None:
+        chosen = chosen_columns(path, names, preparation.columns, "--columns")
+    elif reading.columns is not None:
+        chosen = chosen_columns(path, names, reading.columns, "--columns")
+    dropped = set(chosen_columns(path, names, reading.drop, "--drop"))
+    return [i for i in chosen if i not in dropped]
+
+
+def _layer(path: Path, data: Any, array: str | None) -> tuple[Any, list[str] | None]:
+    """X or what ``array`` names (layers/NAME, obsm/NAME), and the names of its columns."""
+    if array in (None, "X"):
+        return data.X, data.var_names.tolist()
+    group, _, name = str(array).partition("/")
+    if group == "layers" and name in data.layers:
+        return data.layers[name], data.var_names.tolist()
+    if group == "obsm" and name in data.obsm:
+        return np.asarray(data.obsm[name]), None
+    known = ["X", *(f"layers/{name}" for name in data.layers), *(f"obsm/{name}" for name in data.obsm)]
+    raise DataError(f"{path} has no array '{array}' (--array); it has {listed(known)}")
+
+
+# Rows
+
+
+def _dataset(
+    path: Path, X: np.ndarray, shape: tuple[int, ...] | None, y: np.ndarray | None, reading: Reading
+) -> Dataset:
+    labels = (
+        None if is_label_file(reading.labels) else reading.labels
+    )  # a file holds those of these rows alone
+    prepared = Preparation(replace(reading, labels=labels), image_shape=shape)
+    return Dataset(path.stem, X, y, image_shape=shape, source=str(path), preparation=prepared)
+
+
+def _as_rows(X: Any, path: Path) -> tuple[np.ndarray, tuple[int, ...] | None]:
+    """Rows [n, m] in the file's dtype, and (height, width) or (height, width, channels) of a stack of images.
+
+    Images of bytes become float32 in [0, 1].
+    """
+    if not isinstance(X, np.ndarray) or X.dtype.kind not in "biuf":
+        kind = X.dtype if isinstance(X, np.ndarray) else type(X).__name__
+        raise DataError(f"{path} must hold real numbers; got dtype {kind}")
+    if X.ndim == 1:
+        raise DataError(f"{path} must hold rows and columns, [n, m]; got one dimension, [{len(X)}]")
+    if X.ndim not in (2, 3, 4):
+        raise DataError(f"{path} must hold rows [n, m] or images [n, H, W]; got {list(X.shape)}")
+    if 0 in X.shape:
+        raise DataError(f"{path} is empty: shape {list(X.shape)}")
+    of_bytes = X.dtype == np.uint8
+    if X.dtype == bool:
+        X = X.view(np.uint8)
+    if X.ndim == 2:
+        return X, None
+    stack = X
+    if X.ndim == 4:
+        try:
+            stack = channels_first(str(path), X, None).transpose(0, 2, 3, 1)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+    rows = stack.reshape(len(stack), -1)
+    return rows.astype(np.float32) / 255 if of_bytes else rows, stack.shape[1:]

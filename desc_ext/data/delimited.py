@@ -1,0 +1,337 @@
+"""Tables in text files: .csv, .tsv, .txt, compressed or not. How they are laid out is found here; pyarrow parses them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
+
+from desc_ext.data.dataset import DataError, note
+from desc_ext.data.tables import Table, listed
+
+__all__ = ["DELIMITED_SUFFIXES", "read_delimited"]
+
+DELIMITED_SUFFIXES = (".csv", ".tsv", ".txt")
+_DELIMITERS = "\t;|,"
+_SAMPLE_ROWS = 100
+_BLOCK_BYTES = 1 << 24
+_LARGEST_BLOCK = (1 << 31) - 1
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?")
+_MISSING = frozenset(arrow_csv.ConvertOptions().null_values)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the text of a table is laid out.
+
+    Attributes:
+        delimiter: between fields; a space stands for any white space.
+        encoding: of Python.
+        skipped: lines before the header, or before the first row.
+        header: whether the first row holds names.
+        has_names: whether there are names, in the first row or in a comment above it.
+        names: of the columns, or their numbers as words.
+        sample: the first rows below the header.
+    """
+
+    delimiter: str
+    encoding: str
+    skipped: int
+    header: bool
+    has_names: bool
+    names: list[str]
+    sample: list[list[str]]
+
+
+def read_delimited(path: Path, header: bool | None, as_words: frozenset[str]) -> Table:
+    """The columns of a table in a text file, numbers as float64, all else as strings.
+
+    Args:
+        header: whether the first row holds names; None finds out.
+        as_words: names of columns, or numbers of them, that stay strings whatever they hold.
+
+    Raises:
+        DataError: a file that is missing, damaged, no text or without rows; a row of more or fewer fields than the first; a
+            value that is no number among numbers. The message names the line, counted as an editor does.
+    """
+    try:
+        layout = _find_layout(path, header)
+        words = _columns_of_words(layout, as_words)
+        comma = layout.delimiter != "," and bool(words - _named(layout, as_words)) and _has_commas(layout)
+        if comma:
+            words = _columns_of_words(_with_points(layout), as_words)
+        table = _parse(path, layout, words, "," if comma else ".")
+    except (OSError, UnicodeDecodeError, UnicodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as text: {error}") from error
+    if comma:
+        note(f"{path}: numbers such as {_first_comma(layout)} were read with a decimal comma")
+    return Table(
+        path=path,
+        names=layout.names,
+        columns=table.columns,
+        has_names=layout.has_names,
+        place=lambda row: f"line {_line_of(path, layout, row)}",
+    )
+
+
+# Layout
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Fields of any length in the csv module, whose limit is one for the whole process."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+@contextmanager
+def _opened(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
+    with pa.input_stream(str(path)) as raw, io.TextIOWrapper(raw, encoding, newline="") as text:
+        yield text
+
+
+def _encoding(path: Path) -> str:
+    with pa.input_stream(str(path)) as raw:
+        start = raw.read(4)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    return "utf-8-sig"
+
+
+def _find_layout(path: Path, header: bool | None) -> _Layout:
+    encoding, skipped, comment, delimiter = _encoding(path), 0, "", ""
+    lines = list[str]()
+    with _opened(path, encoding) as text:
+        for line in text:
+            bare = line.strip()
+            marked = re.fullmatch(r"sep=(.)", bare)
+            if lines or (bare and not bare.startswith("#") and not marked):
+                lines.append(line)
+                if len(lines) > _SAMPLE_ROWS:
+                    break
+                continue
+            skipped += 1
+            delimiter = marked[1] if marked else delimiter
+            comment = bare.lstrip("#").strip() if bare.startswith("#") else comment
+    if not any(line.strip() for line in lines):
+        raise DataError(f"{path} has no rows")
+    if any("\0" in line for line in lines):
+        raise DataError(f"{path} cannot be read as text: it holds zero bytes")
+    with _long_fields():
+        delimiter = delimiter or _find_delimiter(lines)
+        rows = _rows(lines, delimiter)
+    # a last row of the sample may be cut within a quoted field
+    rows = rows[: max(1, len(rows) - (len(lines) > _SAMPLE_ROWS))]
+    if header is None:
+        header = _has_header(path, rows, lines)
+    names = [name.strip() for name in rows[0]] if header else [str(i) for i in range(len(rows[0]))]
+    if not header and comment:  # numpy.savetxt and gnuplot name columns in a comment
+        with _long_fields():
+            named = [name.strip() for name in _rows([comment], delimiter)[0]]
+        if len(named) == len(names) and not any(map(_is_number, named)):
+            return _Layout(delimiter, encoding, skipped, False, True, named, rows)
+    if header and len(rows) < 2:
+        raise DataError(f"{path} has no rows below its header")
+    return _Layout(delimiter, encoding, skipped, header, header, names, rows[1:] if header else rows)
+
+
+def _rows(lines: list[str], delimiter: str) -> list[list[str]]:
+    """The fields of rows, blank ones left out."""
+    if delimiter == " ":
+        lines = [_single_spaces(line) for line in lines]
+    return [row for row in csv.reader(lines, delimiter=delimiter) if row]
+
+
+def _single_spaces(line: str) -> str:
+    return re.sub(r"[ \t]+", " ", line.strip())
+
+
+def _find_delimiter(lines: list[str]) -> str:
+    """The first of tab, semicolon, bar and comma that parts all rows into equally many fields, or white space."""
+    best, most = ",", 1
+    for delimiter in _DELIMITERS:
+        rows = _rows(lines, delimiter)
+        widths = [len(row) for row in rows[: max(1, len(rows) - 1)]]
+        if widths[0] > 1 and len(set(widths)) == 1:
+            return delimiter
+        if widths[0] > most:
+            best, most = delimiter, widths[0]
+    words = _rows(lines, " ")
+    below = {len(row) for row in words[1 : max(2, len(words) - 1)]}
+    return " " if most == 1 and len(words[0]) > 1 and len(below) <= 1 else best
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def _has_header(path: Path, rows: list[list[str]], lines: list[str]) -> bool:
+    """Whether the first row holds names: words above numbers, words alone, quoted numbers, or numbers that count."""
+    first, second = rows[0], rows[1] if len(rows) > 1 else []
+    if any(not _is_number(a) and _is_number(b) for a, b in zip(first, second, strict=False)):
+        return True
+    if not any(map(_is_number, first)):
+        return True
+    marks = [line.count('"') for line in lines if line.strip()]
+    if marks[0] >= 2 * len(first) and len(marks) > 1 and marks[1] == 0:
+        return True
+    numbers = [float(name) for name in first if _is_number(name)]
+    if first[0] == "" and numbers == list(range(len(first) - 1)):  # pandas.DataFrame(array).to_csv
+        return True
+    below = [float(value) for value in second if _is_number(value)]
+    if len(numbers) < max(3, len(first) - 2) or not _counts(numbers) or _counts(below):
+        return False
+    note(
+        f"{path}: the first row, {listed(first)}, was taken for the names of the columns; say --no-header where it is a "
+        "row of data"
+    )
+    return True
+
+
+def _counts(values: list[float]) -> bool:
+    """Whether values rise by equal steps."""
+    steps = [b - a for a, b in pairwise(values)]
+    return bool(steps) and min(steps) > 0 and max(steps) - min(steps) <= 1e-6 * max(steps)
+
+
+# Columns
+
+
+def _named(layout: _Layout, asked: frozenset[str]) -> set[int]:
+    """Numbers of the columns whose names, or numbers, are among those ``asked`` for."""
+    count = len(layout.names)
+    return {i for i, name in enumerate(layout.names) if asked & {name, str(i), str(i - count)}}
+
+
+def _columns_of_words(layout: _Layout, as_words: frozenset[str]) -> set[int]:
+    words = _named(layout, as_words)
+    for i in range(len(layout.names)):
+        values = [row[i].strip() for row in layout.sample if i < len(row)]
+        if any(value not in _MISSING and not _is_number(value) for value in values):
+            words.add(i)
+    return words
+
+
+def _has_commas(layout: _Layout) -> bool:
+    return any(_DECIMAL_COMMA.fullmatch(value.strip()) for row in layout.sample for value in row)
+
+
+def _first_comma(layout: _Layout) -> str:
+    values = (value.strip() for row in layout.sample for value in row)
+    return repr(next(value for value in values if _DECIMAL_COMMA.fullmatch(value)))
+
+
+def _with_points(layout: _Layout) -> _Layout:
+    def changed(value: str) -> str:
+        return value.replace(",", ".") if _DECIMAL_COMMA.fullmatch(value.strip()) else value
+
+    return replace(layout, sample=[[changed(value) for value in row] for row in layout.sample])
+
+
+# Parsing
+
+
+def _parse(path: Path, layout: _Layout, words: set[int], decimal_point: str) -> pa.Table:
+    types = {f"f{i}": pa.string() if i in words else pa.float64() for i in range(len(layout.names))}
+    convert = arrow_csv.ConvertOptions(column_types=types, decimal_point=decimal_point)
+    parse = arrow_csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
+    for block_size in (_BLOCK_BYTES, _LARGEST_BLOCK):
+        # names of ours: those of the header may stand twice
+        read = arrow_csv.ReadOptions(
+            block_size=block_size,
+            autogenerate_column_names=True,
+            skip_rows=layout.skipped,
+            skip_rows_after_names=int(layout.header),
+            encoding=layout.encoding.removesuffix("-sig"),
+        )
+        try:
+            with _bytes(path, layout) as content:
+                return arrow_csv.read_csv(content, read, parse, convert)
+        except pa.ArrowInvalid as error:
+            if "straddling" not in str(error):
+                _refuse(path, layout, words, decimal_point, str(error))
+    raise DataError(f"{path} cannot be read: a row has more than {_LARGEST_BLOCK:,} bytes")
+
+
+@contextmanager
+def _bytes(path: Path, layout: _Layout) -> Iterator[Any]:
+    with pa.input_stream(str(path)) as raw:
+        if layout.delimiter != " ":
+            yield raw
+            return
+        text = re.sub(rb"[ \t\r]+", b" ", raw.read())
+        yield io.BytesIO(re.sub(rb"(?m)^ | $", b"", text))
+
+
+def _numbered_rows(path: Path, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
+    """Rows below the header with the numbers of the lines at which they begin, the first line being 1."""
+    with _opened(path, layout.encoding) as text, _long_fields():
+        for _ in range(layout.skipped):
+            next(text)
+        lines = map(_single_spaces, text) if layout.delimiter == " " else text
+        numbered = _parsed(lines, layout.delimiter)
+        rows = ((layout.skipped + line, row) for line, row in numbered if row)
+        yield from islice(rows, int(layout.header), None)
+
+
+def _parsed(text: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    reader, before = csv.reader(text, delimiter=delimiter), 0
+    for row in reader:
+        yield before + 1, row
+        before = reader.line_num
+
+
+def _line_of(path: Path, layout: _Layout, row: int) -> int:
+    return next(islice(_numbered_rows(path, layout), row, None))[0]
+
+
+def _refuse(path: Path, layout: _Layout, words: set[int], decimal_point: str, reason: str) -> None:
+    """Raises DataError that names the line of the first row that cannot be read."""
+    width = len(layout.names)
+    for index, (line, row) in enumerate(_numbered_rows(path, layout)):
+        if len(row) != width:
+            what = "the header" if layout.header else "the first row"
+            raise DataError(
+                f"{path}, line {line} has {len(row)} field{'s' * (len(row) != 1)}, but {what} has {width}"
+                f"{_hint(layout, row, index)}"
+            )
+        for i, value in enumerate(row):
+            bare = value.strip().replace(decimal_point, ".")
+            if i not in words and bare not in _MISSING and not _is_number(bare):
+                raise DataError(
+                    f"{path}, line {line}: column '{layout.names[i]}' holds '{_cut(value)}', and numbers before; correct it, "
+                    "or leave the column out with --drop"
+                )
+    raise DataError(f"{path} cannot be read: {reason}")
+
+
+def _hint(layout: _Layout, row: list[str], index: int) -> str:
+    if len(row) == len(layout.names) + 1 and index == 0:
+        return (
+            ": if the first column holds names of the rows (R's write.table), write the file with col.names=NA or "
+            "row.names=FALSE; if numbers have decimal commas, part the columns by semicolons"
+        )
+    if len(row) > len(layout.names) and not "".join(row[len(layout.names) :]).strip():
+        return ": take the delimiters at the end of the line away"
+    return ": a value that holds the delimiter must stand in quotes, and a missing one leaves an empty field"
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= 40 else f"{value[:40]}..."
