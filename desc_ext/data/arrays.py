@@ -53,7 +53,7 @@ def read_array_file(path: Path, reading: Reading, preparation: Preparation | Non
     except (OSError, ValueError, zlib.error, zipfile.BadZipFile, MemoryError, TypeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
 
 
 def load_numpy(path: Path, **options: Any) -> Any:

@@ -161,6 +161,9 @@ def _single_spaces(line: str) -> str:
 
 def _find_delimiter(lines: list[str]) -> str:
     """The first of tab, semicolon, bar and comma that parts all rows into equally many fields, or white space."""
+    words = _rows(lines, " ")
+    if len(words[0]) > 1 and all(_is_number(field) for row in words for field in row):
+        return " "
     best, most = ",", 1
     for delimiter in _DELIMITERS:
         rows = _rows(lines, delimiter)
@@ -169,7 +172,6 @@ def _find_delimiter(lines: list[str]) -> str:
             return delimiter
         if widths[0] > most:
             best, most = delimiter, widths[0]
-    words = _rows(lines, " ")
     below = {len(row) for row in words[1 : max(2, len(words) - 1)]}
     return " " if most == 1 and len(words[0]) > 1 and len(below) <= 1 else best
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from desc_ext.data.dataset import DataError, Dataset, note
 from desc_ext.data.folders import Member
@@ -75,20 +77,22 @@ def read_images(
     )
 
 
-def _opened(file: Path) -> Image.Image:
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """The image of a file; whatever goes wrong while it is read is a DataError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+        with image:
+            frames = getattr(image, "n_frames", 1)
+            if frames != 1:
+                raise DataError(f"{file} holds {frames} pictures; wanted one a file")
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # whatever the bytes of a damaged or huge file lead Pillow to
         raise DataError(f"{file} cannot be read as an image: {error}") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} is too large an image: {error}") from error
-    frames = getattr(image, "n_frames", 1)
-    if frames != 1:
-        image.close()
-        raise DataError(f"{file} holds {frames} pictures; wanted one a file")
-    return image
 
 
 def _mode_and_size(file: Path) -> tuple[str, tuple[int, int]]:
@@ -106,14 +110,11 @@ def _mode_and_size(file: Path) -> tuple[str, tuple[int, int]]:
 def _pixels(file: Path, size: tuple[int, int], n_channels: int) -> np.ndarray:
     """[height, width] or [height, width, 3] in [0, 1]."""
     with _opened(file) as image:
-        try:
-            seen = ImageOps.exif_transpose(image)
-            deep = seen.mode in _DEEP
-            flat = _in_unit_range(file, seen) if deep else seen.convert("L" if n_channels == 1 else "RGB")
-            if flat.size != size[::-1]:
-                flat = flat.resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=None)
-        except (OSError, ValueError, SyntaxError, MemoryError) as error:
-            raise DataError(f"{file} is damaged: {error}") from error
+        seen = ImageOps.exif_transpose(image)
+        deep = seen.mode in _DEEP
+        flat = _in_unit_range(file, seen) if deep else seen.convert("L" if n_channels == 1 else "RGB")
+        if flat.size != size[::-1]:
+            flat = flat.resize(size[::-1], Image.Resampling.BILINEAR)
         array: np.ndarray = np.asarray(flat, dtype=np.float32)
     array = array if deep else array / 255
     return np.repeat(array[..., None], 3, axis=2) if deep and n_channels == 3 else array

@@ -55,6 +55,8 @@ class TextFeatures:
             raise ValueError(
                 f"{len(texts)} texts have no word that is in {self.min_documents} of them and not in more than half"
             ) from error
+        if weights.shape[1] < 2:
+            raise ValueError(f"{len(texts)} texts have a single word that is in {self.min_documents} of them")
         svd = TruncatedSVD(min(self.dimension, *weights.shape), random_state=0)
         rows = svd.fit_transform(weights)
         self._components = svd.components_
