@@ -67,7 +67,7 @@ def test_anndata(tmp_path, as_sparse):
     import pandas as pd
 
     cells, genes = [f"cell{i}" for i in range(6)], ["g1", "g2", "g3"]
-    with pd.option_context("future.infer_string", False):  # anndata writes no strings of pandas' newer kind
+    with anndata.settings.override(allow_write_nullable_strings=True):
         obs = {"kind": pd.Categorical(Y.astype(str)), "batch": pd.Categorical([None, *"abcde"])}
         anndata.AnnData(
             sparse.csr_matrix(X) if as_sparse else X,
