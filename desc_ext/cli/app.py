@@ -9,13 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
-
-from desc_ext import data
-from desc_ext.metrics import clustering_scores
 
 if TYPE_CHECKING:
     from desc_ext.cli.run import Metrics, Run
@@ -93,12 +89,30 @@ def plain_errors() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.showwarning = show
             yield
-    except (ValueError, OSError) as error:  # bad data, bad options, folders that cannot be read or written
-        errors.print(f"error: {' '.join(str(error).split())}", markup=False)
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        # bad data, bad options, folders that cannot be read or written, losses that grow without bound
+        errors.print(f"error: {_sentence(error)}", markup=False)
+        raise typer.Exit(2) from error
+    except RuntimeError as error:
+        if not _is_of_device(error):
+            raise
+        message = f"{_sentence(error)}; choose another with --set device=cpu, or smaller batches or data"
+        errors.print(f"error: the device cannot do this: {message}", markup=False)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         errors.print("interrupted")
         raise typer.Exit(130) from None
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_of_device(error: RuntimeError) -> bool:
+    """Whether torch says that its device lacks memory, or has failed."""
+    import torch  # which raised it
+
+    return isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
 
 
 @app.command()
@@ -138,18 +152,29 @@ def fit(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write into DIR though it is not empty.")
     ] = False,
+    no_pictures: Annotated[
+        bool,
+        typer.Option("--no-pictures", help="Draw nothing, neither beside the results nor in the report."),
+    ] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     data_dir: DataDirOption = None,
     download: DownloadOption = False,
 ) -> None:
-    """Clusters DATA and writes labels, latent rows, the model, history, metrics and pictures to DIR."""
+    """Clusters DATA and writes labels, latent rows, the model, history, metrics, pictures and a report to DIR."""
+    from desc_ext import data
+    from desc_ext.cli.lock import locked
+    from desc_ext.cli.occupied import check_folder
     from desc_ext.cli.run import Run
-    from desc_ext.cli.settings import estimator_options, find_model
+    from desc_ext.cli.settings import check_options, estimator_options, find_model
 
-    with plain_errors():
+    with plain_errors(), contextlib.ExitStack() as held:
         estimator_class = find_model(model)
         chosen = {"n_clusters": clusters, "random_state": seed, "preset": preset, "epochs": epochs}
         chosen |= {"features": features, "external": external}
         options = estimator_options(model, estimator_class, settings or [], chosen)
+        check_options(estimator_class, options)
+        held.enter_context(locked(out))
+        check_folder(out, model, resume, overwrite)
         dataset = data.load_dataset(
             source, labels, data_dir, download, external=external, external_labels=external_labels
         )
@@ -163,6 +188,8 @@ def fit(
         except KeyboardInterrupt:
             _say_how_to_resume(run)
             raise typer.Exit(130) from None
+        if not no_pictures:
+            run.draw()
         if baselines:
             metrics = run.add_baselines()
         _print_result(run, metrics)
@@ -214,27 +241,31 @@ def scores_table(metrics: Metrics, title: str) -> Table:
 def predict(
     folder: ResultArgument,
     source: DataArgument,
-    out: Annotated[Path, typer.Option(metavar="FILE.npy", help="File for the cluster labels.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="File for the clusters: .npy, or .csv with id, cluster and confidence."
+        ),
+    ],
     labels: LabelsOption = None,
     data_dir: DataDirOption = None,
     download: DownloadOption = False,
 ) -> None:
     """Writes the clusters of DATA under a fitted model."""
+    from desc_ext import data
     from desc_ext.cli import results
 
     with plain_errors():
-        if out.suffix != ".npy":
-            raise ValueError(f"--out must be a .npy file; got {out}")
+        if out.suffix not in (".npy", ".csv"):
+            raise ValueError(f"--out must be a .npy or .csv file; got {out}")
         if not out.absolute().parent.is_dir():
             raise ValueError(f"the folder {out.absolute().parent} of --out does not exist")
         name, estimator = results.load_result(folder)
         results.check_predicts(name, estimator, folder)
         dataset = data.load_dataset(source, labels, data_dir, download)
-        predicted = estimator.predict(results.estimator_input(estimator, dataset))
-        np.save(out, predicted)
-        console.print(
-            f"{out}: {len(predicted):,} labels, {len(np.unique(predicted))} clusters used", markup=False
-        )
+        predicted = results.write_predictions(out, estimator, dataset)
+        used = len(set(predicted.tolist()))
+        console.print(f"{out}: {len(predicted):,} labels, {used} clusters used", markup=False)
 
 
 @app.command()
@@ -246,7 +277,9 @@ def evaluate(
     download: DownloadOption = False,
 ) -> None:
     """Compares the clusters of DATA under a fitted model with its known classes."""
+    from desc_ext import data
     from desc_ext.cli import results
+    from desc_ext.metrics import clustering_scores
 
     with plain_errors():
         dataset = data.load_dataset(source, labels, data_dir, download)
@@ -263,6 +296,8 @@ def evaluate(
 @app.command()
 def datasets(data_dir: DataDirOption = None) -> None:
     """Lists the known data sets: size, licence, and where each was found."""
+    from desc_ext import data
+
     with plain_errors():
         table = Table(title="known data sets", title_justify="left")
         for column in ("name", "rows", "columns", "classes", "licence", "found in"):

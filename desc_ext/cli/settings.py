@@ -12,7 +12,7 @@ from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.options import option_fields
 from desc_ext.models import MODELS
 
-__all__ = ["estimator_options", "find_model", "parse_setting"]
+__all__ = ["check_options", "estimator_options", "find_model", "parse_setting"]
 
 # Options of the estimators that have a flag of their own, or belong to the run.
 FLAGS = {
@@ -80,6 +80,15 @@ def estimator_options(
             raise ValueError(f"{key} is set twice")
         options[key] = parse_setting(key, value.strip(), fields[key].hint)
     return options
+
+
+def check_options(estimator_class: type[Estimator], options: dict[str, Any]) -> None:
+    """Refuses what can be refused before there are data: an option's value, a device that is not there.
+
+    Raises:
+        ValueError: for the first of them; the message names it.
+    """
+    estimator_class(**{key: value for key, value in options.items() if key != "external"})._resolve_options()
 
 
 def parse_setting(name: str, text: str, hint: Any) -> Any:
