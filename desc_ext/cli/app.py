@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from desc_ext.cli.catalogue import describe, method_names, methods_table, options_table
+
 if TYPE_CHECKING:
     from desc_ext.cli.run import Metrics, Run
 
@@ -21,7 +23,6 @@ app = typer.Typer(
     help="Deep subspace clustering from the command line.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
@@ -34,7 +35,7 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback()
-def options(
+def every_command(
     _version: Annotated[
         bool,
         typer.Option(
@@ -75,6 +76,10 @@ DataDirOption = Annotated[
 DownloadOption = Annotated[
     bool, typer.Option("--download", help="Fetch a known data set from OpenML if need be.")
 ]
+
+
+def _complete_model(incomplete: str) -> list[str]:
+    return [name for name in method_names() if name.startswith(incomplete)]
 
 
 @contextlib.contextmanager
@@ -123,8 +128,8 @@ def fit(
     model: Annotated[
         str,
         typer.Option(
-            help="The method: desc, edesc, ncsc, asc2d, dec, idec, dcec, ae-kmeans, k-subspaces, self-expressive, dsc-net "
-            "or lrsc."
+            help=f"The method, see `desc-ext models`: {', '.join(method_names())}.",
+            autocompletion=_complete_model,
         ),
     ] = "desc",
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
@@ -142,7 +147,11 @@ def fit(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the method; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other option of the method, see `desc-ext options MODEL`; may be repeated.",
+        ),
     ] = None,
     labels: LabelsOption = None,
     baselines: Annotated[
@@ -161,6 +170,8 @@ def fit(
     download: DownloadOption = False,
 ) -> None:
     """Clusters DATA and writes labels, latent rows, the model, history, metrics, pictures and a report to DIR."""
+    with plain_errors():
+        describe(model)  # a name that is none needs no torch
     from desc_ext import data
     from desc_ext.cli.lock import locked
     from desc_ext.cli.occupied import check_folder
@@ -291,6 +302,21 @@ def evaluate(
             dataset.labels, estimator.predict(results.estimator_input(estimator, dataset))
         )
         console.print(scores_table({name: scores}, f"{dataset.name}: {len(dataset.X):,} rows"))
+
+
+@app.command()
+def models() -> None:
+    """Lists the methods: what each is, its paper, and what it can do."""
+    console.print(methods_table())
+
+
+@app.command("options")
+def model_options(
+    model: Annotated[str, typer.Argument(metavar="MODEL", autocompletion=_complete_model)] = "desc",
+) -> None:
+    """Lists the options of a method: values, defaults, meaning, and how each is given to fit."""
+    with plain_errors():
+        console.print(options_table(model))
 
 
 @app.command()

@@ -82,7 +82,13 @@ def _write_numbers(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     shown = (points - low) * scale  # about where they lie on paper, in points
     taken: list[np.ndarray] = []
     halo = [matplotlib.patheffects.withStroke(linewidth=3.5, foreground="white")]
-    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 12, "fontweight": "bold", "color": INK}
+    look: dict[str, Any] = {
+        "ha": "center",
+        "va": "center",
+        "fontsize": 12,
+        "fontweight": "bold",
+        "color": INK,
+    }
     for k in np.unique(labels):
         members = shown[labels == k]
         # On a member, not on the median itself, which may lie between the parts of a cluster that is torn.
