@@ -26,13 +26,14 @@ def collect_info(data_dir: str | os.PathLike[str] | None = None) -> dict:
     ``cuda_architectures`` (of the compiled kernels), ``cuda_device`` (name, or None); ``threads``;
     ``data`` (name of a data set to the folder it was found in, or None).
     """
+    library = desc_ext.library_path  # which loads the operators
     build = json.loads(torch.ops.desc_ext.build_info())
     return {
         "desc_ext": desc_ext.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         **{package: version(package) for package in _PACKAGES},
-        "library": str(desc_ext.library_path),
+        "library": str(library),
         "compiler": build["compiler"],
         "instruction_sets": build["instruction_sets"],
         "in_use": build["in_use"],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from desc_ext import plots
+from desc_ext.models import DESC
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def lines_of(axes) -> dict:
 
 def test_projection_keeps_clusters_apart_and_names_its_rows(blobs):
     X, labels = blobs
-    points, rows = plots.project_to_plane(X, max_points=100)
+    points, rows, axes = plots.project_to_plane(X, max_points=100)
+    assert axes == ("t-SNE 1", "t-SNE 2")
     assert points.shape == (100, 2)
     assert len(np.unique(rows)) == 100
     assert (np.diff(rows) > 0).all()
@@ -41,17 +43,74 @@ def test_projection_keeps_clusters_apart_and_names_its_rows(blobs):
     np.fill_diagonal(distances, np.inf)
     same = labels[rows][distances.argmin(1)] == labels[rows]
     assert same.mean() == 1  # 12 standard deviations apart: a neighbour of another cluster would be a fault
-    again, _ = plots.project_to_plane(X, max_points=100)
+    again, _, _ = plots.project_to_plane(X, max_points=100)
     np.testing.assert_array_equal(points, again)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 3), (30, 1), (30, 2), (6, 3)])
 def test_projection_of_little_data(shape):
     X = np.random.default_rng(0).normal(size=shape)
-    points, rows = plots.project_to_plane(X)
+    points, rows, _ = plots.project_to_plane(X)
     assert points.shape == (shape[0], 2)
     assert np.isfinite(points).all()
     assert rows.tolist() == list(range(shape[0]))
+
+
+def degenerate() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 32)).astype(np.float32)
+    one = np.zeros((20_000, 32), np.float32)
+    one[::50, 7] = 1 + rng.random(400)
+    outlier = X.copy()
+    outlier[0] = 1e30
+    return {
+        "a single column": X[:, :1],
+        "denormal numbers": X * np.float32(1e-45) * 4,
+        "the smallest numbers": (X > 0).astype(np.float64) * 5e-324,
+        "the largest numbers": np.sign(X).astype(np.float64) * 1.7e308,
+        "one column that is not zero": one,
+        "nothing but zeros": np.zeros((100, 5)),
+        "equal rows": np.full((100, 5), 3.7),
+        "three different rows": X[np.arange(300) % 3],
+        "an outlier": outlier,
+        "no row": np.zeros((0, 4)),
+        "no finite row": np.full((9, 4), np.nan),
+    }
+
+
+@pytest.mark.parametrize("name", degenerate())
+def test_t_sne_is_never_given_what_it_cannot_take(name, monkeypatch):
+    """It ends the process where distances are not numbers, so what it is given is looked at here."""
+    import sklearn.manifold
+
+    class Watched(sklearn.manifold.TSNE):
+        def fit_transform(self, X, y=None):
+            assert np.isfinite(X).all()
+            assert np.float32(X[:, 0]).std() > 0.1
+            assert np.abs(X).max() < 1e6
+            assert len(np.unique(np.float32(X), axis=0)) >= 12
+            return super().fit_transform(X)
+
+    monkeypatch.setattr(sklearn.manifold, "TSNE", Watched)
+    X = degenerate()[name]
+    points, rows, axes = plots.project_to_plane(X, max_points=300)
+    assert points.shape == (len(rows), 2)
+    assert np.isfinite(points).all()
+    assert np.abs(points).max(initial=0) < 1e6
+    values = len(np.unique(X[rows], axis=0))
+    assert len(np.unique(points, axis=0)) <= values
+    scaled = np.nan_to_num(X.astype(float))
+    scaled /= np.abs(scaled).max(initial=0) or 1
+    if values < 12 or np.linalg.matrix_rank(scaled) < 3:
+        assert axes[0] in ("principal component 1", "(no further direction)")
+
+
+def test_equal_rows_are_one_point():
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    points, _, axes = plots.project_to_plane(np.concatenate([X, X, X[:1].repeat(100, 0)]))
+    assert axes[0] == "t-SNE 1"
+    np.testing.assert_array_equal(points[:40], points[40:80])
+    assert len(np.unique(points, axis=0)) == 40
 
 
 def test_projection_leaves_out_rows_that_are_not_finite(blobs):
@@ -66,7 +125,7 @@ def test_embedding_draws_every_point_and_every_number(blobs):
     axes = plots.embedding_figure(points, labels * 7, "title", "subtitle").axes[0]
     drawn = np.concatenate([collection.get_offsets() for collection in axes.collections])
     assert sorted(map(tuple, drawn.tolist())) == sorted(map(tuple, points.tolist()))
-    assert {text.get_text() for text in axes.texts} == {"0", "7", "14", "subtitle"}
+    assert {text.get_text() for text in axes.texts if text.get_text()} == {"0", "7", "14", "subtitle"}
     assert axes.get_title(loc="left") == "title"
 
 
@@ -80,6 +139,66 @@ def test_curves_show_losses_by_stage_and_metrics():
         assert axes.get_xlabel() == "epoch"
         assert axes.get_ylabel()
     assert set(lines_of(pretrain)) == {"total"}
+
+
+def test_curves_show_the_terms_that_the_total_is_the_sum_of():
+    X = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    model = DESC(2, hidden_sizes=(8,), pretrain_epochs=1, max_epochs=3, n_init=1, random_state=0).fit(X)
+    pretrain, refine, _ = plots.curves_figure(model.history_, "title").axes
+    curves = lines_of(refine)
+    assert set(curves) == {"total", "reconstruction", "basis", "clustering", "head"}
+    total = curves.pop("total")
+    np.testing.assert_allclose(sum(curves.values()), total, rtol=1e-5)
+    weight = model.resolved_params_["basis_weight"]
+    np.testing.assert_allclose(curves["basis"], [weight * r["basis"] for r in model.history_[1:]], rtol=1e-6)
+    # the stage of one epoch: its point in the middle of an axis with one number
+    assert pretrain.get_xlim() == (0.5, 1.5)
+    assert [tick for tick in pretrain.get_xticks() if 0.5 <= tick <= 1.5] == [1]
+
+
+def test_titles_and_names_are_not_mathematics(tmp_path):
+    title = "desc on price_$a_$b^.npy\n" + "x" * 200
+    points = np.random.default_rng(0).normal(size=(20, 2))
+    labels = np.arange(20) % 2
+    figures = [
+        plots.embedding_figure(points, labels, title, title),
+        plots.embedding_figure(points, labels, "t", names=("$a_$b^", "$\\frac$")),
+        plots.curves_figure([{"stage": "$a_$b^", "loss": 1.0, "$c_$d^": 0.5}], title),
+        plots.sizes_figure(labels, 2, title),
+        plots.affinity_figure(np.eye(20), np.sort(labels), title),
+        plots.examples_figure(np.ones((20, 4)), labels, points[:, 0], (2, 2), title),
+    ]
+    for figure in figures:
+        plots.save_figure(figure, tmp_path / "p.png")
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning_and_costs_no_other(tmp_path, blobs):
+    X, labels = blobs
+
+    def fail():
+        raise RuntimeError("no ink")
+
+    further = {"first.png": fail, "second.png": lambda: plots.sizes_figure(labels, 3, "t")}
+    with pytest.warns(UserWarning, match=r"first.png could not be drawn: RuntimeError: no ink"):
+        paths = plots.save_pictures(tmp_path, history(), X, labels, X[:, 0], X, 3, None, "h", further=further)
+    names = {path.name for path in paths}
+    assert names == {path.name for path in tmp_path.iterdir()} == {
+        "embedding.png", "cluster_sizes.png", "curves.png", "second.png",
+    }  # fmt: skip
+
+
+def test_the_number_of_a_small_cluster_stands_beside_it():
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(300, 2)), [[6, 6]] + 0.02 * rng.normal(size=(5, 2))])
+    labels = np.repeat([0, 1], [300, 5])
+    figure = plots.embedding_figure(points, labels, "title")
+    figure.draw_without_rendering()
+    large, small = (text for text in figure.axes[0].texts if text.get_text() in ("0", "1"))
+    assert large.arrow_patch is None
+    assert small.arrow_patch is not None
+    members = figure.axes[0].transData.transform(points[labels == 1])
+    box = small.get_window_extent()
+    assert not any(box.contains(*point) for point in members)
 
 
 def test_curves_without_labels_or_epochs_and_with_nan():

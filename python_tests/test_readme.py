@@ -49,18 +49,6 @@ def test_files_that_are_named_are_there(name):
     assert not missing
 
 
-def test_the_command_line_names_every_method():
-    from desc_ext.cli.app import fit
-
-    parameter = next(
-        p
-        for p in fit.__annotations__.values()
-        if "The method" in str(getattr(p, "__metadata__", "")) or "The method" in str(p)
-    )
-    for name in MODELS:
-        assert re.search(rf"\b{name}\b", str(parameter))
-
-
 def main() -> None:
     README.write_text(
         TABLE.sub(lambda found: f"{found[1]}{methods_table(MODELS)}\n{found[3]}", README.read_text())

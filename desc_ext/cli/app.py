@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from desc_ext import data
+from desc_ext.cli.catalogue import describe, method_names, methods_table, options_table
 from desc_ext.cli.inputs import (
     ArrayOption,
     ColumnsOption,
@@ -30,7 +29,6 @@ from desc_ext.cli.inputs import (
     image_size,
     new_data,
 )
-from desc_ext.metrics import clustering_scores
 
 if TYPE_CHECKING:
     from desc_ext.cli.run import Metrics, Run
@@ -40,7 +38,6 @@ app = typer.Typer(
     help="Deep subspace clustering from the command line.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
@@ -53,7 +50,7 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback()
-def options(
+def every_command(
     _version: Annotated[
         bool,
         typer.Option(
@@ -74,25 +71,49 @@ ResultArgument = Annotated[
 ]
 
 
+def _complete_model(incomplete: str) -> list[str]:
+    return [name for name in method_names() if name.startswith(incomplete)]
+
+
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
     """Turns an error the user can mend into one sentence and exit code 2, Ctrl-C into exit code 130."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def show(message: Any, category: type[Warning], *args: Any, **options: Any) -> None:
-        kind = "note" if issubclass(category, data.DataNote) else "warning"
+        from desc_ext.data import DataNote
+
+        kind = "note" if issubclass(category, DataNote) else "warning"
         errors.print(f"{kind}: {message}", markup=False)
 
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show
             yield
-    except (ValueError, OSError) as error:  # bad data, bad options, folders that cannot be read or written
-        errors.print(f"error: {' '.join(str(error).split())}", markup=False)
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        # bad data, bad options, folders that cannot be read or written, losses that grow without bound
+        errors.print(f"error: {_sentence(error)}", markup=False)
+        raise typer.Exit(2) from error
+    except RuntimeError as error:
+        if not _is_of_device(error):
+            raise
+        message = f"{_sentence(error)}; choose another with --set device=cpu, or smaller batches or data"
+        errors.print(f"error: the device cannot do this: {message}", markup=False)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         errors.print("interrupted")
         raise typer.Exit(130) from None
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_of_device(error: RuntimeError) -> bool:
+    """Whether torch says that its device lacks memory, or has failed."""
+    import torch  # which raised it
+
+    return isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
 
 
 @app.command()
@@ -103,8 +124,8 @@ def fit(
     model: Annotated[
         str,
         typer.Option(
-            help="The method: desc, edesc, ncsc, asc2d, dec, idec, dcec, ae-kmeans, k-subspaces, self-expressive, dsc-net "
-            "or lrsc."
+            help=f"The method, see `desc-ext models`: {', '.join(method_names())}.",
+            autocompletion=_complete_model,
         ),
     ] = "desc",
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
@@ -122,7 +143,11 @@ def fit(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the method; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other option of the method, see `desc-ext options MODEL`; may be repeated.",
+        ),
     ] = None,
     labels: LabelsOption = None,
     columns: ColumnsOption = None,
@@ -139,18 +164,31 @@ def fit(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write into DIR though it is not empty.")
     ] = False,
+    no_pictures: Annotated[
+        bool,
+        typer.Option("--no-pictures", help="Draw nothing, neither beside the results nor in the report."),
+    ] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     data_dir: DataDirOption = None,
     download: DownloadOption = False,
 ) -> None:
-    """Clusters DATA and writes labels, latent rows, the model, history, metrics and pictures to DIR."""
-    from desc_ext.cli.run import Run
-    from desc_ext.cli.settings import estimator_options, find_model
-
+    """Clusters DATA and writes labels, latent rows, the model, history, metrics, pictures and a report to DIR."""
     with plain_errors():
+        describe(model)  # a name that is none needs no torch
+    from desc_ext import data
+    from desc_ext.cli.lock import locked
+    from desc_ext.cli.occupied import check_folder
+    from desc_ext.cli.run import Run
+    from desc_ext.cli.settings import check_options, estimator_options, find_model
+
+    with plain_errors(), contextlib.ExitStack() as held:
         estimator_class = find_model(model)
         chosen = {"n_clusters": clusters, "random_state": seed, "preset": preset, "epochs": epochs}
         chosen |= {"features": features, "external": external}
         options = estimator_options(model, estimator_class, settings or [], chosen)
+        check_options(estimator_class, options)
+        held.enter_context(locked(out))
+        check_folder(out, model, resume, overwrite)
         dataset = data.load_dataset(
             source, labels, data_dir, download, external=external, external_labels=external_labels, columns=columns,
             drop=drop or (), id=id_column, array=array, text=text, image_size=image_size(size), header=header,
@@ -165,6 +203,8 @@ def fit(
         except KeyboardInterrupt:
             _say_how_to_resume(run)
             raise typer.Exit(130) from None
+        if not no_pictures:
+            run.draw()
         if baselines:
             metrics = run.add_baselines()
         _print_result(run, metrics)
@@ -216,7 +256,12 @@ def scores_table(metrics: Metrics, title: str) -> Table:
 def predict(
     folder: ResultArgument,
     source: DataArgument,
-    out: Annotated[Path, typer.Option(metavar="FILE.npy", help="File for the cluster labels.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="File for the clusters: .npy, or .csv with id, cluster and confidence."
+        ),
+    ],
     labels: LabelsOption = None,
     drop: DropOption = None,
     id_column: IdOption = None,
@@ -230,8 +275,8 @@ def predict(
     from desc_ext.cli import results
 
     with plain_errors():
-        if out.suffix != ".npy":
-            raise ValueError(f"--out must be a .npy file; got {out}")
+        if out.suffix not in (".npy", ".csv"):
+            raise ValueError(f"--out must be a .npy or .csv file; got {out}")
         if not out.absolute().parent.is_dir():
             raise ValueError(f"the folder {out.absolute().parent} of --out does not exist")
         name, estimator = results.load_result(folder)
@@ -240,11 +285,9 @@ def predict(
             folder, source, False, labels=labels, drop=drop or (), id=id_column, array=array, text=text, header=header,
             data_dir=data_dir, download=download,
         )  # fmt: skip
-        predicted = estimator.predict(results.estimator_input(estimator, dataset))
-        np.save(out, predicted)
-        console.print(
-            f"{out}: {len(predicted):,} labels, {len(np.unique(predicted))} clusters used", markup=False
-        )
+        predicted = results.write_predictions(out, estimator, dataset)
+        used = len(set(predicted.tolist()))
+        console.print(f"{out}: {len(predicted):,} labels, {used} clusters used", markup=False)
 
 
 @app.command()
@@ -262,6 +305,7 @@ def evaluate(
 ) -> None:
     """Compares the clusters of DATA under a fitted model with its known classes."""
     from desc_ext.cli import results
+    from desc_ext.metrics import clustering_scores
 
     with plain_errors():
         dataset = new_data(
@@ -279,8 +323,25 @@ def evaluate(
 
 
 @app.command()
+def models() -> None:
+    """Lists the methods: what each is, its paper, and what it can do."""
+    console.print(methods_table())
+
+
+@app.command("options")
+def model_options(
+    model: Annotated[str, typer.Argument(metavar="MODEL", autocompletion=_complete_model)] = "desc",
+) -> None:
+    """Lists the options of a method: values, defaults, meaning, and how each is given to fit."""
+    with plain_errors():
+        console.print(options_table(model))
+
+
+@app.command()
 def datasets(data_dir: DataDirOption = None) -> None:
     """Lists the known data sets: size, licence, and where each was found."""
+    from desc_ext import data
+
     with plain_errors():
         table = Table(title="known data sets", title_justify="left")
         for column in ("name", "rows", "columns", "classes", "licence", "found in"):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +14,90 @@ import torch
 
 import desc_ext
 from desc_ext.cli.inputs import save_preparation
+from desc_ext.cli.labels import write_labels_csv
+from desc_ext.cli.lock import locked
+from desc_ext.cli.pictures import PICTURES
 from desc_ext.cli.settings import find_model
+from desc_ext.cli.swap import finish_swap, new_set, swap_is_pending
 from desc_ext.data import Dataset
+from desc_ext.engine.durable import replace_file, replacing
 from desc_ext.engine.estimator import Estimator
 
-__all__ = ["check_predicts", "estimator_input", "load_result", "write_json", "write_results"]
+__all__ = [
+    "RESULTS", "check_predicts", "estimator_input", "load_result", "write_json", "write_predictions", "write_results",
+]  # fmt: skip
 
-_RESULTS = (
-    "labels.npy", "embedding.npy", "model", "input", "config.json", "history.csv", "metrics.json",
-    "embedding.png", "curves.png", "cluster_sizes.png", "examples.png", "affinity.png",
+RESULTS = (
+    "labels.npy", "labels.csv", "embedding.npy", "model", "input", "history.csv", "metrics.json", "config.json",
+    *PICTURES,
 )  # fmt: skip
-# What the embedding of a method without a network consists of.
-_ROWS_NAMES = {"k-subspaces": "distances to the subspaces", "self-expressive": "rows of the eigenvectors"}
 
 
 def write_results(
     folder: Path,
     estimator: Any,
     dataset: Dataset,
-    heading: str,
     metrics: dict[str, dict[str, float]],
     config: dict[str, Any],
-) -> list[str]:
-    """Replaces the results in ``folder`` by those of a fitted estimator; returns the names of what was written.
+) -> None:
+    """Replaces the results in ``folder`` by those of a fitted estimator, all at once; pictures and report come after.
 
     Args:
-        heading: what was clustered by what, for the pictures.
         metrics: for metrics.json.
         config: for config.json, to which versions and threads are added.
+
+    Raises:
+        OSError: they could not be written; older results are as they were.
     """
-    for name in _RESULTS:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)  # a fit without epochs keeps no checkpoint and no folder
-    np.save(folder / "labels.npy", estimator.labels_)
-    np.save(folder / "embedding.npy", estimator.embedding_)
-    estimator.save(folder / "model")
-    save_preparation(folder, dataset.preparation)
-    _write_history(folder / "history.csv", estimator.history_)
-    write_json(folder / "metrics.json", metrics)
-    _draw(folder, estimator, dataset, heading)
-    versions = {
-        "desc_ext": desc_ext.__version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-    write_json(folder / "config.json", config | {"versions": versions, "threads": torch.get_num_threads()})
-    return [name for name in _RESULTS if (folder / name).exists()]
-
-
-def _draw(folder: Path, estimator: Any, dataset: Dataset, heading: str) -> None:
-    from desc_ext import plots
-
-    plots.save_pictures(
-        folder,
-        estimator.history_,
-        dataset.X,
-        estimator.labels_,
-        estimator.confidence(),
-        estimator.embedding_,
-        estimator.n_clusters,
-        dataset.image_shape,
-        heading=heading,
-        rows_name=_ROWS_NAMES.get(estimator.method, "latent rows"),
-    )
-    if hasattr(estimator, "dense_affinity"):  # rows of all clusters, in the order of the clusters
-        rows = plots.rows_by_cluster(estimator.labels_)
-        affinity = estimator.dense_affinity(rows)
-        figure = plots.affinity_figure(affinity, estimator.labels_[rows], f"{heading}: affinity")
-        plots.save_figure(figure, folder / "affinity.png")
+    with new_set(folder, RESULTS) as new:
+        with replacing(new / "labels.npy") as file:
+            np.save(file, estimator.labels_)
+        with replacing(new / "labels.csv") as file:
+            write_labels_csv(file, estimator.labels_, dataset.ids, estimator.confidence())
+        with replacing(new / "embedding.npy") as file:
+            np.save(file, estimator.embedding_)
+        estimator.save(new / "model")
+        save_preparation(new, dataset.preparation)
+        _write_history(new / "history.csv", estimator.history_)
+        write_json(new / "metrics.json", metrics)
+        versions = {
+            "desc_ext": desc_ext.__version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        }
+        write_json(new / "config.json", config | {"versions": versions, "threads": torch.get_num_threads()})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    os.replace(part, path)
+    replace_file(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """One line an epoch; a list (cluster sizes) is one cell, its numbers separated by spaces."""
     columns = list(dict.fromkeys(key for record in history for key in record))
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        for record in history:
-            writer.writerow(
-                {k: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in record.items()}
-            )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for record in history:
+        writer.writerow(
+            {k: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in record.items()}
+        )
+    replace_file(path, text.getvalue().encode())
+
+
+def write_predictions(path: Path, estimator: Any, dataset: Dataset) -> np.ndarray:
+    """Writes the clusters of a data set to a .npy or .csv file, and returns them."""
+    rows = estimator_input(estimator, dataset)
+    labels, confidence = estimator.predict(rows), None
+    if path.suffix == ".csv" and hasattr(estimator, "predict_proba"):
+        confidence = estimator.predict_proba(rows).max(axis=1)
+    with replacing(path) as file:
+        if path.suffix == ".csv":
+            write_labels_csv(file, labels, dataset.ids, confidence)
+        else:
+            np.save(file, labels)
+    return labels
 
 
 # Reading
@@ -114,6 +109,9 @@ def load_result(folder: Path) -> tuple[str, Estimator]:
     Raises:
         ValueError: when the folder holds no result, or a damaged one.
     """
+    if swap_is_pending(Path(folder)):  # a run was killed while it moved its results into place
+        with locked(Path(folder)):
+            finish_swap(Path(folder), RESULTS)
     config = Path(folder) / "config.json"
     if not config.is_file():
         raise ValueError(

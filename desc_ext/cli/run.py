@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import time
@@ -13,7 +12,9 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from desc_ext.algorithms.kmeans import kmeans_model
-from desc_ext.cli.results import estimator_input, write_json, write_results
+from desc_ext.cli.occupied import check_folder, holds_checkpoint, keeps_checkpoints
+from desc_ext.cli.pictures import draw_pictures
+from desc_ext.cli.results import RESULTS, estimator_input, write_json, write_results
 from desc_ext.cli.settings import OF_THE_RUN
 from desc_ext.data import Dataset
 from desc_ext.engine.callbacks import Callback, Evaluate, ProgressBar
@@ -59,49 +60,22 @@ class Run:
     ) -> None:
         self.folder, self.model, self.dataset = Path(folder), model, dataset
         self.options, self.resume = dict(options), resume
-        self.written: list[str] = []
-        # a fit without a network is short, or its method would keep checkpoints
-        self.keeps_checkpoints = "checkpoint" in option_fields(MODELS[model])
+        self.keeps_checkpoints = keeps_checkpoints(model)
         self._checkpoint = self.folder / "checkpoint"
         self._asked = {
             "model": model,
             "options": json.loads(json.dumps(options)),
             "data": {"name": dataset.name, "source": dataset.source, "shape": list(dataset.X.shape)},
         }
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"{self.folder} is a file, not a folder for results")
+        check_folder(self.folder, model, resume, overwrite)
         if resume:
-            self._check_resume()
-        elif self.folder.is_dir() and any(self.folder.iterdir()) and not overwrite:
-            raise ValueError(self._why_not_empty())
-
-    def _why_not_empty(self) -> str:
-        if self.can_resume():
-            return (
-                f"{self.folder} holds an interrupted run: go on with --resume, or start anew with --overwrite"
-            )
-        if (self.folder / "config.json").is_file() and (self.folder / "model").is_dir():
-            return (
-                f"{self.folder} holds results already: replace them with --overwrite, or choose another --out"
-            )
-        return f"{self.folder} is not empty: choose another --out, or write there with --overwrite"
+            self._refuse_another_run()
 
     def can_resume(self) -> bool:
         """Whether the folder holds a checkpoint."""
-        return all((self._checkpoint / name).is_file() for name in ("run.json", "state/config.json"))
+        return holds_checkpoint(self.folder)
 
-    def _check_resume(self) -> None:
-        if not self.keeps_checkpoints:
-            raise ValueError(
-                f"{self.model} keeps no checkpoints, so there is nothing to resume; leave out --resume"
-            )
-        if not self.can_resume():
-            why = (
-                "its run has finished"
-                if (self.folder / "metrics.json").is_file()
-                else "it holds no checkpoint"
-            )
-            raise ValueError(f"there is nothing to resume in {self.folder}: {why}; leave out --resume")
+    def _refuse_another_run(self) -> None:
         try:
             before = json.loads((self._checkpoint / "run.json").read_text())
         except ValueError as error:
@@ -136,11 +110,30 @@ class Run:
             seconds = sum(record["seconds"] for record in estimator.history_)
         self._metrics = {self.model: self._scores(estimator.labels_, seconds)}
         config = {**self._asked, "parameters": self._parameters(estimator)}
-        heading = f"{self.model} on {self.dataset.name}"
-        self.written = write_results(self.folder, estimator, self.dataset, heading, self._metrics, config)
+        self._write(estimator, config)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         self._estimator = estimator
         return self._metrics
+
+    def _write(self, estimator: Estimator, config: dict[str, Any]) -> None:
+        try:
+            write_results(self.folder, estimator, self.dataset, self._metrics, config)
+        except OSError as error:
+            kept = (
+                "the fit is kept, go on with --resume" if self.can_resume() else "nothing of the fit is kept"
+            )
+            raise OSError(
+                f"the results could not be written to {self.folder}: {error}; make room there: {kept}"
+            ) from error
+
+    @property
+    def written(self) -> list[str]:
+        """Names of the results in the folder."""
+        return [name for name in RESULTS if (self.folder / name).exists()]
+
+    def draw(self) -> None:
+        """Draws the pictures; one that cannot be drawn is a warning."""
+        draw_pictures(self.folder, self._estimator, self.dataset)
 
     def _parameters(self, estimator: Estimator) -> dict[str, Any]:
         parameters = estimator.get_params() | estimator.resolved_params_
@@ -152,8 +145,6 @@ class Run:
         """Removes a checkpoint folder without a checkpoint, so that a refused run does not block the next."""
         if not self.can_resume():
             shutil.rmtree(self._checkpoint, ignore_errors=True)
-            with contextlib.suppress(OSError):  # not empty: results of an earlier run
-                self.folder.rmdir()
 
     def _callbacks(self) -> list[Callback]:
         callbacks: list[Callback] = [ProgressBar()]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
-from collections.abc import Iterable
 from typing import Any
 
+from desc_ext.cli.catalogue import closest, describe
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.options import option_fields
 from desc_ext.models import MODELS
 
-__all__ = ["estimator_options", "find_model", "parse_setting"]
+__all__ = ["check_options", "estimator_options", "find_model", "parse_setting"]
 
 # Options of the estimators that have a flag of their own, or belong to the run.
 FLAGS = {
@@ -24,7 +23,7 @@ FLAGS = {
 }
 OF_THE_RUN = ("callbacks", "checkpoint", "resume", "verbose")
 # What --epochs sets: the length of the stage with clusters, in the method's own units.
-_LENGTHS = ("max_epochs", "max_rounds", "max_steps")
+LENGTHS = ("max_epochs", "max_rounds", "max_steps")
 
 
 def find_model(name: str) -> type[Estimator]:
@@ -33,16 +32,8 @@ def find_model(name: str) -> type[Estimator]:
     Raises:
         ValueError: for a name that is not known; the message lists those that are.
     """
-    if name not in MODELS:
-        raise ValueError(
-            f"there is no model '{name}'; models are {', '.join(MODELS)}{_closest(name, MODELS)}"
-        )
+    describe(name)
     return MODELS[name]
-
-
-def _closest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def estimator_options(
@@ -61,7 +52,7 @@ def estimator_options(
     names = [name for name in fields if name not in (*FLAGS, *OF_THE_RUN)]
     options = {key: value for key, value in chosen.items() if value is not None}
     if "epochs" in options:
-        length = next((option for option in _LENGTHS if option in fields), "epochs")
+        length = next((option for option in LENGTHS if option in fields), "epochs")
         options[length] = options.pop("epochs")
     for key in options.keys() - fields.keys():
         raise ValueError(f"{name} has no option {key}: leave out {FLAGS.get(key, '--' + key)}")
@@ -74,12 +65,21 @@ def estimator_options(
             raise ValueError(f"{key} is set by {FLAGS[key]}, not by --set")
         if key not in names:
             raise ValueError(
-                f"{name} has no option '{key}'{_closest(key, names)}; its options are {', '.join(names)}"
+                f"{name} has no option '{key}'{closest(key, names)}; its options are {', '.join(names)}"
             )
         if key in options:
             raise ValueError(f"{key} is set twice")
         options[key] = parse_setting(key, value.strip(), fields[key].hint)
     return options
+
+
+def check_options(estimator_class: type[Estimator], options: dict[str, Any]) -> None:
+    """Refuses what can be refused before there are data: an option's value, a device that is not there.
+
+    Raises:
+        ValueError: for the first of them; the message names it.
+    """
+    estimator_class(**{key: value for key, value in options.items() if key != "external"})._resolve_options()
 
 
 def parse_setting(name: str, text: str, hint: Any) -> Any:

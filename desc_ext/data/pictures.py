@@ -46,7 +46,7 @@ def read_images(
             raise DataError(
                 f"{path}: the result was fitted to images of {n_channels} channels, files have 1 or 3"
             )
-        wanted = wanted or preparation.image_shape[:2]
+        wanted = wanted or (preparation.image_shape[0], preparation.image_shape[1])
     found = Counter(sizes)
     if wanted is None and len(found) > 1:
         most = ", ".join(f"{h}x{w} ({n} images)" for (h, w), n in found.most_common(4))

@@ -7,13 +7,13 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
-__all__ = ["OptionField", "OptionInfo", "check_value"]
+__all__ = ["OptionField", "OptionInfo", "check_value", "wanted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,13 @@ def check_value(owner: str, field: OptionField, value: Any) -> None:
     checks = [_check(kind, field.info) for kind in field.alternatives]
     if any(accepts(value) for accepts, _ in checks) or (value is None and field.takes_none):
         return
-    wanted = field.info.wanted or " or ".join(text for _, text in checks)
-    if field.takes_none and not field.of_preset:
-        wanted += ", or None"
-    raise ValueError(f"{owner}: {field.name} must be {wanted}, got {value!r}")
+    raise ValueError(f"{owner}: {field.name} must be {wanted(field, field.alternatives)}, got {value!r}")
+
+
+def wanted(field: OptionField, kinds: Sequence[Any]) -> str:
+    """In words, the values of the types ``kinds`` that an option takes."""
+    text = field.info.wanted or " or ".join(_check(kind, field.info)[1] for kind in kinds)
+    return f"{text}, or None" if field.takes_none and not field.of_preset else text
 
 
 def _check(kind: Any, info: OptionInfo) -> tuple[Callable[[Any], bool], str]:

@@ -15,9 +15,12 @@ from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.checkpoint import Checkpoint, restore_optimizer
 from desc_ext.engine.state import Evaluation, FitState
 
-__all__ = ["BatchLosses", "Losses", "Stage", "run_stages", "total_loss", "train_on_batches"]
+__all__ = ["WEIGHTED", "BatchLosses", "Losses", "Stage", "run_stages", "total_loss", "train_on_batches"]
 
 Losses = dict[str, tuple[float, Tensor]]  # name → (weight, mean over the rows of a mini-batch)
+WEIGHTED = (
+    "weighted_"  # begins the history's names of terms times their weights, of which the loss is the sum
+)
 BatchLosses = tuple[Losses, dict[str, Tensor]]  # losses, and metrics that only the history sees
 
 
@@ -112,7 +115,7 @@ def _run_stage(
 
 
 def train_on_batches(state: FitState, stage: Stage, evaluation: Evaluation | None) -> dict[str, float]:
-    """One pass over mini-batches; the means of every loss and metric over their rows."""
+    """One pass over mini-batches; the means over their rows of every loss, without and with its weight, and metric."""
     optimizer, sums = state.optimizer, dict[str, Tensor]()
     assert optimizer is not None
     batches = list(stage.batches())
@@ -124,6 +127,8 @@ def train_on_batches(state: FitState, stage: Stage, evaluation: Evaluation | Non
         loss.backward()
         optimizer.step()
         found = {"loss": loss} | {name: value for name, (_, value) in losses.items()} | metrics
+        if len(losses) > 1:
+            found |= {WEIGHTED + name: weight * value for name, (weight, value) in losses.items()}
         for name, value in found.items():
             share = value.detach().double() * (len(index) / n)
             sums[name] = sums[name] + share if name in sums else share

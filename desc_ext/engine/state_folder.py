@@ -20,6 +20,8 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
+from desc_ext.engine.durable import replace_file
+
 __all__ = [
     "check_tensors",
     "read_state_config",
@@ -30,15 +32,6 @@ __all__ = [
 # 2: options have the names of version 0.2
 FORMAT_VERSION = 2
 CONFIG_FILE = "config.json"
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def write_state_folder(
@@ -68,9 +61,11 @@ def write_state_folder(
         "sha256": digest,
         "shapes": {key: list(t.shape) for key, t in tensors.items()},
     }
-    _replace_file(folder / file, content)
-    _replace_file(folder / CONFIG_FILE, json.dumps({**header, **config}, indent=1).encode())
-    for old in folder.glob(f"{kind}-*.safetensors"):
+    replace_file(folder / file, content)
+    replace_file(folder / CONFIG_FILE, json.dumps({**header, **config}, indent=1).encode())
+    for old in folder.glob(
+        f"{kind}-*.safetensors*"
+    ):  # older states, and parts of states whose writing was cut short
         if old.name != file:
             old.unlink()
 

@@ -7,6 +7,7 @@ run to run and for any number of threads. Values are not scanned: a row with NaN
 and the sums it enters, nothing else. First derivatives only; a second one raises.
 """
 
+from desc_ext import library_path  # noqa: F401  (loads the operators that the modules below register gradients for)
 from desc_ext.ops.assignment import student_t_assignment, subspace_soft_assignment, target_distribution
 from desc_ext.ops.orthogonality import block_orthogonality_penalty
 from desc_ext.ops.pairwise import (

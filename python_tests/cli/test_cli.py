@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,55 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import ENVIRONMENT, RESULTS, SMALL, run, start
 from matplotlib.image import imread
 from sklearn.datasets import load_digits
-from typer.testing import CliRunner
 
 import desc_ext
-from desc_ext import cli
 from desc_ext.cli.run import Run
 from desc_ext.cli.settings import parse_setting
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import DESC, KSubspaces, SelfExpressiveClustering
-
-SMALL = [
-    "--set",
-    "hidden_sizes=32",
-    "--set",
-    "pretrain_epochs=2",
-    "--set",
-    "n_init=1",
-    "--set",
-    "warmup_epochs=1",
-]
-RESULTS = {
-    "labels.npy", "embedding.npy", "model", "input", "config.json", "history.csv", "metrics.json",
-    "embedding.png", "curves.png", "cluster_sizes.png",
-}  # fmt: skip
-# One thread: tests that run beside each other would otherwise wait for each other's threads.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-ENVIRONMENT["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENVIRONMENT['PATH']}"
-
-
-def run(*arguments) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of desc-ext in this process."""
-    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-def start(*arguments, **options) -> subprocess.Popen:
-    command = ["desc-ext", *map(str, arguments)]
-    pipe = subprocess.PIPE
-
-    def heed_interrupts():
-        # A shell starts its background jobs, and with them these tests, with Ctrl-C ignored.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_interrupts, **options
-    )
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +57,7 @@ def write_table(path, X, classes) -> None:
 
 def test_fit_writes_every_result(digits_run):
     folder, output, _ = digits_run
-    assert {path.name for path in folder.iterdir()} == RESULTS | {"examples.png"}
+    assert {path.name for path in folder.iterdir()} == RESULTS | {"examples.png", "classes.png"}
     digits = load_digits()
     labels, embedding = np.load(folder / "labels.npy"), np.load(folder / "embedding.npy")
     assert labels.shape == (1797,)
@@ -194,6 +153,7 @@ def test_scattering_features_of_a_known_data_set(tmp_path):
     assert code == 0, errors
     assert {path.name for path in folder.iterdir()} == RESULTS - {"curves.png"} | {
         "affinity.png",
+        "classes.png",
         "examples.png",
     }
     labels = np.load(folder / "labels.npy")
@@ -322,7 +282,7 @@ def test_folders_in_use_are_not_written_to(tmp_path, table):
     code, _, _ = run(*arguments, foreign, "--overwrite")
     assert code == 0
     assert (foreign / "thesis.txt").read_text() == "mine"
-    assert {path.name for path in foreign.iterdir()} == RESULTS | {"thesis.txt"}
+    assert {path.name for path in foreign.iterdir()} == RESULTS | {"classes.png", "thesis.txt"}
     code, _, errors = run(*arguments, foreign)
     assert (code, "holds results already" in errors) == (2, True)
     code, _, errors = run(*arguments, foreign / "thesis.txt")
@@ -393,7 +353,7 @@ def test_an_interrupted_baseline_leaves_the_results(tmp_path, monkeypatch, table
     arguments = ["--labels", "kind", "--clusters", 3, "--epochs", 1, *SMALL, "--baselines"]
     code, _, _ = run("fit", table[0], "--out", tmp_path / "o", *arguments)
     assert code == 130
-    assert {path.name for path in (tmp_path / "o").iterdir()} == RESULTS
+    assert {path.name for path in (tmp_path / "o").iterdir()} == RESULTS | {"classes.png"}
 
 
 # settings, datasets, info

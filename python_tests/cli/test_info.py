@@ -79,7 +79,7 @@ def test_waiting_threads_soon_give_their_core_back(chosen, expected, tmp_path):
         key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     }
     child = subprocess.run(
-        [sys.executable, "-c", "import desc_ext"], capture_output=True, text=True, cwd=tmp_path,
+        [sys.executable, "-c", "import desc_ext.ops"], capture_output=True, text=True, cwd=tmp_path,
         env=usual | {"OMP_DISPLAY_ENV": "verbose"} | chosen,
     )  # fmt: skip
     if "GOMP_SPINCOUNT" not in child.stderr:

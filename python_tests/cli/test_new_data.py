@@ -8,22 +8,14 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.commands import run
 from PIL import Image
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
-from typer.testing import CliRunner
 
-from desc_ext import cli
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import KSubspaces, load_model
-
-
-def run(*arguments) -> tuple[int, str, str]:
-    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 def lines_in_space(n, seed):

@@ -122,15 +122,11 @@ def test_history():
     rest = {"loss", "seconds", "collapsed", "mean_max_assignment", "label_change", "cluster_sizes"}
     assert terms | pairs | rest <= set(record)
     expression, start, classifier = model.history_[3], model.history_[5], model.history_[7]
-    assert set(expression) == {
-        "stage",
-        "epoch",
-        "seconds",
-        "loss",
-        "reconstruction",
-        "coefficients",
-        "fidelity",
+    losses = {"reconstruction", "coefficients", "fidelity"}
+    assert set(expression) == {"stage", "epoch", "seconds", "loss"} | losses | {
+        f"weighted_{k}" for k in losses
     }
+    assert sum(expression[f"weighted_{k}"] for k in losses) == pytest.approx(expression["loss"], rel=1e-5)
     loss = 0.5 * expression["reconstruction"] + expression["coefficients"] + 0.25 * expression["fidelity"]
     assert expression["loss"] == pytest.approx(loss, rel=1e-5)
     assert {"loss", "start", "collapsed", "label_change", "cluster_sizes"} <= set(start)

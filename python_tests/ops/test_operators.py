@@ -55,7 +55,7 @@ def test_parity_on_every_instruction_set(isa):
 
 def test_unknown_instruction_set_is_named():
     done = subprocess.run(
-        [sys.executable, "-c", "import desc_ext, torch; torch.ops.desc_ext.build_info()"],
+        [sys.executable, "-c", "import desc_ext.ops, torch; torch.ops.desc_ext.build_info()"],
         env={**os.environ, "DESC_EXT_CPU": "mmx"},
         capture_output=True,
         text=True,

@@ -1,0 +1,98 @@
+"""The methods and their options as the command line tells them, before torch is loaded: from ``methods.json``."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+__all__ = [
+    "METHODS_FILE",
+    "closest",
+    "describe",
+    "describe_all",
+    "method_names",
+    "methods_table",
+    "options_table",
+]
+
+METHODS_FILE = Path(__file__).with_name("methods.json")
+
+
+@functools.cache
+def describe_all() -> dict[str, dict[str, Any]]:
+    """All methods: name → class, summary, predicts, images, presets, preset (the default one), options."""
+    return json.loads(METHODS_FILE.read_text(encoding="utf-8"))
+
+
+def method_names() -> list[str]:
+    """The names that ``--model`` takes."""
+    return list(describe_all())
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What :func:`describe_all` has of the method ``name``.
+
+    Raises:
+        ValueError: there is none of that name; the message lists those that are.
+    """
+    methods = describe_all()
+    if name not in methods:
+        raise ValueError(
+            f"there is no model '{name}'; models are {', '.join(methods)}{closest(name, methods)}"
+        )
+    return methods[name]
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """A hint at the one of ``names`` that is most like ``name``, if one is."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def methods_table() -> Table:
+    """What each method is, after which paper, and what it can do."""
+    table = Table(title="methods of fit --model", title_justify="left")
+    table.add_column("model", no_wrap=True)
+    table.add_column("method and paper", overflow="fold")
+    table.add_column("clusters of new rows")
+    table.add_column("network of images")
+    for name, method in describe_all().items():
+        network = "convolutional" if method["images"] else "none of its own: their pixels are rows"
+        table.add_row(name, method["summary"], "yes" if method["predicts"] else "no", network)
+    return table
+
+
+def options_table(name: str) -> Table:
+    """Every option of a method that the command line takes: values, default under each preset, meaning, flag."""
+    method = describe(name)
+    presets = method["presets"]
+    table = Table(title=f"options of {name}", title_justify="left", show_lines=True)
+    table.add_column("option", no_wrap=True)
+    table.add_column("given by", no_wrap=True)
+    for preset in presets or ["default"]:
+        usual = " (default)" if preset == method["preset"] and len(presets) > 1 else ""
+        table.add_column(f"{preset}{usual}", overflow="fold", max_width=16)
+    table.add_column("values", overflow="fold", max_width=34)
+    table.add_column("meaning", overflow="fold", min_width=30)
+    for option in method["options"]:
+        of_presets = option["presets"] or {}
+        values = [_word(of_presets.get(preset, option["default"])) for preset in presets or ["default"]]
+        texts = (option["name"], option["flag"] or "--set", *values, option["values"], option["meaning"])
+        table.add_row(*map(Text, texts))  # no text is markup: brackets are brackets
+    return table
+
+
+def _word(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    if isinstance(value, list):
+        return ",".join(map(_word, value)) or "()"
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,46 @@
+"""Clusters as a table that people read: id, cluster, confidence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+import numpy as np
+
+__all__ = ["write_labels_csv"]
+
+
+def write_labels_csv(
+    file: BinaryIO, labels: np.ndarray, ids: Iterable[Any] | None, confidence: np.ndarray | None
+) -> None:
+    """Writes a line a row with the header ``id,cluster,confidence``.
+
+    Args:
+        ids: what names the rows; None: their numbers from 0.
+        confidence: how certain each row's cluster is; None leaves the column out.
+    """
+    names = range(len(labels)) if ids is None else np.asarray(ids).tolist()
+    columns: list[Iterable[Any]] = [(_named(name) for name in names), np.asarray(labels).tolist()]
+    header = "id,cluster"
+    if confidence is not None:
+        columns.append(_digits(value) for value in np.asarray(confidence).tolist())
+        header += ",confidence"
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    text.write(f"{header}\n")
+    # Every name is in quotes: what it consists of, commas, quotes or ends of lines, does not matter.
+    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerows(zip(*columns, strict=True))
+    text.flush()
+    text.detach()  # which leaves the file open
+
+
+def _named(name: Any) -> int | str:
+    return name if isinstance(name, int) and not isinstance(name, bool) else str(name)
+
+
+def _digits(value: float) -> float | None:
+    """Six digits, more than a confidence of float32 rows has; nothing for NaN."""
+    return None if math.isnan(value) else float(f"{value:.6g}")
