@@ -1,4 +1,4 @@
-# make demo | test | test-isa | bench | lint | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
+# make demo | test | test-isa | fuzz | bench | lint | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
 # Each sets up what it needs in .venv, and only what has changed.
 #   PYTHON=python3.12      another Python (3.10 or newer)
 #   CXX=clang++            another C++20 compiler
@@ -6,17 +6,18 @@
 #                          otherwise pip's own configuration decides
 #   ARGS="-k projection"   passed on to pytest
 #   COVERAGE=1             make test also prints which lines of desc_ext no test reached
+#   FUZZ_SECONDS=600       make fuzz searches that long for each kind of file (60)
 #   JOBS=0                 processes of make test: 2; 0 runs the tests one after the other
 #   CUDACXX=/path/to/nvcc  another nvcc (otherwise that of CUDA_HOME, the PATH or /usr/local/cuda)
 #
 # The installation in .venv has the CPU kernels only, so that no one waits minutes for nvcc: `make test-gpu` installs those
-# for CUDA too. `pip install .` compiles them wherever there is an nvcc.
+# for CUDA too. `pip install .` compiles them wherever there are a GPU and an nvcc.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test test-isa bench lint clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
+.PHONY: demo test test-isa fuzz bench lint clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -24,6 +25,7 @@ export CXX
 ARGS ?=
 JOBS ?= 2
 COVERAGE ?=
+FUZZ_SECONDS ?= 60
 TORCH_INDEX ?=
 
 STAMPS := .venv/.stamps
@@ -43,6 +45,7 @@ help:
 	@echo "make demo    cluster the bundled digits and compare with k-means (under 3 minutes)"
 	@echo "make test    run the tests"
 	@echo "make test-isa  those that promise equal bits, with the code for other processors (under 2 minutes)"
+	@echo "make fuzz    search for files on which a reader fails (15 minutes; Python 3.11 or newer)"
 	@echo "make bench   measure the kernels"
 	@echo "make lint    check style, formatting, types and the direction of imports"
 	@echo "make clean   remove everything that make made, .venv too"
@@ -86,6 +89,10 @@ test-isa: $(STAMPS)/package build/libmkl_on_amd.so
 build/libmkl_on_amd.so: python_tests/helpers/mkl_on_amd.c | $(STAMPS)/compiler
 	@mkdir -p build
 	@"$(CXX)" -x c -shared -fPIC -O2 -o $@ $<
+
+fuzz: $(STAMPS)/package $(STAMPS)/fuzz
+	@echo "== Searching for files on which a reader breaks its promise, $(FUZZ_SECONDS) s each"
+	@$(VENV_PYTHON) python_tests/fuzz/readers.py $(FUZZ_SECONDS) $(ARGS) 2>build/fuzz.log || { tail -n 40 build/fuzz.log; exit 1; }
 
 bench: $(STAMPS)/bench
 	@echo "== Measuring the kernels"
@@ -201,13 +208,17 @@ build/cuda/sources.sha256: $(SOURCES) $(CUDA_SOURCES) $(STAMPS)/tools
 	  echo "== The CUDA kernels in build/cuda are those of these sources"; \
 	else \
 	  echo "== Compiling the CUDA kernels; this takes minutes"; rm -f $@; \
-	  { DESC_EXT_CUDA=1 $(CMAKE) $(CONFIGURE) -B build/cuda >build/cuda.log \
+	  { DESC_EXT_CUDA=1 $(CMAKE) $(CONFIGURE) -B build/cuda -DDESC_EXT_CUDA_ARCHITECTURES=all >build/cuda.log \
 	    && $(CMAKE) --build build/cuda --target _desc_ext >build/cuda.log; } || { cat build/cuda.log; exit 1; }; \
 	fi
 	@mv build/cuda/sources.new $@
 
 $(STAMPS)/cuda-tools: pyproject.toml $(STAMPS)/tools
 	@$(PIP_INSTALL) nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
+	@touch $@
+
+$(STAMPS)/fuzz: constraints.txt | $(STAMPS)/venv
+	@$(PIP_INSTALL) atheris
 	@touch $@
 
 $(STAMPS)/lint: constraints.txt | $(STAMPS)/venv

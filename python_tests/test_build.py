@@ -150,3 +150,40 @@ def test_damaged_library(package_copy):
         "-m pip install",
     ):
         assert part in last
+
+
+# Which GPUs the CUDA kernels are compiled for
+
+
+@pytest.mark.parametrize(
+    ("listing", "architectures"),
+    [
+        ("8.0\n", "80-real"),
+        ("8.9\n8.6\n", "80-real"),
+        ("9.0\n9.0\n", "90a-real"),
+        ("10.3\n", "100-real"),
+        ("12.0\n8.6\n", "80-real;120"),
+        ("7.5\n", ""),
+        ("no devices were found\n", ""),
+        (None, ""),
+    ],
+)
+def test_kernels_are_compiled_for_the_gpus_at_hand(tmp_path, listing, architectures):
+    """With an nvidia-smi that says what the test wants."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "nvidia-smi").write_text(
+        "#!/bin/sh\nexit 9\n" if listing is None else f"#!/bin/sh\ncat <<'E'\n{listing}E\n"
+    )
+    (folder / "nvidia-smi").chmod(0o755)
+    script = tmp_path / "ask.cmake"
+    rules = Path(__file__).parents[1] / "csrc" / "cuda" / "architectures.cmake"
+    script.write_text(
+        f'include("{rules}")\ndesc_ext_architectures_here(found)\nmessage("found=${{found}}.")\n'
+    )
+    cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [cmake, "-P", str(script)], capture_output=True, text=True, env=environment, check=True
+    )
+    assert f"found={architectures}." in done.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 
 from desc_ext.data.classes import is_label_file, known_classes, labels_of_file
 from desc_ext.data.dataset import DataError, Dataset
+from desc_ext.data.matlab import matlab_arrays
 from desc_ext.data.preparation import Preparation, Reading
 from desc_ext.data.tables import chosen_columns, listed
 from desc_ext.features.images import channels_first
@@ -45,14 +44,14 @@ def read_array_file(path: Path, reading: Reading, preparation: Preparation | Non
             return _from_npy(path, reading)
         if suffix == ".h5ad":
             return _from_anndata(path, reading, preparation)
-        arrays = _npz_arrays(path) if suffix == ".npz" else _mat_arrays(path)
         saved = None if preparation is None else preparation.reading.array
-        if reading.array is None and saved in arrays:
-            reading = replace(reading, array=saved)
-        return _from_arrays(path, arrays, reading)
-    except (OSError, ValueError, zlib.error, zipfile.BadZipFile, MemoryError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
+        with _npz_arrays(path) if suffix == ".npz" else matlab_arrays(path) as arrays:
+            if reading.array is None and saved in arrays:
+                reading = replace(reading, array=saved)
+            return _from_arrays(path, arrays, reading)
+    except DataError:
+        raise
+    except Exception as error:  # an array of an archive is read when it is asked for
         raise DataError(f"{path} cannot be read: {_reason(error)}") from error
 
 
@@ -64,7 +63,7 @@ def load_numpy(path: Path, **options: Any) -> Any:
     """
     try:
         return np.load(path, allow_pickle=False, **options)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever the bytes of a damaged file lead NumPy to
         raise DataError(f"{path} cannot be read as a NumPy file: {_reason(error)}") from error
 
 
@@ -103,20 +102,6 @@ def _npz_arrays(path: Path) -> Any:
     return archive
 
 
-def _mat_arrays(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat, whosmat
-
-    with open(path, "rb") as file:
-        start = file.read(512)
-    if b"MATLAB 7.3" in start[:128] or start.startswith(b"\x89HDF"):
-        raise DataError(f"{path} is of MATLAB's format 7.3 (HDF5); write it with save(..., '-v7')")
-    try:
-        wanted = [name for name, _, kind in whosmat(path) if kind not in ("function", "opaque", "unknown")]
-        return {k: v for k, v in loadmat(path, variable_names=wanted).items() if not k.startswith("__")}
-    except Exception as error:  # whatever the bytes of a damaged file lead SciPy to
-        raise DataError(f"{path} cannot be read as a MATLAB file: {error}") from error
-
-
 def _from_arrays(path: Path, arrays: Any, reading: Reading) -> Dataset:
     names = list(arrays.keys())
     from_file = is_label_file(reading.labels, names)
@@ -125,8 +110,9 @@ def _from_arrays(path: Path, arrays: Any, reading: Reading) -> Dataset:
         raise DataError(f"{path} has no array '{labels}' for the known classes; it has {listed(names)}")
     chosen = _chosen(path, [name for name in names if name != labels], reading.array)
     found = arrays[chosen]
-    if hasattr(found, "toarray"):
-        raise DataError(f"{path}: '{chosen}' is a sparse array, which no method takes; {_TO_DENSE}")
+    if isinstance(found, str):  # what matlab_arrays says of it
+        how = f"; {_TO_DENSE}" if "sparse" in found else ""
+        raise DataError(f"{path}: '{chosen}' is {found}, which no method takes{how}")
     y = None if labels is None else np.asarray(arrays[labels])
     if y is not None and found.ndim == 2 and y.size == found.shape[1] != found.shape[0]:
         raise DataError(

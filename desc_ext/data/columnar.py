@@ -30,7 +30,9 @@ def read_columnar(path: Path, parts: list[Path] | None = None) -> Table:
             table, folders = _read_parts(path, parts)
         else:
             table, folders = (_read_parquet if kind == "parquet" else _read_arrow)(path), []
-    except (OSError, pa.ArrowException) as error:
+        table.validate(full=True)  # a damaged file may have lengths or letters that lead beyond its end
+        row_names = _index_columns(table.schema)
+    except Exception as error:  # whatever the bytes of a damaged file lead pyarrow to
         raise DataError(f"{path} cannot be read as {kind}: {error}") from error
     names = table.column_names
     if not len(table) or not names:
@@ -41,7 +43,7 @@ def read_columnar(path: Path, parts: list[Path] | None = None) -> Table:
         [_plain(column) for column in table.columns],
         has_names=True,
         place=lambda row: f"row {row + 1}",
-        row_names=[i for i, name in enumerate(names) if name in _index_columns(table.schema)],
+        row_names=[i for i, name in enumerate(names) if name in row_names],
         parts=[i for i, name in enumerate(names) if name in folders],
     )
 

@@ -39,9 +39,14 @@ def test_matlab(tmp_path):
     io.savemat(tmp_path / "sparse.mat", {"fea": sparse.csc_matrix(X), "gnd": Y})
     with pytest.raises(DataError, match=r"'fea' is a sparse array, .* TruncatedSVD"):
         load_dataset(tmp_path / "sparse.mat", labels="gnd")
-    (tmp_path / "hdf.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512))
+    (tmp_path / "hdf.mat").write_bytes(
+        b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\0\2IM" + bytes(384)
+    )
     with pytest.raises(DataError, match=r"format 7.3 .* '-v7'"):
         load_dataset(tmp_path / "hdf.mat")
+    io.savemat(tmp_path / "old.mat", {"fea": X}, format="4")
+    with pytest.raises(DataError, match=r"format 4; .* '-v7'"):
+        load_dataset(tmp_path / "old.mat")
 
 
 def test_a_sparse_array_says_what_to_do(tmp_path):
