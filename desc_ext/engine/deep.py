@@ -246,16 +246,19 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
 
     def _saved_shapes(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Sequence[int]]:
         n_samples = len(tensors.get("labels_", ()))
-        options = self._options
-        self.network_ = options._build(input_width(self), n_samples, torch.Generator().manual_seed(0))
+        with torch.device("meta"):  # sizes alone: those that a config.json from elsewhere claims may fit no memory
+            network = self._unset_network(n_samples)
         shapes: dict[str, Sequence[int]] = {
-            f"network.{name}": tensor.shape for name, tensor in self.network_.state_dict().items()
+            f"network.{name}": tensor.shape for name, tensor in network.state_dict().items()
         }
         shapes |= {"labels_": [n_samples], "initial_labels_": [n_samples]}
-        return shapes | {"embedding_": [n_samples, self.network_.latent_dim]}
+        return shapes | {"embedding_": [n_samples, network.latent_dim]}
+
+    def _unset_network(self, n_samples: int) -> Any:
+        return self._options._build(input_width(self), n_samples, torch.Generator().manual_seed(0))
 
     def _restore(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        network = set_dtype(self.network_, self._options.dtype)
+        network = set_dtype(self._unset_network(len(tensors["labels_"])), self._options.dtype)
         network.offset, network.scale = network.offset.double(), network.scale.double()
         network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
         self.network_ = network.to(resolve_device(self.device))

@@ -106,7 +106,7 @@ def read_state_config(folder: str | os.PathLike[str], kind: str) -> dict[str, An
         raise FileNotFoundError(f"{folder} is no {kind} folder: it has no {CONFIG_FILE}")
     try:
         config = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is damaged: wanted a JSON object, got {type(config).__name__}")

@@ -110,7 +110,7 @@ class RowConv2d(nn.Conv2d):
 
 def unset_layer(kind: type[LayerT], *sizes: Any, **options: Any) -> LayerT:
     """A layer whose parameters are not drawn yet: torch's own would move its global random state."""
-    layer: Any = nn.utils.skip_init(kind, *sizes, **options)
+    layer: Any = nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
     return layer
 
 

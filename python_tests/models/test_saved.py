@@ -10,7 +10,6 @@ import contextlib
 import json
 import shutil
 import warnings
-from pathlib import Path
 
 import desc_ext  # isort: skip  (before torch)
 
@@ -18,11 +17,10 @@ import numpy as np
 import pytest
 from helpers.estimators import external_options, small
 from helpers.interrupt import Interrupt
+from helpers.saved_models import FOLDERS, SAVED, rows
 
 from desc_ext.models import MODELS, load_model
 
-SAVED = Path(__file__).parent / "saved"
-FOLDERS = sorted(path.parent for path in SAVED.glob("*/*/config.json"))
 TINY = {
     **{name: {"hidden_sizes": (5,), "latent_dim": 4, "subspace_dim": 2} for name in ("desc", "edesc")},
     **{name: {"hidden_sizes": (5,), "latent_dim": 3} for name in ("dec", "idec", "dcec")},
@@ -33,12 +31,6 @@ TINY = {
     "lrsc": {"latent_dim": 4},
 }
 CHECKPOINT = {"hidden_sizes": (5,), "latent_dim": 4, "subspace_dim": 2, "scaling": "none", "max_epochs": 4}
-
-
-def rows() -> tuple[np.ndarray, np.ndarray]:
-    """Small integers: their statistics are exact on every processor."""
-    y = np.arange(48) % 3
-    return (8 * np.eye(3, 6)[y] + np.random.default_rng(0).integers(0, 4, (48, 6))).astype(np.float32), y
 
 
 @pytest.mark.parametrize(
