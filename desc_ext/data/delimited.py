@@ -265,7 +265,12 @@ def _parse(path: Path, layout: _Layout, words: set[int], decimal_point: str) -> 
         )
         try:
             with _bytes(path, layout) as content:
-                return arrow_csv.read_csv(content, read, parse, convert)
+                table = arrow_csv.read_csv(content, read, parse, convert)
+            if table.num_columns != len(
+                types
+            ):  # what the csv module, which found the layout, reads otherwise
+                _refuse(path, layout, words, decimal_point, f"its rows have {table.num_columns} fields")
+            return table
         except pa.ArrowInvalid as error:
             if "straddling" not in str(error):
                 _refuse(path, layout, words, decimal_point, str(error))
@@ -278,8 +283,8 @@ def _bytes(path: Path, layout: _Layout) -> Iterator[Any]:
         if layout.delimiter != " ":
             yield raw
             return
-        text = re.sub(rb"[ \t\r]+", b" ", raw.read())
-        yield io.BytesIO(re.sub(rb"(?m)^ | $", b"", text))
+        text = re.sub(rb"[ \t]+", b" ", raw.read())
+        yield io.BytesIO(re.sub(rb" ?(?:\r\n|\r|\n) ?", b"\n", text).strip(b" "))
 
 
 def _numbered_rows(path: Path, layout: _Layout) -> Iterator[tuple[int, list[str]]]:

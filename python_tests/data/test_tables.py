@@ -174,6 +174,15 @@ def test_numbers_of_another_kind_may_come_late(tmp_path, late):
     assert (len(found.X), found.X[-1, 0]) == (3_000_001, float(late))
 
 
+@pytest.mark.parametrize("ending", ["\r\n", "\r", " \n "])
+def test_endings_of_lines(tmp_path, ending):
+    assert quiet(text(tmp_path, ending.join(["1 2", "3 4", ""]), "t.txt")).X.tolist() == [[1, 2], [3, 4]]
+    assert quiet(text(tmp_path, ending.strip(" ").join(["a,b", "1,2", "3,4", ""]))).X.tolist() == [
+        [1, 2],
+        [3, 4],
+    ]
+
+
 @pytest.mark.parametrize("spaces", [" ", "   ", "\t ", " \t"])
 def test_white_space_parts_fields(tmp_path, spaces):
     rows = "\n".join(spaces + spaces.join(map(repr, row.tolist())) + " " for row in X)
