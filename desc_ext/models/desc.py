@@ -12,14 +12,15 @@ from desc_ext import ops
 from desc_ext.algorithms.k_subspaces import k_subspaces, subspace_bases
 from desc_ext.algorithms.kmeans import kmeans
 from desc_ext.engine.deep import DeepClusterer, reconstruction_loss
-from desc_ext.engine.messages import warn_user
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
 from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.messages import warn_user
 from desc_ext.nn import Autoencoder, linear_layer
+from desc_ext.norms import unit_rows
 
 __all__ = ["DESC", "SubspaceNetwork", "hard_sample_weight", "latent_dim_of"]
 
@@ -350,7 +351,7 @@ class DESC(DeepClusterer[State]):
         if not empty:
             return 0
         residual = map_chunks(lambda part: ops.nearest_subspace(part, bases)[1], z)
-        directions = nn.functional.normalize(z, dim=1)
+        directions = unit_rows(z)
         # half an even cluster: enough to find its directions, few enough to leave the other clusters their rows
         n_members = max(state.options.subspace_dim, len(z) // (2 * n_clusters))
         scale = bases.norm(dim=1).max()  # as long as the longest column: it competes by ‖S_kᵀ z‖

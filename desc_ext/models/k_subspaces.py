@@ -26,9 +26,10 @@ from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
-from desc_ext.engine.messages import warn_user
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.rows import Rows, require_finite_norms, scaled_rows
+from desc_ext.messages import warn_user
+from desc_ext.norms import unit_rows
 
 __all__ = ["KSubspaces"]
 
@@ -257,7 +258,7 @@ class KSubspaces(_Found, Estimator):
         gram += ops.segment_gram(z, labels, n_clusters)
         counts = options.decay * counts + sizes
         empty = (counts < 1).nonzero().flatten().tolist()
-        directions = torch.nn.functional.normalize(z, dim=1) if empty else z
+        directions = unit_rows(z) if empty else z
         with one_thread():
             bases[served] = leading_directions(gram[served], dim)
             for cluster in empty:
