@@ -13,6 +13,7 @@ from torch import Tensor
 
 from desc_ext.algorithms.k_subspaces import leading_directions
 from desc_ext.fixed_shapes import TILE_ROWS, in_threads
+from desc_ext.norms import unit_rows
 
 __all__ = [
     "CHUNK_ROWS",
@@ -91,12 +92,15 @@ def require_finite_norms(z: Tensor) -> Tensor:
     """The squared norms [n] of rows ``z`` in float64.
 
     Raises:
-        ValueError: one of them overflows the dtype of ``z``.
+        ValueError: one of them overflows the dtype of ``z``, or the largest of them is too small to have all its digits.
     """
-    squares = z.square().sum(1).double()
-    if not torch.isfinite(squares).all():
+    squares, info = z.square().sum(1).double(), torch.finfo(z.dtype)
+    fate = "overflows" if not torch.isfinite(squares).all() else None
+    if fate is None and squares.max() < info.tiny / info.eps and bool((z != 0).any()):
+        fate = "underflows"
+    if fate is not None:
         raise ValueError(
-            f"Input X has rows whose squared norm overflows {str(z.dtype).removeprefix('torch.')}; scale X, or use "
+            f"Input X has rows whose squared norm {fate} {str(z.dtype).removeprefix('torch.')}; scale X, or use "
             "unit_rows=True or dtype='float64'"
         )
     return squares
@@ -110,25 +114,43 @@ def scaling_statistics(X: np.ndarray, scaling: Scaling) -> tuple[np.ndarray, np.
 
     "global": column means and one overall standard deviation; "standard": column means and column
     standard deviations (1 for constant columns); "minmax": overall minimum and range; "uncentred": 0 and the
-    root of the overall mean square, so that linear subspaces stay linear subspaces; "none": 0 and 1.
+    root of the overall mean square, so that linear subspaces stay linear subspaces; "none": 0 and 1. Values whose squares
+    underflow or overflow float64 are scaled by a power of two first.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        offset, scale = _statistics(X, scaling)
+    if np.isfinite(scale).all() and (scale > 0).all():
+        return offset, scale
+    blocks = range(0, len(X), _READ_ROWS)
+    largest = max(np.abs(X[i : i + _READ_ROWS]).max() for i in blocks)
+    factor = 2.0 ** np.clip(np.frexp(np.float64(largest))[1], -1000, 1000)
+    offset, scale = _statistics(X, scaling, factor)
+    return offset * factor, np.where(scale > 0, scale, 1.0) * factor
+
+
+def _statistics(X: np.ndarray, scaling: Scaling, unit: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`scaling_statistics` of X / unit."""
     n_samples, n_features = X.shape
-    blocks = [slice(i, i + _READ_ROWS) for i in range(0, n_samples, _READ_ROWS)]
+
+    def blocks() -> Iterator[np.ndarray]:
+        for i in range(0, n_samples, _READ_ROWS):
+            yield X[i : i + _READ_ROWS] if unit == 1 else X[i : i + _READ_ROWS] / unit
+
     if scaling == "none":
         return np.zeros(n_features), np.ones(n_features)
     if scaling == "uncentred":
-        square = sum(np.square(X[block], dtype=np.float64).sum() for block in blocks) / X.size
-        return np.zeros(n_features), np.full(n_features, np.sqrt(square) or 1.0)
+        square = sum(np.square(block, dtype=np.float64).sum() for block in blocks()) / X.size
+        return np.zeros(n_features), np.full(n_features, np.sqrt(square))
     if scaling == "minmax":
-        low = float(min(X[block].min() for block in blocks))
-        high = float(max(X[block].max() for block in blocks))
+        low = float(min(block.min() for block in blocks()))
+        high = float(max(block.max() for block in blocks()))
         return np.full(n_features, low), np.full(n_features, high - low)
-    mean = sum(X[block].sum(0, dtype=np.float64) for block in blocks) / n_samples
-    variance = sum(np.square(X[block] - mean).sum(0) for block in blocks) / n_samples
+    mean = sum(block.sum(0, dtype=np.float64) for block in blocks()) / n_samples
+    variance = sum(np.square(block - mean).sum(0) for block in blocks()) / n_samples
     if scaling == "global":
         return mean, np.full(n_features, np.sqrt(variance.mean()))
-    tiny = variance <= 1e-24 * np.square(mean)
-    return mean, np.where((variance == 0) | tiny, 1.0, np.sqrt(variance))
+    deviation = np.sqrt(variance)
+    return mean, np.where(deviation <= 1e-12 * np.abs(mean), 1.0, deviation)
 
 
 def _resident(X: np.ndarray, device: torch.device) -> Tensor | None:
@@ -188,7 +210,7 @@ class Rows:
 
     def directions(self, index: np.ndarray | slice) -> Tensor:
         """Rows x / scale, not centred, divided by their norm: linear subspaces stay linear subspaces."""
-        return torch.nn.functional.normalize(self._read(index) / self.scale, dim=1).to(self.dtype)
+        return unit_rows(self._read(index) / self.scale).to(self.dtype)
 
     def map(self, function: Callable[[Tensor], Tensor], directions: bool = False) -> Tensor:
         """``function`` of all rows, or of their directions, chunk by chunk."""
