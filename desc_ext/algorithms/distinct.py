@@ -9,9 +9,10 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-__all__ = ["DistinctRows", "distinct_rows"]
+__all__ = ["DistinctRows", "distinct_rows", "row_hashes"]
 
 _HASH_SEED = 0
+_WORD_BYTES = 8
 _HALF, _ODD = np.uint64(32), np.uint64(0x9E3779B97F4A7C15)
 _BLOCK_ROWS = 8192
 
@@ -69,7 +70,7 @@ def distinct_rows(rows: Tensor) -> DistinctRows:
     """Which of the rows [n, p] (float32 or float64) are equal in all entries; 0 and −0 are equal."""
     array = np.ascontiguousarray(rows.detach().cpu().numpy())
     n = len(array)
-    key = _hashes(array)
+    key = row_hashes(array)
     _, first, number, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
     if len(first) < n and not _equal(array, first[number]):
         # two different rows have one hash: compare the rows themselves
@@ -82,14 +83,17 @@ def distinct_rows(rows: Tensor) -> DistinctRows:
     return DistinctRows(first[order], rank[number.ravel()], counts[order])
 
 
-def _hashes(array: np.ndarray) -> np.ndarray:
-    """uint64 [n], equal for equal rows: a sum of their words, each times a random odd number."""
+def row_hashes(array: np.ndarray) -> np.ndarray:
+    """uint64 [n] of rows [n, p] of numbers, equal for equal rows: a sum of their words, each times a random odd number."""
+    if array.dtype.itemsize > _WORD_BYTES:
+        array = array.astype(np.float64)
     word = np.dtype(f"u{array.dtype.itemsize}")
     size = max(array.shape[1], 1)
     factors = np.random.default_rng(_HASH_SEED).integers(2**63, size=size, dtype=np.uint64) * 2 + 1
     found = np.zeros(len(array), dtype=np.uint64)
     for start in range(0, len(array), _BLOCK_ROWS):
-        block = array[start : start + _BLOCK_ROWS] + array.dtype.type(0)  # turns −0 into 0
+        block = np.ascontiguousarray(array[start : start + _BLOCK_ROWS])
+        block = block + block.dtype.type(0)  # turns −0 into 0
         words = block.view(word).astype(np.uint64)
         # The low bits of a product know only the low bits of its factors, which are 0 in round numbers: mix them.
         words ^= words >> _HALF

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -11,7 +12,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from desc_ext.algorithms.distinct import row_hashes
 from desc_ext.algorithms.k_subspaces import leading_directions
+from desc_ext.features.images import as_numpy
 from desc_ext.fixed_shapes import TILE_ROWS, in_threads
 from desc_ext.norms import unit_rows
 
@@ -31,6 +34,7 @@ __all__ = [
 # of desc_ext.nn a row has the same bits whatever rows stand beside it, so predict agrees with labels_.
 CHUNK_ROWS = 12 * TILE_ROWS
 _READ_ROWS = 8192
+_COUNTED_ROWS = 1024  # until there are distinct rows enough, which the first block nearly always has
 # Rows of a pass over wide data that gathers p×q sums; and how many more directions than wanted it keeps, how many passes
 # it makes: enough for the leading directions of data whose energy falls off at all.
 _PASS_ROWS, _SPARE_DIRECTIONS, _SUBSPACE_ITERATIONS = 4096, 10, 3
@@ -47,8 +51,7 @@ def check_rows(model: BaseEstimator, X: Any, reset: bool) -> np.ndarray:
             the training data, NaN or infinity (naming rows and columns).
     """
     if isinstance(X, Tensor):
-        X = X.detach().cpu()
-        X = (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).numpy()
+        X = as_numpy(X)
     X = validate_data(model, X, reset=reset, dtype="numeric", ensure_all_finite=False)
     if X.dtype.kind != "f":
         return X
@@ -71,7 +74,7 @@ def check_rows(model: BaseEstimator, X: Any, reset: bool) -> np.ndarray:
 
 
 def check_training_rows(X: np.ndarray, n_clusters: int) -> None:
-    """Raises ValueError where no clustering is possible: fewer rows than clusters, or one repeated row."""
+    """Raises ValueError where no clustering is possible: fewer rows, or distinct rows, than clusters; one repeated row."""
     n_samples, n_features = X.shape
     if n_samples < max(n_clusters, 2):
         raise ValueError(
@@ -86,6 +89,14 @@ def check_training_rows(X: np.ndarray, n_clusters: int) -> None:
             f"X is constant: each of its {n_features} columns has one value in all {n_samples} rows, "
             "so there is nothing to cluster"
         )
+    found = np.empty(0, dtype=np.uint64)
+    for start in range(0, n_samples, _COUNTED_ROWS):
+        found = np.union1d(found, row_hashes(X[start : start + _COUNTED_ROWS]))
+        if len(found) >= n_clusters:
+            return
+    raise ValueError(
+        f"X has {len(found)} distinct rows among its {n_samples}, fewer than n_clusters={n_clusters}; ask for fewer clusters"
+    )
 
 
 def require_finite_norms(z: Tensor) -> Tensor:
@@ -191,6 +202,13 @@ class Rows:
     def n_features(self) -> int:
         """Columns of the rows."""
         return self.X.shape[1]
+
+    def digest(self) -> str:
+        """SHA-256 of type and values of ``X``, in 16 hexadecimal digits."""
+        digest = hashlib.sha256(self.X.dtype.str.encode())
+        for start in range(0, len(self.X), _READ_ROWS):
+            digest.update(np.ascontiguousarray(self.X[start : start + _READ_ROWS]).data)
+        return digest.hexdigest()[:16]
 
     def _read(self, index: np.ndarray | slice) -> Tensor:
         if self._resident is None:
