@@ -370,9 +370,14 @@ class DESC(DeepClusterer[State]):
     def _warn_of_no_hard_samples(self, state: State) -> None:
         threshold = state.options.confidence_threshold
         counts = [record["n_confident"] for record in state.history if record["stage"] == "refine"]
-        if counts and not any(counts) and state.options.hard_weight != "off":
+        robust = state.options.preset == "robust"
+        # "robust" can do without; whoever sets these options wants to know
+        asked = self.hard_weight is not None or self.confidence_threshold is not None
+        if counts and not any(counts) and state.options.hard_weight != "off" and (asked or not robust):
+            advice = "lower confidence_threshold or smoothing" + (
+                "" if robust else ", or use preset='robust'"
+            )
             warn_user(
                 f"no row was ever confident (max P > {threshold} and max w > {threshold}), so V stayed empty and hard "
-                "samples were not re-weighted (H = 1 throughout); lower confidence_threshold or smoothing, or use "
-                "preset='robust'",
+                f"samples were not re-weighted (H = 1 throughout); {advice}",
             )

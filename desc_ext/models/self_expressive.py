@@ -161,10 +161,11 @@ class SelfExpressiveClustering(_Found, Estimator):
         squares = require_finite_norms(z)
         n_distinct = len(distinct_rows(z))
         if n_distinct < options.n_clusters:
+            keep = ", or keep the lengths of rows with unit_rows=False" if options.unit_rows else ""
             raise ValueError(
-                f"SelfExpressiveClustering: X has {n_distinct} distinct rows after scaling={options.scaling!r} and "
-                f"unit_rows={options.unit_rows}, but n_clusters={options.n_clusters}; ask for fewer clusters"
-                + (", or keep the lengths of rows with unit_rows=False" if options.unit_rows else "")
+                f"SelfExpressiveClustering: X (n_features={self.n_features_in_}) has {n_distinct} distinct rows after "
+                f"scaling={options.scaling!r} and unit_rows={options.unit_rows}, but n_clusters={options.n_clusters}; ask "
+                f"for fewer clusters{keep}"
             )
         return z, squares
 
@@ -291,6 +292,7 @@ class SelfExpressiveClustering(_Found, Estimator):
 @contextmanager
 def _stage(name: str, recorder: Recorder) -> Iterator[dict[str, Any]]:
     """Times a stage and records what it reports."""
+    recorder.enter(name)
     started, record = time.perf_counter(), {"stage": name, "epoch": 1, "seconds": 0.0}
     yield record
     record["seconds"] = time.perf_counter() - started
