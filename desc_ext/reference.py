@@ -197,10 +197,14 @@ def laplacian_energy(z: Tensor, features: Tensor, bandwidth: float) -> Tensor:
     return ((-squared(features) / bandwidth).exp() * squared(z)).sum((-2, -1)) / 2
 
 
+def _unit(x: Tensor) -> Tensor:
+    norm = x.norm(dim=-1, keepdim=True)
+    return x / torch.where(norm > 0, norm, 1)
+
+
 def info_nce(z: Tensor, g: Tensor, temperature: float) -> Tensor:
     """−mean_i log softmax_j(cos(z_i, g_j)/temperature) at j = i."""
-    normalize = torch.nn.functional.normalize
-    logits = normalize(z, dim=-1) @ normalize(g, dim=-1).mT / temperature
+    logits = _unit(z) @ _unit(g).mT / temperature
     return -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1).mean(-1)
 
 

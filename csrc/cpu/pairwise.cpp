@@ -1,4 +1,5 @@
 // Pairwise family on the CPU: sums over pairs of rows, and the sum of squared ℓ1 norms.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <tuple>
@@ -200,7 +201,7 @@ static std::tuple<Tensor, Tensor> laplacian_energy_backward(const Tensor& grad, 
 
 // ---- InfoNCE ------------------------------------------------------------------------------------------------------
 
-// Rows over their norms, which are kept at least 1e-12 as torch.nn.functional.normalize does.
+// Rows over their norms, whatever they are; a row of zeros stays.
 template <class T>
 struct UnitRows {
   Array<T> inverse_norm;
@@ -213,7 +214,6 @@ struct UnitRows {
     const T inverse = inverse_norm[b * unit.n + i];
     double along = 0;
     for (int64_t c = 0; c < unit.p; ++c) along += double(row[c]) * unit.rows[i * unit.p + c];
-    if (inverse >= T(1e12)) along = 0;
     for (int64_t c = 0; c < unit.p; ++c) row[c] = inverse * (row[c] - T(along) * unit.rows[i * unit.p + c]);
   }
 
@@ -227,7 +227,8 @@ struct UnitRows {
         table<T>().load_rows(rows_of(z), i, 1, p, row);
         double squared = 0;
         for (int64_t c = 0; c < p; ++c) squared += double(row[c]) * row[c];
-        out[i] = T(1 / std::max(std::sqrt(squared), 1e-12));
+        // 1 over a subnormal norm would overflow float
+        out[i] = squared > 0 ? T(std::min(1 / std::sqrt(squared), double(std::numeric_limits<T>::max()))) : T(1);
       }
     });
     return out;

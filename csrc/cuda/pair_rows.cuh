@@ -50,7 +50,7 @@ struct PreparedRows {
   Rows in;
   int64_t count, n;
   const double* totals;  // [batch, p] Σ_i x_i, or null where the mean stays
-  T* inverse_norm;       // [count], ‖x‖ being at least 1e-12, or null where the length stays
+  T* inverse_norm;       // [count], 1 for a row of zeros, or null where the length stays
   T* out;
 };
 
@@ -67,8 +67,9 @@ __global__ void __launch_bounds__(kPairThreads, 4) pair_prepare(PreparedRows<T> 
       const double x = double(load_element<T>(job.in.data, job.in.storage, row * p + c));
       squared += x * x;
     }
-    const double norm = sqrt(warp_sum(squared));
-    scale = T(1 / (norm < 1e-12 ? 1e-12 : norm));
+    const double norm = sqrt(warp_sum(squared)), most = sizeof(T) == 4 ? 3.4028234e38 : 1.7976931348623157e308;
+    // 1 over a subnormal norm would overflow float
+    scale = norm > 0 ? T(1 / norm < most ? 1 / norm : most) : T(1);
     if (lane == 0) write(job.inverse_norm + row, scale);
   }
   for (int64_t c = lane; c < p; c += kWarp) {

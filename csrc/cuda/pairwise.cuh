@@ -300,8 +300,7 @@ __global__ void __launch_bounds__(kPairThreads, 4) info_nce_rows(ThroughNorm<T> 
   const int64_t row = warp_row(), p = job.out.width;
   if (row >= job.count) return;
   const T inverse = read(job.inverse_norm + row);
-  T along = T(warp_dot(job.sums + row * p, job.unit + row * p, p));
-  if (inverse >= T(1e12)) along = 0;  // the norm is held there
+  const T along = T(warp_dot(job.sums + row * p, job.unit + row * p, p));
   for (int64_t at = row * p + lane_index(); at < (row + 1) * p; at += kWarp)
     store_element<T>(job.out.data, job.out.storage, at, inverse * (read(job.sums + at) - along * read(job.unit + at)));
 }

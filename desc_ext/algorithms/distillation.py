@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from desc_ext import ops
+from desc_ext.norms import unit_rows
 
 __all__ = ["distillation_loss", "median_squared_distance"]
 
@@ -28,7 +29,7 @@ def distillation_loss(z: Tensor, features: Tensor, bandwidth: float, form: str) 
     ``form`` "energy" divides it by the number of pairs n (n − 1), "ratio" by what it would be for W = 1,
     ½ Σ_{i≠j} ‖ẑ_i − ẑ_j‖² = n² − ‖Σ_i ẑ_i‖²: then it does not fall where all codes come to lie together.
     """
-    n, z = len(z), nn.functional.normalize(z, dim=1)
+    n, z = len(z), unit_rows(z)
     energy = ops.laplacian_energy(z, features, bandwidth)
     if form == "energy":
         return energy / max(n * (n - 1), 1)

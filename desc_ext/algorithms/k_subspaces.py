@@ -14,6 +14,7 @@ from torch import Tensor
 
 from desc_ext import ops
 from desc_ext.algorithms.kmeans import kmeans, one_thread
+from desc_ext.norms import unit_rows
 
 __all__ = [
     "KSubspacesOptions", "OnIteration", "Subspaces", "k_subspaces", "leading_directions", "lloyd", "nearest_in_angle",
@@ -168,7 +169,7 @@ def subspace_seeds(rows: Tensor, n_clusters: int, dim: int, seed: int) -> Tensor
     2 + log K drawn rows the one is taken that leaves the smallest sum of residuals, as in greedy k-means++.
     """
     random = np.random.default_rng(seed)
-    directions = torch.nn.functional.normalize(rows, dim=1)
+    directions = unit_rows(rows)
     residual = rows.square().sum(1)
     bases = []
     for _ in range(n_clusters):

@@ -25,11 +25,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def kmeans_model(rows: np.ndarray, n_clusters: int, n_init: int, seed: int) -> KMeans:
-    """scikit-learn's k-means, fitted to ``rows`` [n, p]."""
+def kmeans_model(
+    rows: np.ndarray, n_clusters: int, n_init: int, seed: int, weights: np.ndarray | None = None
+) -> KMeans:
+    """scikit-learn's k-means, fitted to ``rows`` [n, p], each of which counts as often as ``weights`` [n] say."""
     # One thread: scikit-learn adds the threads' partial sums in the order in which they finish.
     with threadpool_limits(limits=1, user_api="openmp"):
-        return KMeans(n_clusters, n_init=n_init, random_state=seed).fit(rows)
+        return KMeans(n_clusters, n_init=n_init, random_state=seed).fit(rows, sample_weight=weights)
 
 
 def kmeans(rows: Tensor, n_clusters: int, n_init: int, seed: int) -> tuple[Tensor, Tensor]:

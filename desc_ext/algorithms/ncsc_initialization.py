@@ -10,9 +10,11 @@ from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
 from desc_ext import ops
+from desc_ext.algorithms.distinct import distinct_rows
 from desc_ext.algorithms.kmeans import kmeans
 from desc_ext.algorithms.ncsc_losses import CollaborationOptions, collaborative_terms, separation_limit
 from desc_ext.algorithms.self_expression import cluster_by_self_expression
+from desc_ext.norms import unit_rows
 
 __all__ = ["InitializationOptions", "first_labels"]
 
@@ -49,10 +51,11 @@ def first_labels(z: Tensor, options: InitializationOptions, seed: int) -> Tensor
 
 
 def _self_expressive_labels(z: Tensor, options: InitializationOptions, seed: int) -> Tensor:
-    if bool((z == z[:1]).all()):  # the encoder's units are dead: there is nothing to cluster
-        return torch.zeros(len(z), dtype=torch.int64, device=z.device)
     n, n_clusters = len(z), options.n_clusters
-    directions = nn.functional.normalize(z.double(), dim=1).to(z.dtype)
+    directions = unit_rows(z.double()).to(z.dtype)
+    distinct = distinct_rows(directions)
+    if len(distinct) <= n_clusters:  # the encoder's units are dead: there is nothing to cluster
+        return torch.from_numpy(distinct.number).to(z.device)
     # λ1 for n rows as for a mini-batch of them, in units of the mean ‖z_i‖²
     ridge = 2 / options.fidelity_weight * n / min(n, options.batch_size)
     ridge /= float(z.square().sum(1).double().mean())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from desc_ext import ops
+from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
 from desc_ext.algorithms.spectral import (
+    hold_copies,
     join_small_components,
     leading_eigenvectors,
     spectral_kmeans,
@@ -63,34 +66,42 @@ def affinities_to_all(y: Tensor, rows: Tensor) -> Tensor:
 
 
 def sparse_affinity(
-    y: Tensor, indices: Tensor, values: Tensor, n_clusters: int
+    y: Tensor, indices: Tensor, values: Tensor, n_clusters: int, weights: np.ndarray | None = None
 ) -> tuple[sparse.csr_array, int]:
-    """(|C| + |Cᵀ|)/2 of coefficients [n, k] from y, and how many rows of small components were joined to others."""
+    """(|C| + |Cᵀ|)/2 of coefficients [n, k] from y, and how many rows of small components were joined to others.
+
+    ``weights`` are those of :func:`~desc_ext.algorithms.spectral.hold_copies`.
+    """
     affinity = symmetric_affinity(indices.cpu().numpy(), values.cpu().numpy())
-    return join_small_components(affinity, lambda rows: affinities_to_all(y, rows), n_clusters, y.device)
+    candidates = partial(affinities_to_all, y)
+    affinity, n_joined = join_small_components(affinity, candidates, n_clusters, y.device, weights)
+    return hold_copies(affinity, weights), n_joined
 
 
-def ridge_affinity(z: Tensor, ridge: float, n_neighbors: int, n_clusters: int) -> sparse.csr_array:
+def ridge_affinity(
+    z: Tensor, ridge: float, n_neighbors: int, n_clusters: int, weights: np.ndarray | None = None
+) -> sparse.csr_array:
     """:func:`sparse_affinity` of the ``n_neighbors`` largest coefficients of each row of ``z`` [n, p]."""
     y = ops.ridge_self_expression(z, ridge)
     indices, values = ops.coefficient_topk(y, min(n_neighbors, len(z) - 1))
-    return sparse_affinity(y, indices, values, n_clusters)[0]
+    return sparse_affinity(y, indices, values, n_clusters, weights)[0]
 
 
 @dataclass
 class SelfExpressiveClusters:
-    """Clusters by the closed form: the affinity, its leading eigenvectors, and k-means of their rows."""
+    """Clusters by the closed form of d distinct rows: the affinity, its leading eigenvectors, and k-means of their rows."""
 
-    affinity: sparse.csr_array  # [n, n]
+    distinct: DistinctRows  # of the n rows
+    affinity: sparse.csr_array  # [d, d]
     eigenvalues: np.ndarray  # [m], descending
-    vectors: np.ndarray  # [n, m]
-    embedding: np.ndarray  # [n, m], rows of the eigenvectors divided by their norm
+    vectors: np.ndarray  # [d, m]
+    embedding: np.ndarray  # [d, m], rows of the eigenvectors divided by their norm
     kmeans: KMeans
 
     @property
     def labels(self) -> np.ndarray:
         """int64 [n]."""
-        return self.kmeans.labels_.astype(np.int64)
+        return self.kmeans.labels_.astype(np.int64)[self.distinct.number]
 
 
 # Times a part of the clustering by its name; what is put into its dictionary is recorded with it.
@@ -111,8 +122,11 @@ def cluster_by_self_expression(
 ) -> SelfExpressiveClusters:
     """Ridge regression of every row on all others, spectral clustering of the largest coefficients.
 
+    A row that repeats an earlier one is in the cluster of that one, since beside its copies nothing else would express
+    it; copies count in the graph (:func:`~desc_ext.algorithms.spectral.hold_copies`) and in k-means.
+
     Args:
-        z: rows [n, p].
+        z: rows [n, p], at least K of them distinct.
         ridge: ε of ‖C‖² + ‖z − C z‖²/ε.
         n_neighbors: coefficients kept of each row; n − 1 at most.
         n_components: eigenvectors, m.
@@ -121,19 +135,22 @@ def cluster_by_self_expression(
         stage: times "coefficients", "affinity", "eigenvectors" and "k-means".
     """
     with stage("coefficients"):
+        distinct = distinct_rows(z)
+        z = distinct.take(z)
         y = ops.ridge_self_expression(z, ridge)
         indices, values = ops.coefficient_topk(y, min(n_neighbors, len(z) - 1))
     with stage("affinity") as record:
-        affinity, record["n_joined"] = sparse_affinity(y, indices, values, n_clusters)
+        affinity, record["n_joined"] = sparse_affinity(y, indices, values, n_clusters, distinct.weights)
         del y
     with stage("eigenvectors") as record:
         eigenvalues, vectors = leading_eigenvectors(affinity, n_components, eigen_solver, seed)
         record["eigenvalues"] = eigenvalues.tolist()
     with stage("k-means") as record:
-        embedding, kmeans = spectral_kmeans(vectors, n_clusters, n_init, seed)
+        embedding, kmeans = spectral_kmeans(vectors, n_clusters, n_init, seed, distinct.weights)
+        found = SelfExpressiveClusters(distinct, affinity, eigenvalues, vectors, embedding, kmeans)
         record["loss"] = float(kmeans.inertia_)
-        record["cluster_sizes"] = np.bincount(kmeans.labels_, minlength=n_clusters).tolist()
-    return SelfExpressiveClusters(affinity, eigenvalues, vectors, embedding, kmeans)
+        record["cluster_sizes"] = np.bincount(found.labels, minlength=n_clusters).tolist()
+    return found
 
 
 def ridge_inverse(z: Tensor, ridge: float) -> Tensor:

@@ -34,6 +34,7 @@ class Checkpoint:
     ) -> None:
         self.folder, self.method, self.work_per_write = folder, method, work_per_write
         self._next_write = 0.0  # by time.perf_counter
+        self._digest: str | None = None
 
     def exists(self) -> bool:
         """Whether the folder holds a checkpoint."""
@@ -70,8 +71,15 @@ class Checkpoint:
             "options": state.options._saved_params() | state.further_data,
             "seed": state.seed,
             "data_shape": list(state.rows.X.shape),
+            "data_digest": self._digest_of(state),
             "device_type": state.rows.device.type,
         }
+
+    def _digest_of(self, state: FitState) -> str:
+        """Of the rows as they are read; taken once."""
+        if self._digest is None:
+            self._digest = state.rows.digest()
+        return self._digest
 
     def read(self, state: FitState, stages: Sequence[str]) -> None:
         """Puts ``state`` where the checkpoint left it; ``stages`` are the names of the stages in their order.
@@ -84,7 +92,12 @@ class Checkpoint:
         config, tensors = read_state_folder(self.folder, "checkpoint", state.rows.device)
         if isinstance(config.get("options"), dict):
             config["options"] = under_new_names(type(state.options), config["options"])
-        _refuse_other_fit(self.folder, config, self._identity(state))
+        wanted = self._identity(state)
+        if (
+            "data_digest" not in config
+        ):  # written before it was kept: offsets and scales of the columns must do
+            del wanted["data_digest"]
+        _refuse_other_fit(self.folder, config, wanted)
         path = Path(self.folder) / config["tensor_file"]
         if config.get("stage") not in stages:
             raise ValueError(
@@ -141,6 +154,8 @@ def _refuse_other_fit(folder: Any, found: dict[str, Any], wanted: dict[str, Any]
                 for name, option in value.items()
                 if other.get(name) != option
             ]
+        elif key == "data_digest" and other != value:
+            differences.append("data: the values in X differ")
         elif other != value:
             differences.append(f"{key}: {other!r} there, {value!r} here")
     if differences:

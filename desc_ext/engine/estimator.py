@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from typing_extensions import Self
 
 from desc_ext.device import resolve_device
-from desc_ext.engine.callbacks import Callback, Recorder
+from desc_ext.engine.callbacks import Callback, Recorder, check_callbacks
 from desc_ext.engine.fields import OptionField, check_value
 from desc_ext.engine.inputs import restore_features, saved_features
 from desc_ext.engine.options import (
@@ -31,11 +32,13 @@ from desc_ext.engine.options import (
 )
 from desc_ext.engine.state_folder import check_tensors, read_state_folder, write_state_folder
 from desc_ext.features import Scattering2D
+from desc_ext.features.images import check_image_shape
+from desc_ext.messages import warn_user
 
 __all__ = ["Estimator"]
 
 _NOT_SAVED = {"callbacks", "external"}
-_CHECKED_WHERE_USED = {"random_state", "callbacks", "image_shape"}
+_NAMED_CLUSTERS = 10  # in a warning
 
 
 class _Fitted:
@@ -78,8 +81,9 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
         "[n, H, W, C] where one of those axes alone has 1, 3 or 4 entries; others need this option",
         default=None,
     )
-    random_state: int | np.random.RandomState | None = option(
-        "seed. The same integer on the same machine with the same number of threads gives the same bits",
+    random_state: int | np.random.RandomState | np.random.Generator | None = option(
+        "seed, or what one is drawn from: np.random.RandomState, np.random.default_rng(). The same "
+        "integer on the same machine with the same number of threads gives the same bits",
         default=None,
         of_run=True,
     )
@@ -87,10 +91,15 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
         '"auto" (CUDA where there is one), or a torch device', default="auto", of_run=True
     )
     dtype: Literal["float32", "float64"] = option("of rows and results", default="float32")
-    callbacks: Sequence[Callback] | None = option(
-        "desc_ext.engine.Callback objects, called while it fits", default=None, of_run=True
+    callbacks: Sequence[Callback | Any] | None = option(
+        "objects with methods of desc_ext.engine.Callback, called while it fits", default=None, of_run=True
     )
-    verbose: Literal[0, 1] = option("1 shows a progress bar on a terminal", default=0, of_run=True)
+    verbose: Literal[0, 1] = option(
+        '1 shows a progress bar on a terminal, and elsewhere says a line an epoch through the logger "desc_ext", at most one '
+        "every five seconds",
+        default=0,
+        of_run=True,
+    )
 
     # ------------------------------------------------------------------ options
     def _resolve_options(self) -> Self:
@@ -133,6 +142,8 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
         }
 
     def _draw_seed(self) -> int:
+        if isinstance(self.random_state, np.random.Generator):
+            return int(self.random_state.integers(2**31 - 1))
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     # ------------------------------------------------------------------ fit
@@ -148,14 +159,26 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
                 checkpoint of another fit.
             TypeError: ``X`` is sparse or not numeric.
             FloatingPointError: the loss became NaN or infinite; the last checkpoint is left as it was.
-            scipy.sparse.linalg.ArpackNoConvergence: eigenvectors of a spectral clustering did not converge.
         """
         options, recorder = self._resolve_options(), Recorder(self)
         try:
             self._fit(X, options, recorder)
         finally:
             recorder.end()
+        self._warn_of_empty_clusters(options.n_clusters)
         return self
+
+    def _warn_of_empty_clusters(self, n_clusters: int) -> None:
+        empty = np.setdiff1d(np.arange(n_clusters), self.labels_)
+        if len(empty):
+            named = ", ".join(map(str, empty[:_NAMED_CLUSTERS])) + (
+                ", ..." if len(empty) > _NAMED_CLUSTERS else ""
+            )
+            warn_user(
+                f"{type(self).__name__}: {len(empty)} of {n_clusters} clusters are empty: {named}; ask for fewer clusters, "
+                "or try another random_state or other options",
+                ConvergenceWarning,
+            )
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
         """``fit(X)``, then ``labels_`` [n_samples] (int64)."""
@@ -226,12 +249,30 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
 def _check_option(cls: type[Estimator], field: OptionField, value: Any) -> None:
     if field.name == "device":
         resolve_device(value)
+    elif field.name == "random_state":
+        _check_random_state(cls.__name__, value)
+    elif field.name == "callbacks":
+        check_callbacks(cls.__name__, value)
+    elif field.name == "image_shape":
+        check_image_shape(cls.__name__, value)
     elif field.name == "preset" and cls.presets:
         if not isinstance(value, str) or value not in cls.presets:
             choices = ", ".join(map(repr, cls.presets))
             raise ValueError(f"{cls.__name__}: preset must be one of {choices}, got {value!r}")
-    elif field.name not in _CHECKED_WHERE_USED:
+    else:
         check_value(cls.__name__, field, value)
+
+
+def _check_random_state(name: str, value: Any) -> None:
+    if isinstance(value, np.random.Generator):
+        return
+    try:
+        check_random_state(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: random_state must be an integer from 0 to 2**32 - 1, np.random.RandomState, np.random.default_rng() or "
+            f"None; got {value!r}"
+        ) from error
 
 
 def _native(value: Any) -> Any:
@@ -266,7 +307,8 @@ def _from_config(cls: type[Estimator], folder: str | os.PathLike[str], config: d
         )
     given = under_new_names(cls, _tuples(config["params"]))
     model = cls(**given)
-    resolve_device(model.device)
+    for name, field in option_fields(cls).items():
+        _check_option(cls, field, getattr(model, name))
     resolved = under_new_names(cls, _tuples(config["resolved_params"]))
     model._set_options(cls(**model.get_params(deep=False) | _saved_options(cls, given, resolved)))
     model.n_features_in_ = config["n_features"]

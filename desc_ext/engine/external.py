@@ -12,6 +12,7 @@ from torch import Tensor
 
 from desc_ext.engine.rows import Rows, Scaling, scaled_rows
 from desc_ext.features import channels_first, resized_images
+from desc_ext.features.images import as_numpy
 
 __all__ = ["External", "external_rows"]
 
@@ -143,9 +144,7 @@ def _arrays(name: str, external: Any) -> tuple[Any, Any]:
 
 def _fitting(name: str, X: Any, shape: tuple[int, ...] | None) -> np.ndarray:
     """External ``X`` as rows, its images resized to ``shape`` [C, H, W] where the estimator's are images."""
-    if isinstance(X, Tensor):
-        X = X.detach().cpu().numpy()
-    X = np.asarray(X)
+    X = as_numpy(X) if isinstance(X, Tensor) else np.asarray(X)
     if X.dtype.kind not in "fiub" or X.ndim not in (2, 3, 4):
         raise ValueError(
             f"{name}: external X must be rows [n, m] or images [n, H, W], [n, C, H, W] or [n, H, W, C] of numbers; got "

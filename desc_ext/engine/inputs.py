@@ -71,7 +71,9 @@ def input_rows(model: Any, X: Any) -> np.ndarray:
     fitted = model.resolved_params_["image_shape"]
     if model.features_ is not None:
         fitted = model.features_.image_shape_
-    X, _ = image_rows(name, X, fitted if np.ndim(X) > 2 else None)
+    if not hasattr(X, "shape"):
+        X = np.asarray(X)
+    X, _ = image_rows(name, X, fitted if len(X.shape) > 2 else None)
     X = check_rows(model, X, reset=False)
     return X if model.features_ is None else model.features_.transform(X)
 

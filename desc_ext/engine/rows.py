@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -11,8 +12,11 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from desc_ext.algorithms.distinct import row_hashes
 from desc_ext.algorithms.k_subspaces import leading_directions
+from desc_ext.features.images import as_numpy
 from desc_ext.fixed_shapes import TILE_ROWS, in_threads
+from desc_ext.norms import unit_rows
 
 __all__ = [
     "CHUNK_ROWS",
@@ -30,6 +34,7 @@ __all__ = [
 # of desc_ext.nn a row has the same bits whatever rows stand beside it, so predict agrees with labels_.
 CHUNK_ROWS = 12 * TILE_ROWS
 _READ_ROWS = 8192
+_COUNTED_ROWS = 1024  # until there are distinct rows enough, which the first block nearly always has
 # Rows of a pass over wide data that gathers p×q sums; and how many more directions than wanted it keeps, how many passes
 # it makes: enough for the leading directions of data whose energy falls off at all.
 _PASS_ROWS, _SPARE_DIRECTIONS, _SUBSPACE_ITERATIONS = 4096, 10, 3
@@ -46,8 +51,7 @@ def check_rows(model: BaseEstimator, X: Any, reset: bool) -> np.ndarray:
             the training data, NaN or infinity (naming rows and columns).
     """
     if isinstance(X, Tensor):
-        X = X.detach().cpu()
-        X = (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).numpy()
+        X = as_numpy(X)
     X = validate_data(model, X, reset=reset, dtype="numeric", ensure_all_finite=False)
     if X.dtype.kind != "f":
         return X
@@ -70,7 +74,7 @@ def check_rows(model: BaseEstimator, X: Any, reset: bool) -> np.ndarray:
 
 
 def check_training_rows(X: np.ndarray, n_clusters: int) -> None:
-    """Raises ValueError where no clustering is possible: fewer rows than clusters, or one repeated row."""
+    """Raises ValueError where no clustering is possible: fewer rows, or distinct rows, than clusters; one repeated row."""
     n_samples, n_features = X.shape
     if n_samples < max(n_clusters, 2):
         raise ValueError(
@@ -85,18 +89,29 @@ def check_training_rows(X: np.ndarray, n_clusters: int) -> None:
             f"X is constant: each of its {n_features} columns has one value in all {n_samples} rows, "
             "so there is nothing to cluster"
         )
+    found = np.empty(0, dtype=np.uint64)
+    for start in range(0, n_samples, _COUNTED_ROWS):
+        found = np.union1d(found, row_hashes(X[start : start + _COUNTED_ROWS]))
+        if len(found) >= n_clusters:
+            return
+    raise ValueError(
+        f"X has {len(found)} distinct rows among its {n_samples}, fewer than n_clusters={n_clusters}; ask for fewer clusters"
+    )
 
 
 def require_finite_norms(z: Tensor) -> Tensor:
     """The squared norms [n] of rows ``z`` in float64.
 
     Raises:
-        ValueError: one of them overflows the dtype of ``z``.
+        ValueError: one of them overflows the dtype of ``z``, or the largest of them is too small to have all its digits.
     """
-    squares = z.square().sum(1).double()
-    if not torch.isfinite(squares).all():
+    squares, info = z.square().sum(1).double(), torch.finfo(z.dtype)
+    fate = "overflows" if not torch.isfinite(squares).all() else None
+    if fate is None and squares.max() < info.tiny / info.eps and bool((z != 0).any()):
+        fate = "underflows"
+    if fate is not None:
         raise ValueError(
-            f"Input X has rows whose squared norm overflows {str(z.dtype).removeprefix('torch.')}; scale X, or use "
+            f"Input X has rows whose squared norm {fate} {str(z.dtype).removeprefix('torch.')}; scale X, or use "
             "unit_rows=True or dtype='float64'"
         )
     return squares
@@ -110,25 +125,43 @@ def scaling_statistics(X: np.ndarray, scaling: Scaling) -> tuple[np.ndarray, np.
 
     "global": column means and one overall standard deviation; "standard": column means and column
     standard deviations (1 for constant columns); "minmax": overall minimum and range; "uncentred": 0 and the
-    root of the overall mean square, so that linear subspaces stay linear subspaces; "none": 0 and 1.
+    root of the overall mean square, so that linear subspaces stay linear subspaces; "none": 0 and 1. Values whose squares
+    underflow or overflow float64 are scaled by a power of two first.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        offset, scale = _statistics(X, scaling)
+    if np.isfinite(scale).all() and (scale > 0).all():
+        return offset, scale
+    blocks = range(0, len(X), _READ_ROWS)
+    largest = max(np.abs(X[i : i + _READ_ROWS]).max() for i in blocks)
+    factor = 2.0 ** np.clip(np.frexp(np.float64(largest))[1], -1000, 1000)
+    offset, scale = _statistics(X, scaling, factor)
+    return offset * factor, np.where(scale > 0, scale, 1.0) * factor
+
+
+def _statistics(X: np.ndarray, scaling: Scaling, unit: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`scaling_statistics` of X / unit."""
     n_samples, n_features = X.shape
-    blocks = [slice(i, i + _READ_ROWS) for i in range(0, n_samples, _READ_ROWS)]
+
+    def blocks() -> Iterator[np.ndarray]:
+        for i in range(0, n_samples, _READ_ROWS):
+            yield X[i : i + _READ_ROWS] if unit == 1 else X[i : i + _READ_ROWS] / unit
+
     if scaling == "none":
         return np.zeros(n_features), np.ones(n_features)
     if scaling == "uncentred":
-        square = sum(np.square(X[block], dtype=np.float64).sum() for block in blocks) / X.size
-        return np.zeros(n_features), np.full(n_features, np.sqrt(square) or 1.0)
+        square = sum(np.square(block, dtype=np.float64).sum() for block in blocks()) / X.size
+        return np.zeros(n_features), np.full(n_features, np.sqrt(square))
     if scaling == "minmax":
-        low = float(min(X[block].min() for block in blocks))
-        high = float(max(X[block].max() for block in blocks))
+        low = float(min(block.min() for block in blocks()))
+        high = float(max(block.max() for block in blocks()))
         return np.full(n_features, low), np.full(n_features, high - low)
-    mean = sum(X[block].sum(0, dtype=np.float64) for block in blocks) / n_samples
-    variance = sum(np.square(X[block] - mean).sum(0) for block in blocks) / n_samples
+    mean = sum(block.sum(0, dtype=np.float64) for block in blocks()) / n_samples
+    variance = sum(np.square(block - mean).sum(0) for block in blocks()) / n_samples
     if scaling == "global":
         return mean, np.full(n_features, np.sqrt(variance.mean()))
-    tiny = variance <= 1e-24 * np.square(mean)
-    return mean, np.where((variance == 0) | tiny, 1.0, np.sqrt(variance))
+    deviation = np.sqrt(variance)
+    return mean, np.where(deviation <= 1e-12 * np.abs(mean), 1.0, deviation)
 
 
 def _resident(X: np.ndarray, device: torch.device) -> Tensor | None:
@@ -170,6 +203,13 @@ class Rows:
         """Columns of the rows."""
         return self.X.shape[1]
 
+    def digest(self) -> str:
+        """SHA-256 of type and values of ``X``, in 16 hexadecimal digits."""
+        digest = hashlib.sha256(self.X.dtype.str.encode())
+        for start in range(0, len(self.X), _READ_ROWS):
+            digest.update(np.ascontiguousarray(self.X[start : start + _READ_ROWS]).data)
+        return digest.hexdigest()[:16]
+
     def _read(self, index: np.ndarray | slice) -> Tensor:
         if self._resident is None:
             return torch.from_numpy(np.array(self.X[index], dtype=np.float64)).to(self.device)
@@ -188,7 +228,7 @@ class Rows:
 
     def directions(self, index: np.ndarray | slice) -> Tensor:
         """Rows x / scale, not centred, divided by their norm: linear subspaces stay linear subspaces."""
-        return torch.nn.functional.normalize(self._read(index) / self.scale, dim=1).to(self.dtype)
+        return unit_rows(self._read(index) / self.scale).to(self.dtype)
 
     def map(self, function: Callable[[Tensor], Tensor], directions: bool = False) -> Tensor:
         """``function`` of all rows, or of their directions, chunk by chunk."""

@@ -89,6 +89,7 @@ def run_stages(
 def _run_stage(
     model: Trainable, state: FitState, stage: Stage, recorder: Recorder, checkpoint: Checkpoint
 ) -> None:
+    recorder.enter(stage.name)
     state.optimizer = stage.optimizer()
     restore_optimizer(state)
     if stage.before is not None:

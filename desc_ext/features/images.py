@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["channels_first", "image_rows", "is_integer", "resized_images"]
+__all__ = ["as_numpy", "channels_first", "check_image_shape", "image_rows", "is_integer", "resized_images"]
 
 _RESIZED_TOGETHER = 1024  # images
 _USUAL_CHANNELS = (1, 3, 4)  # grey, colour, colour with opacity
@@ -41,9 +41,9 @@ def channels_first(
         ValueError: ``X`` has not three or four axes, holds images without pixels or of another shape, or it is not clear
             which axis has the channels; or ``image_shape`` is no such shape.
     """
-    shape = _full_shape(name, image_shape)
+    shape = check_image_shape(name, image_shape)
     if isinstance(X, Tensor):
-        X = _as_numpy(X)
+        X = as_numpy(X)
     elif not hasattr(X, "shape"):
         X = np.asarray(X)
     sizes = tuple(X.shape)
@@ -100,9 +100,9 @@ def image_rows(
     Raises:
         ValueError: ``image_shape`` is no such shape, ``X`` is not of that shape, or its channels are not clear.
     """
-    shape = _full_shape(name, image_shape)
+    shape = check_image_shape(name, image_shape)
     if isinstance(X, Tensor):
-        X = _as_numpy(X)
+        X = as_numpy(X)
     if not hasattr(X, "shape"):
         X = np.asarray(X)
     if len(X.shape) not in (3, 4):
@@ -124,12 +124,14 @@ def resized_images(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return torch.cat(resized).reshape(*stack.shape[:-2], *size).numpy()
 
 
-def _as_numpy(X: Tensor) -> np.ndarray:
+def as_numpy(X: Tensor) -> np.ndarray:
+    """The tensor as an array, half types as float32, which NumPy lacks or computes slowly."""
     X = X.detach().cpu()
     return (X if X.dtype.itemsize > 2 or not X.is_floating_point() else X.float()).numpy()
 
 
-def _full_shape(name: str, image_shape: Any) -> tuple[int, int, int] | None:
+def check_image_shape(name: str, image_shape: Any) -> tuple[int, int, int] | None:
+    """(C, H, W) of the option ``image_shape``, (H, W) or (C, H, W) or None; ValueError where it is none of these."""
     if image_shape is None:
         return None
     sizes = tuple(image_shape) if isinstance(image_shape, (tuple, list)) else ()

@@ -12,14 +12,15 @@ from desc_ext import ops
 from desc_ext.algorithms.k_subspaces import k_subspaces, subspace_bases
 from desc_ext.algorithms.kmeans import kmeans
 from desc_ext.engine.deep import DeepClusterer, reconstruction_loss
-from desc_ext.engine.messages import warn_user
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
 from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.messages import warn_user
 from desc_ext.nn import Autoencoder, linear_layer
+from desc_ext.norms import unit_rows
 
 __all__ = ["DESC", "SubspaceNetwork", "hard_sample_weight", "latent_dim_of"]
 
@@ -350,7 +351,7 @@ class DESC(DeepClusterer[State]):
         if not empty:
             return 0
         residual = map_chunks(lambda part: ops.nearest_subspace(part, bases)[1], z)
-        directions = nn.functional.normalize(z, dim=1)
+        directions = unit_rows(z)
         # half an even cluster: enough to find its directions, few enough to leave the other clusters their rows
         n_members = max(state.options.subspace_dim, len(z) // (2 * n_clusters))
         scale = bases.norm(dim=1).max()  # as long as the longest column: it competes by ‖S_kᵀ z‖
@@ -369,9 +370,14 @@ class DESC(DeepClusterer[State]):
     def _warn_of_no_hard_samples(self, state: State) -> None:
         threshold = state.options.confidence_threshold
         counts = [record["n_confident"] for record in state.history if record["stage"] == "refine"]
-        if counts and not any(counts) and state.options.hard_weight != "off":
+        robust = state.options.preset == "robust"
+        # "robust" can do without; whoever sets these options wants to know
+        asked = self.hard_weight is not None or self.confidence_threshold is not None
+        if counts and not any(counts) and state.options.hard_weight != "off" and (asked or not robust):
+            advice = "lower confidence_threshold or smoothing" + (
+                "" if robust else ", or use preset='robust'"
+            )
             warn_user(
                 f"no row was ever confident (max P > {threshold} and max w > {threshold}), so V stayed empty and hard "
-                "samples were not re-weighted (H = 1 throughout); lower confidence_threshold or smoothing, or use "
-                "preset='robust'",
+                f"samples were not re-weighted (H = 1 throughout); {advice}",
             )

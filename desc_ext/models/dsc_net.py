@@ -13,6 +13,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from desc_ext import ops
+from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
 from desc_ext.algorithms.kmeans import kmeans
 from desc_ext.algorithms.self_expression import (
     closed_form_coefficients,
@@ -165,11 +166,12 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
 
     @property
     def affinity_matrix_(self) -> np.ndarray | sparse.csr_array:
-        """½(|C| + |C|ᵀ) [n, n] of the coefficients that enter it."""
+        """½(|C| + |C|ᵀ) [n, n] of the coefficients that enter it; a row whose code repeats an earlier one has none."""
         self._require_fit("affinity_matrix_")
         device = next(self.network_.autoencoder.parameters()).device
         z = torch.from_numpy(self.embedding_).to(device)
-        return self._options._affinity(self.network_, z)
+        distinct = distinct_rows(z)
+        return distinct.spread(self._options._affinity(self.network_, z, distinct))
 
     def dense_affinity(self, rows: Any) -> np.ndarray:
         """:attr:`affinity_matrix_` [m, m] between the training rows with the numbers ``rows`` [m]."""
@@ -317,19 +319,30 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
 
     # ------------------------------------------------------------------ clusters
     def _evaluate_codes(self, state: S, z: Tensor) -> Evaluation:
-        options = state.options
-        affinity = options._affinity(state.network, z)
-        n_components = min(options.n_clusters + options.extra_components, len(z))
-        _, vectors = leading_eigenvectors(affinity, n_components, "arpack", state.seed)
-        _, clusters = spectral_kmeans(vectors, options.n_clusters, options.n_init, state.seed)
-        return Evaluation(z, torch.from_numpy(clusters.labels_.astype(np.int64)).to(z.device))
+        options, distinct = state.options, distinct_rows(z)
+        labels = np.arange(len(distinct))
+        if len(distinct) > options.n_clusters:
+            affinity = options._affinity(state.network, z, distinct)
+            n_components = min(options.n_clusters + options.extra_components, len(distinct))
+            _, vectors = leading_eigenvectors(affinity, n_components, "arpack", state.seed)
+            _, clusters = spectral_kmeans(
+                vectors, options.n_clusters, options.n_init, state.seed, distinct.weights
+            )
+            labels = clusters.labels_.astype(np.int64)
+        return Evaluation(z, torch.from_numpy(labels[distinct.number]).to(z.device))
 
     @torch.no_grad()
-    def _affinity(self, network: SelfExpressiveNetwork, z: Tensor) -> np.ndarray | sparse.csr_array:
+    def _affinity(
+        self, network: SelfExpressiveNetwork, z: Tensor, distinct: DistinctRows
+    ) -> np.ndarray | sparse.csr_array:
+        """The affinity [d, d] between the distinct codes among ``z`` [n, p]."""
         if network.expression is not None:
-            coefficient = network.expression.coefficient
-            return learned_affinity(coefficient, self.kept_share, self.n_neighbors, self.n_clusters)
-        return ridge_affinity(z, self._ridge(z), self.n_neighbors, self.n_clusters)
+            size = distinct.merged(network.expression.coefficient)
+            return learned_affinity(
+                size, self.kept_share, self.n_neighbors, self.n_clusters, distinct.weights
+            )
+        ridge, z = self._ridge(z), distinct.take(z)
+        return ridge_affinity(z, ridge, self.n_neighbors, self.n_clusters, distinct.weights)
 
 
 @estimator

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from typing_extensions import Self
@@ -26,9 +25,9 @@ from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
-from desc_ext.engine.messages import warn_user
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.rows import Rows, require_finite_norms, scaled_rows
+from desc_ext.norms import unit_rows
 
 __all__ = ["KSubspaces"]
 
@@ -136,6 +135,7 @@ class KSubspaces(_Found, Estimator):
     def _fit(self, X: Any, options: Self, recorder: Recorder) -> None:
         rows, seed = self._begin(X, options), self._draw_seed()
         recorder.begin({"restart": options.n_init, "refine": options.max_iter})
+        recorder.enter("restart")
         with one_thread():
             z, axes = rows.reduced(
                 options.n_components or rows.n_features,
@@ -151,7 +151,6 @@ class KSubspaces(_Found, Estimator):
         self.bases_ = bases.to(rows.dtype).cpu().numpy()
         self.n_iter_, self.n_reseeded_ = found.n_iter, found.n_reseeded
         self._evaluate(rows)
-        self._warn_of_empty_clusters()
 
     def _begin(self, X: Any, options: Self) -> Rows:
         array = training_rows(self, X, options)
@@ -176,15 +175,6 @@ class KSubspaces(_Found, Estimator):
             self.tol,
             one_thread=True,
         )
-
-    def _warn_of_empty_clusters(self) -> None:
-        n_used = len(np.unique(self.labels_))
-        if n_used < self.n_clusters:
-            warn_user(
-                f"only {n_used} of n_clusters={self.n_clusters} clusters have rows: the other subspaces are "
-                "no row's nearest; lower n_clusters or subspace_dim",
-                ConvergenceWarning,
-            )
 
     # ------------------------------------------------------------------ mini-batches
     @torch.no_grad()
@@ -257,7 +247,7 @@ class KSubspaces(_Found, Estimator):
         gram += ops.segment_gram(z, labels, n_clusters)
         counts = options.decay * counts + sizes
         empty = (counts < 1).nonzero().flatten().tolist()
-        directions = torch.nn.functional.normalize(z, dim=1) if empty else z
+        directions = unit_rows(z) if empty else z
         with one_thread():
             bases[served] = leading_directions(gram[served], dim)
             for cluster in empty:

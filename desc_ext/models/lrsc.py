@@ -17,6 +17,7 @@ from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.rows import Rows
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
+from desc_ext.messages import warn_user
 from desc_ext.models.dsc_net import PAPER, ROBUST, ExpressionState, SelfExpressiveEmbedding
 from desc_ext.nn import Teacher, set_dtype
 
@@ -165,6 +166,7 @@ class LRSC(SelfExpressiveEmbedding[TransferState]):
             self._require_ridge()
 
     def _begin(self, X: Any, options: LRSC) -> TransferState:
+        self._check_external()
         state = super()._begin(X, options)
         if not (options.task_level or options.model_level):
             return state
@@ -184,6 +186,23 @@ class LRSC(SelfExpressiveEmbedding[TransferState]):
             set_dtype(teachers, options.dtype)
             state.network.teachers = teachers.to(device)
         return state
+
+    def _check_external(self) -> None:
+        """Warns of the parts that are off without external data; ValueError where one of them was asked for."""
+        parts = [name for name in ("task_level", "model_level") if getattr(self, name) is not False]
+        if self.external is not None or not parts:
+            return
+        asked = [name for name in parts if getattr(self, name)]
+        if asked:
+            raise ValueError(
+                f"LRSC: {asked[0]}=True needs external data, external=(X, y) or X alone; got None (leave {asked[0]} out to "
+                "do without)"
+            )
+        warn_user(
+            f"LRSC: there are no external data, so {' and '.join(parts)}, which learn from them, are off, and what is left "
+            "is DSC-Net with self_supervision; pass external=(X, y) or X alone, or say so with "
+            + ", ".join(f"{part}=False" for part in parts)
+        )
 
     def stages(self, state: TransferState) -> list[Stage]:
         options, stages = state.options, []

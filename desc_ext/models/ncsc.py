@@ -21,14 +21,15 @@ from desc_ext.algorithms.ncsc_losses import (
 from desc_ext.algorithms.self_expression import closed_form_expression
 from desc_ext.engine.deep import DeepClusterer, reconstruction_loss
 from desc_ext.engine.image_or_row import ImageOrRowClusterer
-from desc_ext.engine.messages import warn_user
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, train_on_batches
 from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.messages import warn_user
 from desc_ext.nn import ClassifierHead, SelfExpressiveLayer
+from desc_ext.norms import unit_rows
 
 __all__ = ["NCSC"]
 
@@ -460,7 +461,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
         # the first epoch in which the two affinities meet
         first = state.epoch == 0 and state.stage == (_CLASSIFIER if options.classifier_epochs else _JOINT)
         upper = options.first_upper if first else options.upper
-        nu = nn.functional.normalize(state.network.classify(z), dim=1)
+        nu = unit_rows(state.network.classify(z))
         losses, counts = collaborative_terms(nu, rows, row_max, upper, state.separation_limit, options)
         state.n_pairs = counts if state.n_pairs is None else state.n_pairs + counts
         return losses

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from typing_extensions import Self
 
+from desc_ext.algorithms.distinct import distinct_rows
 from desc_ext.algorithms.self_expression import (
     SelfExpressiveClusters,
     cluster_by_self_expression,
@@ -29,12 +30,15 @@ from desc_ext.engine.inputs import input_rows, input_width, training_rows
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.rows import Rows, Scaling, require_finite_norms, scaling_statistics
 from desc_ext.fixed_shapes import row_linear
+from desc_ext.norms import unit_rows
 
 __all__ = ["SelfExpressiveClustering"]
 
 _STAGES = ("rows", "coefficients", "affinity", "eigenvectors", "k-means")
 _ARRAYS = ("labels_", "embedding_", "cluster_centers_", "eigenvalues_")
 _PRIVATE = ("_z", "_inverse", "_extension", "_offset", "_scale")
+# Values of the differences between rows and centres that are computed together.
+_DIFFERENCES = 2**20
 # An eigenvector of a smaller eigenvalue is rounding noise, which the extension to new rows would only magnify.
 _SMALLEST_EIGENVALUE = 1e-6
 
@@ -46,9 +50,10 @@ class _Found:
     eigenvalues_: np.ndarray
     cluster_centers_: np.ndarray
     inertia_: float
-    _z: Tensor  # the scaled training rows
+    _z: Tensor  # the scaled training rows, each once
+    _number: Tensor | None  # int64 [n], which of them every training row is, where some come more than once
     _inverse: Tensor  # of their ridge regression
-    _extension: Tensor  # [n, m], what a training row adds to the embedding of a row that is like it
+    _extension: Tensor  # [d, m], what each of them adds to the embedding of a row that is like it
     _offset: Tensor
     _scale: Tensor
 
@@ -66,6 +71,10 @@ class SelfExpressiveClustering(_Found, Estimator):
     Small components of the graph would each claim an eigenvector: every row in a component of fewer than n/(10 K) rows
     is joined to the row outside of it with the largest (|C_ij| + |C_ji|)/2.
 
+    Rows that are equal after the scaling are regressed once, on the others: copies would express nothing but each other.
+    They share a cluster; where row i comes w_i times, W_ii = (w_i − 1) Σ_j W_ij holds it together, and k-means counts it
+    w_i times.
+
     New rows are regressed on the training rows with the same ε; their largest coefficients extend the eigenvectors
     to them (Nyström), and the nearest k-means centre is their cluster. A training row then takes part in its own
     regression, so ``predict`` of the training rows may differ from ``labels_`` where clusters meet.
@@ -74,7 +83,7 @@ class SelfExpressiveClustering(_Found, Estimator):
 
     Attributes:
         labels_: int64 [n], clusters of the training rows.
-        affinity_matrix_: W, a SciPy CSR array [n, n].
+        affinity_matrix_: W, a SciPy CSR array [n, n]; a row that repeats an earlier one has no entries.
         embedding_: [n, m], the rows that k-means clustered.
         eigenvalues_: [m], of D^(-1/2) W D^(-1/2), descending from 1; 1 − eigenvalue is the normalised Laplacian's.
         cluster_centers_: [K, m], the k-means centres.
@@ -137,8 +146,9 @@ class SelfExpressiveClustering(_Found, Estimator):
             eigen_solver=options.eigen_solver,
             stage=partial(_stage, recorder=recorder),
         )
-        self._z, self._inverse = z, ridge_inverse(z, ridge)
-        self._keep(found, options.dtype)
+        self._z = found.distinct.take(z)
+        self._inverse = ridge_inverse(self._z, ridge)
+        self._keep(found, options)
 
     def _read(self, X: Any, options: Self) -> tuple[Tensor, Tensor]:
         """Rows of Z, and their squared norms."""
@@ -148,20 +158,36 @@ class SelfExpressiveClustering(_Found, Estimator):
         offset, scale = scaling_statistics(array, options.scaling)
         self._offset, self._scale = torch.from_numpy(offset), torch.from_numpy(scale)
         z = torch.cat([self._shaped(chunk) for chunk in self._rows(array).chunks()])
-        return z, require_finite_norms(z)
+        squares = require_finite_norms(z)
+        n_distinct = len(distinct_rows(z))
+        if n_distinct < options.n_clusters:
+            keep = ", or keep the lengths of rows with unit_rows=False" if options.unit_rows else ""
+            raise ValueError(
+                f"SelfExpressiveClustering: X (n_features={self.n_features_in_}) has {n_distinct} distinct rows after "
+                f"scaling={options.scaling!r} and unit_rows={options.unit_rows}, but n_clusters={options.n_clusters}; ask "
+                f"for fewer clusters{keep}"
+            )
+        return z, squares
 
-    def _keep(self, found: SelfExpressiveClusters, dtype: str) -> None:
+    def _keep(self, found: SelfExpressiveClusters, options: Self) -> None:
         """Sets the attributes, and what extends the eigenvectors to new rows."""
-        self.labels_, self.affinity_matrix_ = found.labels, found.affinity
+        dtype, distinct = options.dtype, found.distinct
+        options.n_components = len(found.eigenvalues)
+        self._set_options(options)
+        self._number = torch.from_numpy(distinct.number).to(self._z.device) if distinct.repeated else None
+        self.labels_, self.affinity_matrix_ = found.labels, distinct.spread(found.affinity)
         self.inertia_, self.n_iter_ = float(found.kmeans.inertia_), int(found.kmeans.n_iter_)
         self.eigenvalues_ = found.eigenvalues
         self.cluster_centers_ = found.kmeans.cluster_centers_.astype(dtype)
-        # v_i = Σ_j W_ij v_j / (λ √(d_i d_j))
-        kept = found.eigenvalues > _SMALLEST_EIGENVALUE
-        inverse = np.divide(1.0, found.eigenvalues, out=np.zeros_like(found.eigenvalues), where=kept)
+        # v_i = Σ_{j≠i} W_ij v_j / (λ_i √(d_i d_j)) with λ_i = 1 − (1 − λ) w_i; a new row counts as one of the usual weight
+        values = found.eigenvalues
+        if distinct.repeated:
+            values = 1 - (1 - values) * np.median(distinct.counts)
+        kept = values > _SMALLEST_EIGENVALUE
+        inverse = np.divide(1.0, values, out=np.zeros_like(values), where=kept)
         extension = found.vectors * inverse * degree_roots(found.affinity)[:, None]
         self._extension = torch.from_numpy(extension.astype(dtype)).to(self._z.device)
-        self.embedding_ = found.embedding.astype(dtype)
+        self.embedding_ = found.embedding[distinct.number].astype(dtype)
 
     def _rows(self, X: np.ndarray) -> Rows:
         return Rows(X, self._offset, self._scale, resolve_device(self.device), torch.float64)
@@ -169,7 +195,7 @@ class SelfExpressiveClustering(_Found, Estimator):
     def _shaped(self, scaled: Tensor) -> Tensor:
         """Rows of Z from scaled rows in float64."""
         if self._options.unit_rows:
-            scaled = torch.nn.functional.normalize(scaled, dim=1)
+            scaled = unit_rows(scaled)
         return scaled.to(getattr(torch, self._options.dtype))
 
     # ------------------------------------------------------------------ new rows
@@ -184,14 +210,18 @@ class SelfExpressiveClustering(_Found, Estimator):
     def predict(self, X: Any) -> np.ndarray:
         """Cluster of every row of ``X`` (int64 [n_samples]): the nearest centre to its embedding."""
         # not transform, which gives a data frame after set_output(transform="pandas")
-        distances = self._embedding_of(X)[:, None] - self.cluster_centers_
-        return np.square(distances).sum(2).argmin(1)
+        embedding = self._embedding_of(X)
+        n_rows = max(_DIFFERENCES // self.cluster_centers_.size, 1)
+        blocks = (embedding[start : start + n_rows] for start in range(0, len(embedding), n_rows))
+        return np.concatenate(
+            [np.square(block[:, None] - self.cluster_centers_).sum(2).argmin(1) for block in blocks]
+        )
 
     @torch.no_grad()
     def _embed(self, scaled: Tensor) -> Tensor:
         n_neighbors = min(self._options.n_neighbors, len(self._z) - 1)
         size, rows = self._on_training_rows(self._shaped(scaled)).abs().topk(n_neighbors, dim=1)
-        return torch.nn.functional.normalize((size[..., None] * self._extension[rows]).sum(1), dim=1)
+        return unit_rows((size[..., None] * self._extension[rows]).sum(1))
 
     def _on_training_rows(self, z: Tensor) -> Tensor:
         """Coefficients [m, n] of the ridge regression of rows ``z`` [m, p] on all training rows."""
@@ -205,6 +235,7 @@ class SelfExpressiveClustering(_Found, Estimator):
         """(|C_ij| + |C_ji|)/2 [m, m] between the training rows with the numbers ``rows`` [m], of all coefficients."""
         check_is_fitted(self)
         rows = torch.as_tensor(rows).to(self._z.device)
+        rows = rows if self._number is None else self._number[rows]
         product = self._on_training_rows(self._z[rows])[:, rows].double()
         product = (product + product.T) / 2  # the same but for rounding
         scale = leverage_scale(product.diagonal(), self._z.dtype)
@@ -225,6 +256,8 @@ class SelfExpressiveClustering(_Found, Estimator):
         """The training rows are part of it."""
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
         tensors |= {name.strip("_"): getattr(self, name) for name in _PRIVATE}
+        if self._number is not None:
+            tensors["number"] = self._number
         for part in ("data", "indices", "indptr"):
             tensors[f"affinity.{part}"] = torch.from_numpy(getattr(self.affinity_matrix_, part))
         return tensors, {"inertia": self.inertia_}
@@ -233,17 +266,24 @@ class SelfExpressiveClustering(_Found, Estimator):
         self.inertia_ = config["inertia"]
         k, m, p = self._options.n_clusters, self._options.n_components, input_width(self)
         n, n_edges = (len(tensors.get(name, ())) for name in ("labels_", "affinity.data"))
-        q = min(n, p)
+        repeats = {"number": [n]} if "number" in tensors else {}
+        d = len(tensors.get("z", ())) if repeats else n
+        q = min(d, p)
         shapes = {"labels_": [n], "embedding_": [n, m], "cluster_centers_": [k, m], "eigenvalues_": [m]}
-        shapes |= {"z": [n, p], "inverse": [q, q], "extension": [n, m], "offset": [p], "scale": [p]}
+        shapes |= {"z": [d, p], "inverse": [q, q], "extension": [d, m], "offset": [p], "scale": [p]}
         affinity = {"affinity.data": [n_edges], "affinity.indices": [n_edges], "affinity.indptr": [n + 1]}
-        return {**shapes, **affinity}
+        return {**shapes, **affinity, **repeats}
 
     def _restore(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         for name in _ARRAYS:
             setattr(self, name, tensors[name].numpy())
         for name in _PRIVATE:
             setattr(self, name, tensors[name.strip("_")].to(resolve_device(self.device)))
+        self._number = tensors["number"].to(self._z.device) if "number" in tensors else None
+        if self._number is not None and not bool(
+            (self._number >= 0).logical_and(self._number < len(self._z)).all()
+        ):
+            raise ValueError("the tensor number holds none of a row of z")
         parts = [tensors[f"affinity.{part}"].numpy() for part in ("data", "indices", "indptr")]
         n = len(self.labels_)
         self.affinity_matrix_ = sparse.csr_array(tuple(parts), shape=(n, n))
@@ -252,6 +292,7 @@ class SelfExpressiveClustering(_Found, Estimator):
 @contextmanager
 def _stage(name: str, recorder: Recorder) -> Iterator[dict[str, Any]]:
     """Times a stage and records what it reports."""
+    recorder.enter(name)
     started, record = time.perf_counter(), {"stage": name, "epoch": 1, "seconds": 0.0}
     yield record
     record["seconds"] = time.perf_counter() - started

@@ -18,6 +18,7 @@ from desc_ext.nn.layers import (
     strides_along,
     transposed_convolution,
 )
+from desc_ext.norms import unit_rows
 
 __all__ = ["Autoencoder", "ConvAutoencoder", "ResidualAutoencoder"]
 
@@ -49,7 +50,7 @@ class Autoencoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Codes [n, latent_dim] of the rows ``x`` [n, n_features]."""
         z = self.encoder(x)
-        return nn.functional.normalize(z, dim=1) if self.unit_codes else z
+        return unit_rows(z) if self.unit_codes else z
 
     def decode(self, z: Tensor) -> Tensor:
         """Reconstructions [n, n_features] of the codes ``z`` [n, latent_dim]."""
@@ -95,7 +96,7 @@ class _ImageAutoencoder(nn.Module):
         z = self.encoder(images).flatten(1)
         if self.to_code is not None:
             z = self.to_code(z.relu())
-        return nn.functional.normalize(z, dim=1) if self.unit_codes else z
+        return unit_rows(z) if self.unit_codes else z
 
     def decode(self, z: Tensor) -> Tensor:
         """Flat reconstructions [n, C·H·W] of the codes ``z`` [n, latent_dim]."""

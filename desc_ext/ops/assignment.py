@@ -88,7 +88,7 @@ def target_distribution(q: Tensor, frequency: Tensor | None = None) -> Tensor:
             A column of frequency 0 gets target 0.
 
     Returns:
-        [n, K], rows summing to 1, without gradient.
+        [n, K], rows summing to 1, without gradient, in forward mode too.
 
     Raises:
         TypeError: an argument is no tensor, has a dtype not listed, or mixes float64 with another.

@@ -110,7 +110,7 @@ def info_nce(z: Tensor, g: Tensor, temperature: float) -> Tensor:
 
     Args:
         z, g: rows [n, p] or [b, n, p]; float32, float64, float16 or bfloat16; half types and float32 may be mixed. A row
-            of zeros has cosine 0 with all others.
+            of zeros has cosine 0 with all others; any norm > 0 counts, down to the smallest normal number of float32.
         temperature: σ > 0.
 
     Returns:

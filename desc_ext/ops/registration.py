@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from desc_ext.ops.transforms import at_work, transformable
 
 __all__ = [
     "active_namespace",
@@ -26,11 +29,16 @@ __all__ = [
 ]
 
 _current = torch.ops.desc_ext
+_functions: dict[str, dict[str, Callable]] = {}  # of each namespace, for transforms
 
 
 def active_namespace():
     """The namespace that the public functions take their operators from."""
-    return _current
+    return _as_transforms_need(_current)
+
+
+def _as_transforms_need(kernels: Any) -> Any:
+    return SimpleNamespace(**_functions[kernels.name]) if at_work() else kernels
 
 
 @contextmanager
@@ -64,21 +72,22 @@ class _Operator:
     backward_fake: Callable | None
 
     def register(self, namespace: str) -> None:
-        qualified = f"{namespace}::{self.name}"
+        qualified, kernels = f"{namespace}::{self.name}", getattr(torch.ops, namespace)
+        functions = _functions.setdefault(namespace, {})
         torch.library.register_fake(qualified, self.fake)
-        gradient = self.backward
-        if gradient is None:
-            return
-        kernels = getattr(torch.ops, namespace)
+        gradient, backward = self.backward, None
+        if gradient is not None:
 
-        def backward(ctx, *grads):
-            return gradient(kernels, ctx, *grads)
+            def backward(ctx, *grads):
+                return gradient(_as_transforms_need(kernels), ctx, *grads)
 
-        torch.library.register_autograd(qualified, backward, setup_context=self.setup)
-        torch.library.register_fake(f"{qualified}_backward", self.backward_fake)
-        torch.library.register_autograd(
-            f"{qualified}_backward", refuse_second_derivative(f"{qualified}_backward")
-        )
+            second = refuse_second_derivative(f"{qualified}_backward")
+            torch.library.register_autograd(qualified, backward, setup_context=self.setup)
+            torch.library.register_fake(f"{qualified}_backward", self.backward_fake)
+            torch.library.register_autograd(f"{qualified}_backward", second)
+            name = f"{self.name}_backward"
+            functions[name] = transformable(self.name, getattr(kernels, name), None, second)
+        functions[self.name] = transformable(self.name, getattr(kernels, self.name), self.setup, backward)
 
 
 _operators: list[_Operator] = []

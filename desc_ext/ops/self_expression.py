@@ -25,6 +25,7 @@ from desc_ext.ops.registration import (
     refuse_second_derivative,
     register,
 )
+from desc_ext.ops.transforms import at_work, transformable
 
 __all__ = [
     "affinity_row_max",
@@ -100,16 +101,25 @@ def _inverse_root_setup(ctx, inputs, output):
 
 
 def _inverse_root_backward(ctx, grad, _values, _vectors):
-    return _inverse_root_gradient(grad, *ctx.saved_tensors)
+    gradient = _transformable_gradient if at_work() else _inverse_root_gradient
+    return gradient(grad, *ctx.saved_tensors)
 
 
 _inverse_root_operator.register_autograd(_inverse_root_backward, setup_context=_inverse_root_setup)
-_inverse_root_gradient.register_autograd(refuse_second_derivative("ridge_self_expression with n < p"))
+_no_second_derivative = refuse_second_derivative("ridge_self_expression with n < p")
+_inverse_root_gradient.register_autograd(_no_second_derivative)
+_transformable_gradient = transformable(
+    "ridge_self_expression", _inverse_root_gradient, None, _no_second_derivative
+)
+_transformable_root = transformable(
+    "ridge_self_expression", _inverse_root_operator, _inverse_root_setup, _inverse_root_backward
+)
 
 
 def _inverse_root(square: Tensor) -> Tensor:
     """The inverse square root of symmetric positive definite matrices."""
-    return _inverse_root_operator(square)[0]
+    operator = _transformable_root if at_work() else _inverse_root_operator
+    return operator(square)[0]
 
 
 def dense_coefficients(y: Tensor) -> Tensor:

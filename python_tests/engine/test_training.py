@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +14,11 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from desc_ext.engine import callbacks
 from desc_ext.engine.callbacks import Callback, Evaluate, ProgressBar
 from desc_ext.engine.optimizers import adam, without_denormals
 from desc_ext.engine.state_folder import read_state_folder, write_state_folder
-from desc_ext.models import DESC
+from desc_ext.models import DESC, KSubspaces, SelfExpressiveClustering
 
 SMALL = {"hidden_sizes": (24,), "pretrain_epochs": 3, "max_epochs": 3, "warmup_epochs": 1, "n_init": 2} | {
     "subspace_dim": 3,
@@ -96,10 +100,80 @@ def test_evaluate_scores_every_refinement_epoch(digits):
     np.testing.assert_array_equal(blind.labels_, model.labels_)
 
 
-def test_progress_bar_is_silent_without_a_terminal(digits, capfd):
+def test_progress_in_lines_without_a_terminal(digits, capfd, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
     model = DESC(4, verbose=1, **SMALL).fit(digits[0])
+    out, err = capfd.readouterr()
+    loss = model.history_[3]["loss"]
+    number = r"\d+\.\d s"
+    assert out == ""
+    assert [re.sub(number, "T", line) for line in err.splitlines() if "refine" in line] == [
+        "DESC: refine begins, T",
+        f"DESC: refine 1 of 3, loss {loss:.4g}, clusters 4, T",
+        f"DESC: refine 3 of 3, loss {model.history_[5]['loss']:.4g}, clusters 4, T",
+    ]
+    assert len(err.splitlines()) == 6
+    assert not logging.getLogger("desc_ext").handlers
+    assert logging.getLogger("desc_ext").level == logging.NOTSET
+    DESC(4, **SMALL).fit(digits[0])
     assert capfd.readouterr() == ("", "")
-    assert model.n_iter_ == 3
+
+
+def test_a_line_every_few_seconds(digits, caplog, monkeypatch):
+    """Handlers of the program take the lines, and the last one of a stage that ends early comes too."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(callbacks, "_SECONDS_BETWEEN_LINES", 10)
+
+    class Stop:
+        def on_epoch_end(self, model, record):
+            return (record["stage"], record["epoch"]) == ("refine", 17)
+
+    options = SMALL | {"pretrain_epochs": 1, "max_epochs": 30}
+    DESC(4, callbacks=[Stop(), ProgressBar()], **options).fit(digits[0])
+    lines = [record.getMessage() for record in caplog.records if record.name == "desc_ext"]
+    epochs = [int(re.search(r"refine (\d+) of 30", line)[1]) for line in lines if " of 30" in line]
+    assert epochs[0] == 1
+    assert epochs[-1] == 17
+    assert 1 < len(epochs) < 10
+    assert caplog.records[0].levelname == "INFO"
+
+
+def test_progress_of_a_method_without_epochs(digits, caplog):
+    SelfExpressiveClustering(4, n_init=1, random_state=0, callbacks=[ProgressBar()]).fit(digits[0])
+    lines = [re.sub(r", [^,]* s$", "", record.getMessage()) for record in caplog.records]
+    stages = ["rows", "coefficients", "affinity", "eigenvectors", "k-means"]
+    begun = [f"SelfExpressiveClustering: {stage} begins" for stage in stages]
+    assert [line for line in lines if "begins" in line] == begun
+    assert [line.split(" 1 of 1")[0] for line in lines if " 1 of 1" in line] == [
+        f"SelfExpressiveClustering: {stage}" for stage in stages
+    ]
+    KSubspaces(4, n_init=2, random_state=0, callbacks=[ProgressBar()]).fit(digits[0])
+    assert any("KSubspaces: restart 2 of 2, loss" in record.getMessage() for record in caplog.records)
+
+
+def test_any_object_with_a_hook_is_a_callback(digits):
+    calls = []
+    begins = SimpleNamespace(on_stage_begin=lambda model, stage: calls.append(stage))
+    epochs = SimpleNamespace(on_epoch_end=lambda model, record: calls.append(record["epoch"]))
+    DESC(4, callbacks=(begins, epochs), **SMALL).fit(digits[0])
+    assert calls == ["pretrain", 1, 2, 3, "refine", 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([object()], "has none of the methods that are called: on_fit_begin, "),
+        ([print], "has none of the methods"),
+        ([ProgressBar], r"the class ProgressBar, wanted an object of it: ProgressBar\(\)"),
+        (ProgressBar(), "callbacks must be a list of callbacks, got"),
+    ],
+)
+def test_other_callbacks_are_refused(given, message):
+    with pytest.raises(
+        ValueError, match=f"DESC: callbacks .*{message}" if "must" not in message else message
+    ):
+        DESC(4, callbacks=given).fit(np.eye(9))
 
 
 def test_progress_bar_on_a_terminal(digits, capsys, monkeypatch):

@@ -190,7 +190,7 @@ def test_resume_refuses_another_fit(digits, tmp_path):
         resumed(random_state=3)
     with pytest.raises(ValueError, match=r"data_shape: \[300, 64\] there, \[299, 64\] here"):
         resumed(digits[:299])
-    with pytest.raises(ValueError, match="fit to other data"):
+    with pytest.raises(ValueError, match=r"another fit \(data: the values in X differ\)"):
         resumed(digits + 1)
     with pytest.raises(ValueError, match="method: 'desc' there, 'edesc' here"):
         small("edesc", checkpoint=str(tmp_path), resume=True).fit(digits)
@@ -198,3 +198,49 @@ def test_resume_refuses_another_fit(digits, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(ValueError, match=rf"{damaged.name} is damaged"):
         resumed()
+
+
+@pytest.mark.parametrize("scaling", ["minmax", "none"])
+@pytest.mark.parametrize(
+    "method", [name for name in MODELS if name not in ("k-subspaces", "self-expressive")]
+)
+def test_resume_refuses_other_rows_of_the_same_scale(method, scaling, digits, tmp_path):
+    """Statistics that know nothing of most values let other rows pass."""
+    options = {"checkpoint": str(tmp_path), "scaling": scaling}
+    small(method, **options).fit(digits)
+    with pytest.raises(ValueError, match="data: the values in X differ"):
+        small(method, **options, resume=True).fit(np.ascontiguousarray(digits[::-1]))
+    small(method, **options, resume=True).fit(np.asfortranarray(digits))
+
+
+def test_checkpoints_without_a_digest_of_the_data_are_taken(digits, tmp_path):
+    options = {"checkpoint": str(tmp_path)}
+    whole = small("desc", **options).fit(digits)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["data_digest"]
+    path.write_text(json.dumps(config))
+    np.testing.assert_array_equal(small("desc", **options, resume=True).fit(digits).labels_, whole.labels_)
+    with pytest.raises(ValueError, match="fit to other data"):
+        small("desc", **options, resume=True).fit(digits + 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": -3}, "batch_size must be an integer >= 1, got -3"),
+        ({"verbose": 7}, "verbose must be one of 0, 1, got 7"),
+        ({"random_state": "x"}, "random_state must be an integer .* got 'x'"),
+        ({"image_shape": [4]}, r"image_shape must be \(H, W\)"),
+        ({"preset": "best"}, "preset must be one of"),
+        ({"callbacks": "x"}, "callbacks must be a list"),
+    ],
+)
+def test_every_saved_parameter_is_checked(change, message, digits, tmp_path):
+    small("desc").fit(digits).save(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["params"] |= change
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config\.json: DESC: {message}"):
+        DESC.load(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.peak_memory import extra_memory
 from scipy import sparse
 from sklearn.cluster import SpectralClustering
 from sklearn.datasets import load_digits
@@ -336,3 +337,17 @@ def test_bad_options_are_refused(options, message):
 def test_overflow_is_refused():
     with pytest.raises(ValueError, match="overflows float32"):
         SelfExpressiveClustering(3, unit_rows=False).fit(1e30 * subspaces()[0])
+
+
+PREDICTED = """
+import numpy as np
+from desc_ext.models import SelfExpressiveClustering
+z = np.random.default_rng(0).normal(size=(20_000, 10))
+labels = weight = z[:, 0]
+model = SelfExpressiveClustering(100, n_init=1, random_state=0).fit(z[:500])
+"""
+
+
+def test_prediction_holds_no_difference_of_all_rows_to_all_centres():
+    """20,000 × 100 × 101 differences would be 800 MB, and their squares as much again."""
+    assert extra_memory(PREDICTED, "model.predict(z)", "0") < 150 * 2**20

@@ -139,6 +139,13 @@ def test_info_nce_of_scaled_rows_and_of_zeros(ops):
     torch.testing.assert_close(
         ops.info_nce(z * rows(40, 1, seed=2).abs(), 7 * g, 0.2), ops.info_nce(z, g, 0.2), rtol=1e-12, atol=0
     )
+    for factor in (1e-17, 1e-30, 1e25):
+        for dtype, rtol in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+            leaf, large = (z * factor).to(dtype).requires_grad_(), z.clone().requires_grad_()
+            loss, truth = ops.info_nce(leaf, g.to(dtype), 0.2), ops.info_nce(large, g, 0.2)
+            torch.testing.assert_close(loss.double(), truth, rtol=rtol, atol=0)
+            found, true = torch.autograd.grad(loss, leaf)[0], torch.autograd.grad(truth, large)[0]
+            assert (found.double() * factor - true).norm() < 10 * rtol * true.norm()
     z[3], g[4] = 0, 0
     leaves = [z.requires_grad_(), g.requires_grad_()]
     loss, truth = ops.info_nce(*leaves, 0.2), reference.info_nce(z.detach(), g.detach(), 0.2)
