@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -222,19 +224,19 @@ def test_examples_go_from_most_to_least_certain():
     confidence = np.linspace(1, 0, 40)
     figure = plots.examples_figure(X, labels, confidence, (2, 2), "title", columns=5)
     shown = [
-        [float(axes.images[0].get_array()[1, 1]) for axes in figure.axes[start : start + 5]]
+        [float(image.get_array()[1, 1]) for image in figure.axes[0].images[start : start + 5]]
         for start in (0, 5)
     ]
     for k, values in enumerate(shown):
         assert values[0] == 0  # scaled: the constant is the image's minimum
         assert len(values) == 5
-        assert figure.axes[5 * k].texts[0].get_text().strip() == str(k)
+        assert figure.axes[0].texts[k].get_text() == str(k)
     gradient = np.linspace(0, 1, 40)[:, None] * np.array([[0, 1]]) + np.array([[0, 0]])
     figure = plots.examples_figure(
         np.column_stack([gradient[:, 1], np.zeros(40), np.full(40, 2.0), np.zeros(40)]),
         labels, confidence, (2, 2), "title", columns=4,
     )  # fmt: skip
-    first = [float(axes.images[0].get_array()[0, 0]) * 2 for axes in figure.axes[:4]]
+    first = [float(image.get_array()[0, 0]) * 2 for image in figure.axes[0].images[:4]]
     members = np.arange(0, 40, 2)[[0, 6, 13, 19]]
     np.testing.assert_allclose(first, gradient[members, 1], atol=1e-6)
 
@@ -275,3 +277,27 @@ def test_no_global_state_of_matplotlib_is_touched(tmp_path, blobs):
         "assert str(matplotlib.rcParams.copy()) == str(before)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_affinities_are_means_over_rows_of_a_cluster_without_the_diagonal():
+    labels = np.repeat([0, 1, 5], [300, 290, 10])
+    affinity = np.where(labels[:, None] == labels, 0.5, 0.1) + 100 * np.eye(600)
+    axes = plots.affinity_figure(affinity, labels, "title").axes[0]
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown.shape == (600, 600)
+    off = ~np.eye(600, dtype=bool)
+    np.testing.assert_allclose(shown[off], np.where(labels[:, None] == labels, 0.5, 0.1)[off])
+    assert shown.max() < 1
+    noise = np.random.default_rng(0).random((600, 600))
+    means = np.asarray(plots.affinity_figure(noise, labels, "title").axes[0].images[0].get_array())
+    assert np.unique(means).size <= 201**2 + 300
+    np.testing.assert_allclose(means[0, 300], noise[:3, 300:303].mean())
+
+
+def test_numbers_beside_affinities_do_not_overlap():
+    labels = np.repeat(np.arange(60), [540, *[1] * 59])
+    figure = plots.affinity_figure(np.ones((599, 599)), labels, "title")
+    figure.draw_without_rendering()
+    boxes = [tick.get_window_extent() for tick in figure.axes[0].get_yticklabels() if tick.get_text()]
+    assert len(boxes) > 1
+    assert all(not a.overlaps(b) for a, b in itertools.pairwise(boxes))

@@ -205,8 +205,12 @@ def fit(
             raise typer.Exit(130) from None
         if not no_pictures:
             run.draw()
+        if not no_report:
+            run.write_report(pictures=not no_pictures)
         if baselines:
             metrics = run.add_baselines()
+            if not no_report:
+                run.write_report(pictures=not no_pictures)
         _print_result(run, metrics)
 
 

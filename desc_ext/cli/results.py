@@ -7,7 +7,7 @@ import io
 import json
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ __all__ = [
 
 RESULTS = (
     "labels.npy", "labels.csv", "embedding.npy", "model", "input", "history.csv", "metrics.json", "config.json",
-    *PICTURES,
+    "report.html", *PICTURES,
 )  # fmt: skip
 
 
@@ -51,11 +51,11 @@ def write_results(
     """
     with new_set(folder, RESULTS) as new:
         with replacing(new / "labels.npy") as file:
-            np.save(file, estimator.labels_)
+            _save_array(file, estimator.labels_)
         with replacing(new / "labels.csv") as file:
             write_labels_csv(file, estimator.labels_, dataset.ids, estimator.confidence())
         with replacing(new / "embedding.npy") as file:
-            np.save(file, estimator.embedding_)
+            _save_array(file, estimator.embedding_)
         estimator.save(new / "model")
         save_preparation(new, dataset.preparation)
         _write_history(new / "history.csv", estimator.history_)
@@ -67,6 +67,17 @@ def write_results(
             "python": platform.python_version(),
         }
         write_json(new / "config.json", config | {"versions": versions, "threads": torch.get_num_threads()})
+
+
+class _Writer:
+    """A file as NumPy does not know it: it then writes by this method, whose errors say what is wrong with the disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+
+
+def _save_array(file: BinaryIO, array: np.ndarray) -> None:
+    np.save(_Writer(file), array, allow_pickle=False)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -96,7 +107,7 @@ def write_predictions(path: Path, estimator: Any, dataset: Dataset) -> np.ndarra
         if path.suffix == ".csv":
             write_labels_csv(file, labels, dataset.ids, confidence)
         else:
-            np.save(file, labels)
+            _save_array(file, labels)
     return labels
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class Run:
         self.folder, self.model, self.dataset = Path(folder), model, dataset
         self.options, self.resume = dict(options), resume
         self.keeps_checkpoints = keeps_checkpoints(model)
+        self._report: Any = None
         self._checkpoint = self.folder / "checkpoint"
         self._asked = {
             "model": model,
@@ -134,6 +136,18 @@ class Run:
     def draw(self) -> None:
         """Draws the pictures; one that cannot be drawn is a warning."""
         draw_pictures(self.folder, self._estimator, self.dataset)
+
+    def write_report(self, pictures: bool) -> None:
+        """Writes report.html, anew where scores have come since; what cannot be reported is a warning."""
+        from desc_ext.cli import report  # which imports what nothing else needs
+
+        try:
+            if self._report is None:
+                seconds = self._metrics[self.model]["seconds"]
+                self._report = report.describe_run(self._estimator, self.dataset, seconds, pictures)
+            report.write_report(self.folder, self._report, self._metrics, pictures)
+        except Exception as error:  # no report is worth a result
+            warnings.warn(f"the report could not be written: {type(error).__name__}: {error}", stacklevel=2)
 
     def _parameters(self, estimator: Estimator) -> dict[str, Any]:
         parameters = estimator.get_params() | estimator.resolved_params_

@@ -13,6 +13,10 @@ from desc_ext.plots.style import COLORS, INK, cluster_colors, new_figure, plain,
 
 __all__ = ["affinity_figure", "examples_figure", "rows_by_cluster", "sizes_figure"]
 
+_CELLS = 200  # a side of the picture of affinities
+_GAP = 0.12  # between images, whose width is 1
+_TICK_ROOM = 0.032  # of its side: the height of a number
+
 
 def sizes_figure(labels: ArrayLike, n_clusters: int, title: str) -> Figure:
     """Rows in each cluster, with the even share as a line.
@@ -48,23 +52,23 @@ def affinity_figure(affinity: ArrayLike, labels: ArrayLike, title: str) -> Figur
     """An affinity matrix whose rows are sorted by cluster: blocks on the diagonal are what clusters should be.
 
     Args:
-        affinity: [m, m], not negative; shades are of the square root, the darkest a row's largest values.
+        affinity: [m, m], not negative; where m is large, shades are of means over a few rows of a cluster.
         labels: cluster labels [m], ascending.
     """
     affinity, labels = np.asarray(affinity, dtype=np.float64), np.asarray(labels)
     figure = new_figure(6.6, 6.4)
     axes = figure.subplots()
-    off = affinity[~np.eye(len(affinity), dtype=bool)]
-    top = float(np.quantile(off, 0.999)) if off.size else 0.0
-    axes.imshow(np.sqrt(affinity), cmap="gray_r", vmin=0, vmax=np.sqrt(top) or 1, interpolation="nearest")
+    shades = _block_means(affinity, labels)
+    top = float(np.quantile(shades, 0.998)) if shades.size else 0.0
+    axes.imshow(shades, cmap="gray_r", vmin=0, vmax=top or 1, interpolation="nearest")
     clusters, first = np.unique(labels, return_index=True)
     edges = np.append(first, len(labels))
     for edge in edges[1:-1]:
         axes.axhline(edge - 0.5, color=COLORS[0], linewidth=0.6)
         axes.axvline(edge - 0.5, color=COLORS[0], linewidth=0.6)
-    middles, names = (edges[:-1] + edges[1:] - 1) / 2, [str(k) for k in clusters]
-    axes.set_xticks(middles if len(clusters) <= 40 else [], names if len(clusters) <= 40 else [])
-    axes.set_yticks(middles if len(clusters) <= 40 else [], names if len(clusters) <= 40 else [])
+    middles, names = _apart((edges[:-1] + edges[1:] - 1) / 2, clusters, _TICK_ROOM * len(labels))
+    axes.set_xticks(middles, names)
+    axes.set_yticks(middles, names)
     axes.set_xlabel("cluster", fontsize=9, color=INK)
     axes.set_ylabel("cluster", fontsize=9, color=INK)
     axes.set_title(
@@ -72,6 +76,35 @@ def affinity_figure(affinity: ArrayLike, labels: ArrayLike, title: str) -> Figur
     )
     axes.tick_params(colors=INK, labelsize=9, length=0)
     return figure
+
+
+def _block_means(affinity: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """``affinity`` with means over blocks of a few rows of a cluster: single pixels would be a grey noise.
+
+    The diagonal, which says nothing, is left out of them.
+    """
+    m = len(labels)
+    rows_together = max(1, round(m / _CELLS))
+    starts = np.unique(labels, return_index=True)[1]
+    within = np.arange(m) - starts[np.searchsorted(starts, np.arange(m), side="right") - 1]
+    block = np.cumsum(within % rows_together == 0) - 1
+    of_block = np.zeros((block[-1] + 1 if m else 0, m))
+    of_block[block, np.arange(m)] = 1
+    off = 1 - np.eye(m)
+    sums, counts = of_block @ (affinity * off) @ of_block.T, of_block @ off @ of_block.T
+    means = sums / np.maximum(counts, 1)
+    return means[block][:, block]
+
+
+def _apart(places: np.ndarray, clusters: np.ndarray, room: float) -> tuple[list[float], list[str]]:
+    """Those of the ticks that have ``room`` from one to the next."""
+    kept: list[float] = []
+    names = []
+    for place, k in zip(places.tolist(), clusters.tolist(), strict=True):
+        if not kept or place - kept[-1] >= room:
+            kept.append(place)
+            names.append(str(k))
+    return kept, names
 
 
 def examples_figure(
@@ -98,21 +131,29 @@ def examples_figure(
     shown = clusters[:max_clusters]
     if len(shown) < len(clusters):
         title = f"{title}: clusters 0 to {shown[-1]} of {len(clusters)}"
-    figure = new_figure(0.62 * columns + 0.9, 0.62 * len(shown) + 0.85)
-    grid = figure.subplots(len(shown), columns, squeeze=False)
+    figure = new_figure(0.62 * columns + 0.9, 0.62 * len(shown) * image_shape[0] / image_shape[1] + 0.85)
+    axes = figure.subplots()
+    axes.set_axis_off()
     shape = image_shape[:2] if len(image_shape) == 3 and image_shape[-1] == 1 else image_shape
+    height = shape[0] / shape[1]  # of an image, whose width is 1
     for row, k in enumerate(shown):
         members = np.flatnonzero(labels == k)
         members = members[np.argsort(-confidence[members], kind="stable")]
         picked = members[np.unique(np.linspace(0, len(members) - 1, columns).round().astype(int))]
-        for column, axes in enumerate(grid[row]):
-            axes.set_axis_off()
-            if column < len(picked):
-                _draw_image(axes, np.asarray(X[picked[column]], dtype=np.float64).reshape(shape))
-        grid[row, 0].text(
-            -0.25, 0.5, f"{k}  ", transform=grid[row, 0].transAxes, ha="right", va="center", fontsize=11,
-            fontweight="bold", color=INK,
+        bottom = (len(shown) - 1 - row) * (height + _GAP)
+        for column, member in enumerate(picked):
+            left = column * (1 + _GAP)
+            _draw_image(
+                axes,
+                np.asarray(X[member], dtype=np.float64).reshape(shape),
+                (left, left + 1, bottom, bottom + height),
+            )
+        axes.text(
+            -2 * _GAP, bottom + height / 2, str(k), ha="right", va="center", fontsize=11, fontweight="bold", color=INK
         )  # fmt: skip
+    axes.set_xlim(-0.5, columns * (1 + _GAP))
+    axes.set_ylim(-_GAP, max(1, len(shown)) * (height + _GAP))
+    axes.set_aspect("equal")
     figure.suptitle(plain(title), x=0.02, ha="left", fontsize=12, fontweight="bold", color=INK)
     figure.supxlabel(
         "← most certain          in each cluster          least certain →", fontsize=9, color="#555555"
@@ -120,10 +161,7 @@ def examples_figure(
     return figure
 
 
-def _draw_image(axes: Axes, image: np.ndarray) -> None:
+def _draw_image(axes: Axes, image: np.ndarray, extent: tuple[float, float, float, float]) -> None:
     low, high = float(image.min()), float(image.max())
     image = (image - low) / (high - low) if high > low else np.zeros_like(image)
-    if image.ndim == 2:
-        axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-    else:
-        axes.imshow(image, interpolation="nearest")
+    axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", extent=extent)

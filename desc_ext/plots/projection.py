@@ -21,7 +21,7 @@ class Projection(NamedTuple):
     axes: tuple[str, str]
 
 
-def project_to_plane(embedding: ArrayLike, max_points: int = 1500, seed: int = 0) -> Projection:
+def project_to_plane(embedding: ArrayLike, max_points: int = 1000, seed: int = 0) -> Projection:
     """t-SNE of at most ``max_points`` rows, started from their first two principal components.
 
     Rows in fewer than three directions, or with fewer than a dozen different values, are shown by their principal
@@ -77,6 +77,10 @@ def _principal_components(points: np.ndarray) -> np.ndarray:
 
 def _t_sne(points: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(30.0, (len(points) - 1) / 3)
-    return TSNE(init="pca", perplexity=perplexity, max_iter=500, random_state=seed).fit_transform(points)
+    method = TSNE(init="pca", perplexity=perplexity, max_iter=500, random_state=seed)
+    # Threads wait for each other at each of its small steps: beside other work, several took five times as long as one.
+    with threadpool_limits(1):
+        return method.fit_transform(points)

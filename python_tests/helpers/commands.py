@@ -18,7 +18,7 @@ SMALL = [
 # What every fit writes; examples.png, affinity.png and classes.png come with images, affinities and known classes.
 RESULTS = {
     "labels.npy", "labels.csv", "embedding.npy", "model", "input", "config.json", "history.csv", "metrics.json",
-    "embedding.png", "curves.png", "cluster_sizes.png",
+    "report.html", "embedding.png", "curves.png", "cluster_sizes.png",
 }  # fmt: skip
 # One thread: tests that run beside each other would otherwise wait for each other's threads.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
