@@ -1,8 +1,9 @@
 """Data sets: known ones by name, others from files of rows, of images or of texts."""
 
 from desc_ext.data.catalogue import KNOWN, KnownDataset, data_folders, find_folder
-from desc_ext.data.dataset import DataError, DataNote, Dataset
+from desc_ext.data.dataset import Dataset
 from desc_ext.data.loading import load_dataset, read_documents
+from desc_ext.data.messages import DataError, DataNote
 from desc_ext.data.preparation import Preparation
 from desc_ext.data.text import Documents
 

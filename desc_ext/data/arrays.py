@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from desc_ext.data.classes import is_label_file, known_classes, labels_of_file
-from desc_ext.data.dataset import DataError, Dataset
+from desc_ext.data.dataset import Dataset
 from desc_ext.data.matlab import matlab_arrays
+from desc_ext.data.messages import DataError
+from desc_ext.data.numpy_files import load_numpy, reason
 from desc_ext.data.preparation import Preparation, Reading
 from desc_ext.data.tables import chosen_columns, listed
 from desc_ext.features.images import channels_first
 
-__all__ = ["ARRAY_SUFFIXES", "load_numpy", "read_array_file"]
+__all__ = ["ARRAY_SUFFIXES", "read_array_file"]
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".mat", ".h5ad")
 # Names under which archives usually keep their rows.
@@ -52,28 +54,7 @@ def read_array_file(path: Path, reading: Reading, preparation: Preparation | Non
     except DataError:
         raise
     except Exception as error:  # an array of an archive is read when it is asked for
-        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
-
-
-def load_numpy(path: Path, **options: Any) -> Any:
-    """What :func:`numpy.load` reads from ``path``, without Python objects.
-
-    Raises:
-        DataError: no NumPy file, a damaged one, or one of Python objects.
-    """
-    try:
-        return np.load(path, allow_pickle=False, **options)
-    except Exception as error:  # whatever the bytes of a damaged file lead NumPy to
-        raise DataError(f"{path} cannot be read as a NumPy file: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    if "pickle" in str(error) or "object" in str(error).lower():
-        return (
-            "it holds Python objects, which are not loaded because they may run any code; save numbers or words in it, "
-            "numpy.save(path, X.astype(float)) or y.astype(str)"
-        )
-    return str(error)
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
 
 
 # Formats

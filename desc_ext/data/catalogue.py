@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from desc_ext.data.dataset import DataError, Dataset
+from desc_ext.data.dataset import Dataset
+from desc_ext.data.messages import DataError
 from desc_ext.data.preparation import Preparation, Reading
 from desc_ext.data.text import Documents, read_jsonl
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from desc_ext.data.dataset import DataError
+from desc_ext.data.messages import DataError
+from desc_ext.data.numpy_files import load_numpy
 
 __all__ = ["is_label_file", "known_classes", "labels_of_file"]
 
@@ -77,8 +78,6 @@ def is_label_file(labels: str | None, names: Iterable[str] = ()) -> bool:
 
 def labels_of_file(path: str, n: int) -> np.ndarray:
     """Known classes [n] from a .npy file; errors as for :func:`known_classes`."""
-    from desc_ext.data.arrays import load_numpy
-
     if not Path(path).is_file():
         raise DataError(f"the known classes {path} do not exist as a file")
     return known_classes(load_numpy(Path(path)), n, path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as arrow_dataset
 
-from desc_ext.data.dataset import DataError
+from desc_ext.data.messages import DataError
 from desc_ext.data.tables import Table
 
 __all__ = ["COLUMNAR_SUFFIXES", "PARQUET_SUFFIXES", "read_columnar"]

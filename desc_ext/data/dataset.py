@@ -1,31 +1,15 @@
-"""A data set in memory, and the error of one that cannot be read."""
+"""A data set in memory."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from desc_ext.data.preparation import Preparation
+from desc_ext.data.preparation import Preparation
 
-__all__ = ["DataError", "DataNote", "Dataset", "note"]
-
-
-class DataError(ValueError):
-    """Data that cannot be found or read; the message is one sentence for the user."""
-
-
-class DataNote(UserWarning):
-    """What was read otherwise than it may look, such as a column that was left out; one sentence for the user."""
-
-
-def note(message: str) -> None:
-    """Tells the user something about the data, as a warning of the category :class:`DataNote`."""
-    warnings.warn(message, DataNote, stacklevel=2)
+__all__ = ["Dataset"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
-from desc_ext.data.dataset import DataError, note
+from desc_ext.data.messages import DataError, note
 from desc_ext.data.tables import Table, listed
 
 __all__ = ["DELIMITED_SUFFIXES", "read_delimited"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from desc_ext.data.dataset import DataError, note
+from desc_ext.data.messages import DataError, note
 
 __all__ = ["Member", "files_of", "members"]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from desc_ext.data.arrays import ARRAY_SUFFIXES, read_array_file
 from desc_ext.data.catalogue import KNOWN, load_known
 from desc_ext.data.columnar import COLUMNAR_SUFFIXES, PARQUET_SUFFIXES, read_columnar
-from desc_ext.data.dataset import DataError, Dataset, note
+from desc_ext.data.dataset import Dataset
 from desc_ext.data.delimited import DELIMITED_SUFFIXES, read_delimited
 from desc_ext.data.folders import files_of, members
+from desc_ext.data.messages import DataError, note
 from desc_ext.data.pictures import IMAGE_SUFFIXES, read_images
 from desc_ext.data.preparation import Preparation, Reading
 from desc_ext.data.tables import Table, rows_of_table, text_column

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from desc_ext.data.dataset import DataError
+from desc_ext.data.messages import DataError
 
 __all__ = ["matlab_arrays"]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from desc_ext.data.dataset import DataError, Dataset, note
+from desc_ext.data.dataset import Dataset
 from desc_ext.data.folders import Member
+from desc_ext.data.messages import DataError, note
 from desc_ext.data.preparation import Preparation, Reading
 
 __all__ = ["IMAGE_SUFFIXES", "read_images"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from desc_ext.data.dataset import DataError
+from desc_ext.data.messages import DataError
 from desc_ext.features.text import TextFeatures
 
 __all__ = ["Preparation", "Reading"]

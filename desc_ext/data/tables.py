@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from desc_ext.data.classes import is_label_file, known_classes, labels_of_file
-from desc_ext.data.dataset import DataError, Dataset, note
+from desc_ext.data.dataset import Dataset
+from desc_ext.data.messages import DataError, note
 from desc_ext.data.preparation import Preparation, Reading
 
 __all__ = ["Table", "chosen_columns", "listed", "names_of_rows", "rows_of_table", "text_column"]

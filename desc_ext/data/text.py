@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from desc_ext.data.classes import is_label_file, known_classes, labels_of_file
-from desc_ext.data.dataset import DataError, Dataset, note
+from desc_ext.data.dataset import Dataset
 from desc_ext.data.folders import Member, members
+from desc_ext.data.messages import DataError, note
 from desc_ext.data.preparation import Preparation, Reading
 from desc_ext.data.tables import Table, chosen_columns, listed, names_of_rows
 from desc_ext.features.text import DEFAULT_DIMENSION, TextFeatures
