@@ -29,6 +29,11 @@ def check_folder(folder: Path, model: str, resume: bool, overwrite: bool) -> Non
     """Raises ValueError where ``folder`` is in the way of a run, or has nothing to resume."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder for results")
+    for name in ("checkpoint", "checkpoint/state"):
+        if (folder / name).is_symlink():
+            raise ValueError(
+                f"{folder / name} is a link to {(folder / name).resolve()}, where nothing is written; remove it"
+            )
     if folder.is_dir():
         finish_swap(folder, RESULTS)
     if resume:

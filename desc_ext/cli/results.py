@@ -20,7 +20,7 @@ from desc_ext.cli.pictures import PICTURES
 from desc_ext.cli.settings import find_model
 from desc_ext.cli.swap import finish_swap, new_set, swap_is_pending
 from desc_ext.data import Dataset
-from desc_ext.engine.durable import replace_file, replacing
+from desc_ext.engine.durable import json_object, replace_file, replacing
 from desc_ext.engine.estimator import Estimator
 
 __all__ = [
@@ -128,10 +128,9 @@ def load_result(folder: Path) -> tuple[str, Estimator]:
         raise ValueError(
             f"{folder} is not a folder of results: it has no config.json (desc-ext fit --out writes it)"
         )
-    try:
-        name = json.loads(config.read_text())["model"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{config} is damaged: {error}") from error
+    name = json_object(config).get("model")
+    if not isinstance(name, str):
+        raise ValueError(f"{config} is damaged: its model is {name!r}")
     return name, find_model(name).load(Path(folder) / "model")
 
 

@@ -19,6 +19,7 @@ from desc_ext.cli.results import RESULTS, estimator_input, write_json, write_res
 from desc_ext.cli.settings import OF_THE_RUN
 from desc_ext.data import Dataset
 from desc_ext.engine.callbacks import Callback, Evaluate, ProgressBar
+from desc_ext.engine.durable import json_object
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows
 from desc_ext.engine.options import option_fields
@@ -78,11 +79,7 @@ class Run:
         return holds_checkpoint(self.folder)
 
     def _refuse_another_run(self) -> None:
-        try:
-            before = json.loads((self._checkpoint / "run.json").read_text())
-        except ValueError as error:
-            raise ValueError(f"{self._checkpoint / 'run.json'} is damaged: {error}") from error
-        then, now = _flat(before), _flat(self._asked)
+        then, now = _flat(json_object(self._checkpoint / "run.json")), _flat(self._asked)
         for what in [*then, *(key for key in now if key not in then)]:
             if then.get(what) != now.get(what):
                 raise ValueError(

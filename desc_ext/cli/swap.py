@@ -44,20 +44,25 @@ def new_set(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 
 def swap_is_pending(folder: Path) -> bool:
     """Whether a whole new set waits to be moved into place."""
-    return any((folder / name).is_dir() for name in (_READY, _MOVING))
+    return any(is_folder(folder / name) for name in (_READY, _MOVING))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder, and no link to one elsewhere."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def finish_swap(folder: Path, names: Sequence[str]) -> None:
     """Moves a new set that is whole into place, from wherever an earlier attempt stopped."""
     ready, moving = folder / _READY, folder / _MOVING
-    if ready.is_dir():
+    if is_folder(ready):
         sync_folder(folder)
         for name in (_LAST, *names):
             remove(folder / name)
         sync_folder(folder)
         os.rename(ready, moving)
         sync_folder(folder)
-    if moving.is_dir():
+    if is_folder(moving):
         for path in sorted(moving.iterdir(), key=lambda path: path.name == _LAST):
             os.rename(path, folder / path.name)
         sync_folder(folder)
@@ -66,7 +71,7 @@ def finish_swap(folder: Path, names: Sequence[str]) -> None:
 
 def remove(path: Path) -> None:
     """Removes a file or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
+    if is_folder(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-__all__ = ["replace_file", "replacing", "sync_folder"]
+__all__ = ["json_object", "replace_file", "replacing", "sync_folder"]
 
 _PART = ".part"
 
@@ -19,7 +20,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of ``path`` in one step at the end; after an error nothing has changed."""
     part = path.with_name(path.name + _PART)
     try:
-        with open(part, "wb") as file:
+        part.unlink(
+            missing_ok=True
+        )  # a link of that name may lead out of the folder, and would be written through
+        with open(part, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -35,6 +39,21 @@ def replace_file(path: Path, content: bytes) -> None:
     """Puts ``content`` in place of the file ``path`` in one step."""
     with replacing(path) as file:
         file.write(content)
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in the JSON file ``path``.
+
+    Raises:
+        ValueError: it holds no such object; the message names it.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: wanted a JSON object, got {type(found).__name__}")
+    return found
 
 
 def sync_folder(folder: Path) -> None:

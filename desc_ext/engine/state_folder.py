@@ -20,7 +20,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
-from desc_ext.engine.durable import replace_file
+from desc_ext.engine.durable import json_object, replace_file
 
 __all__ = [
     "check_tensors",
@@ -104,12 +104,7 @@ def read_state_config(folder: str | os.PathLike[str], kind: str) -> dict[str, An
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no {kind} folder: it has no {CONFIG_FILE}")
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is damaged: wanted a JSON object, got {type(config).__name__}")
+    config = json_object(path)
     missing = {"format_version", "kind", "tensor_file", "sha256", "shapes"} - set(config)
     if missing:
         raise ValueError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
