@@ -143,6 +143,7 @@ def test_curves_show_losses_by_stage_and_metrics():
     assert set(lines_of(pretrain)) == {"total"}
 
 
+@pytest.mark.filterwarnings("ignore:no row was ever confident")
 def test_curves_show_the_terms_that_the_total_is_the_sum_of():
     X = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     model = DESC(2, hidden_sizes=(8,), pretrain_epochs=1, max_epochs=3, n_init=1, random_state=0).fit(X)

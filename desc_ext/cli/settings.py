@@ -79,7 +79,7 @@ def check_options(estimator_class: type[Estimator], options: dict[str, Any]) -> 
     Raises:
         ValueError: for the first of them; the message names it.
     """
-    estimator_class(**{key: value for key, value in options.items() if key != "external"})._resolve_options()
+    estimator_class(**options)._resolve_options()
 
 
 def parse_setting(name: str, text: str, hint: Any) -> Any:

@@ -38,14 +38,15 @@ def embedding_figure(
     points, labels = np.asarray(points), np.asarray(labels)
     figure = new_figure(_WIDTH if names is None else _WIDTH + 1.8, _HEIGHT)
     axes = figure.subplots()
-    present = np.unique(labels)
+    present, counts = np.unique(labels, return_counts=True)
     colors = cluster_colors(int(present.max()) + 1 if len(present) else 0)
     size = float(np.clip(12000 / max(len(points), 1), 6, 30))
-    for k in present:
+    for k, count in zip(present, counts, strict=True):
         inside = labels == k
         axes.scatter(
             points[inside, 0], points[inside, 1], s=size, color=colors[k], alpha=0.75, linewidths=0,
             marker=MARKERS[k // len(COLORS) % len(MARKERS)], rasterized=True,
+            zorder=2 - count / len(labels),  # small ones lie on large ones
             label=None if names is None else plain(names[k])[:28],
         )  # fmt: skip
     axes.margins(0.07)

@@ -21,7 +21,7 @@ class Projection(NamedTuple):
     axes: tuple[str, str]
 
 
-def project_to_plane(embedding: ArrayLike, max_points: int = 1000, seed: int = 0) -> Projection:
+def project_to_plane(embedding: ArrayLike, max_points: int = 800, seed: int = 0) -> Projection:
     """t-SNE of at most ``max_points`` rows, started from their first two principal components.
 
     Rows in fewer than three directions, or with fewer than a dozen different values, are shown by their principal

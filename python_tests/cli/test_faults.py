@@ -29,11 +29,11 @@ def faults(tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="needs Linux and a C compiler")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("what", "least"), [("results", 50), ("checkpoint", 8)])
 def test_what_was_there_is_whole_or_what_is_new(faults, tmp_path, what, least):
     done = subprocess.run(
-        [sys.executable, HELPERS / "faults.py", what, tmp_path], capture_output=True, text=True, timeout=110,
+        [sys.executable, HELPERS / "faults.py", what, tmp_path], capture_output=True, text=True, timeout=280,
         env=ENVIRONMENT | {"LD_PRELOAD": str(faults)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

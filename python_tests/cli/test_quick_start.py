@@ -46,7 +46,7 @@ def test_answers_come_without_torch(arguments):
     started = time.monotonic()
     done = child(WATCH, *arguments)
     assert done.stderr.splitlines()[-1].split() == ["imported:"], done.stderr
-    assert time.monotonic() - started < 5  # 0.15 to 0.35 s where the machine is idle
+    assert time.monotonic() - started < 10  # 0.15 to 0.35 s where the machine is idle
 
 
 def test_completion_names_the_methods_without_torch():

@@ -62,10 +62,8 @@ ssize_t write(int fd, const void* data, size_t size) {
   }
   return real(fd, data, size);
 }
-int fsync(int fd) {
-  REAL(fsync);
-  return fails(fd, NULL) ? -1 : real(fd);
-}
+// Never a real one: it only matters when the power goes, and takes most of the time.
+int fsync(int fd) { return fails(fd, NULL) ? -1 : 0; }
 int ftruncate64(int fd, off64_t size) {
   REAL(ftruncate64);
   return fails(fd, NULL) ? -1 : real(fd, size);
