@@ -56,7 +56,7 @@ help:
 	@echo "make cuda            compile the CUDA kernels for all architectures, check the machine code"
 	@echo "With neither:"
 	@echo "make test-host-cuda  run the CUDA kernels on the CPU, with the tests of every operator"
-	@echo "make sanitize        the same kernels under the thread, address and undefined-behaviour sanitizers"
+	@echo "make sanitize        the same kernels, and those for the CPU, under the thread, address and undefined-behaviour sanitizers"
 
 demo: $(STAMPS)/package
 	@echo "== Clustering the digits; results and pictures go to demo-output/"
@@ -128,10 +128,16 @@ test-host-cuda: $(STAMPS)/package $(STAMPS)/host-cuda
 	@echo "== Testing the CUDA kernels on the CPU"
 	@DESC_EXT_HOST_CUDA_LIBRARY=build/host_cuda/libdesc_ext_host.so $(VENV_PYTHON) -m pytest -k "host_cuda or test_emulator" $(ARGS)
 
+SANITIZE := -g1 -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 sanitize: $(STAMPS)/package
-	@echo "== Testing the CUDA kernels with sanitizers"
-	@EMULATOR_SANITIZE=1 DESC_EXT_SANITIZE=1 $(VENV_PYTHON) -m pytest python_tests/kernels/test_sanitize.py \
-	  emulator/tests/test_emulator_sanitized.py $(ARGS)
+	@echo "== Compiling the CPU kernels with sanitizers"
+	@mkdir -p build
+	@$(CMAKE) $(CONFIGURE) -B build/sanitize_cpu -DDESC_EXT_CUDA=OFF -DCMAKE_CXX_FLAGS="$(SANITIZE)" >build/sanitize_cpu.log
+	@$(CMAKE) --build build/sanitize_cpu >>build/sanitize_cpu.log || { tail -n 30 build/sanitize_cpu.log; exit 1; }
+	@echo "== Testing the kernels with sanitizers"
+	@EMULATOR_SANITIZE=1 DESC_EXT_SANITIZE=1 DESC_EXT_SANITIZED_LIBRARY="$$PWD/build/sanitize_cpu/lib_desc_ext.so" \
+	  PATH="$$PWD/.venv/bin:$$PATH" $(VENV_PYTHON) -m pytest python_tests/kernels/test_sanitize.py \
+	  python_tests/kernels/test_sanitize_cpu.py emulator/tests/test_emulator_sanitized.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist demo-output .pytest_cache .ruff_cache .benchmarks

@@ -89,8 +89,10 @@ static inline Vector<float> exponential(Vector<float> x) {
   y = y * r + 1.6666665459e-1f;
   y = y * r + 5.0000001201e-1f;
   y = y * (r * r) + r + 1.0f;
-  const Mask<float> power = ((Mask<float>)shifted - (Mask<float>)(Vector<float>{} + kShift)) << 23;
-  return where<float>(~small, (Vector<float>)((Mask<float>)y + power));
+  // unsigned, which may overflow: where x is small the result is left out
+  typedef uint32_t Words __attribute__((vector_size(sizeof(Vector<float>))));
+  const Words power = ((Words)shifted - (Words)(Vector<float>{} + kShift)) << 23;
+  return where<float>(~small, (Vector<float>)((Words)y + power));
 }
 
 // x positive and normal.
