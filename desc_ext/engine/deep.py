@@ -246,9 +246,8 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
 
     def _saved_shapes(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Sequence[int]]:
         n_samples = len(tensors.get("labels_", ()))
-        with torch.device(
-            "meta"
-        ):  # sizes alone: those that a config.json from elsewhere claims may fit no memory
+        # Sizes alone: those that a config.json from elsewhere claims may fit no memory.
+        with torch.device("meta"):
             network = self._unset_network(n_samples)
         shapes: dict[str, Sequence[int]] = {
             f"network.{name}": tensor.shape for name, tensor in network.state_dict().items()
