@@ -37,6 +37,12 @@ class Scattering:
         map_shape: height and width of a path's map.
     """
 
+    @staticmethod
+    def sizes(height: int, width: int, J: int, L: int) -> tuple[tuple[int, int], tuple[int, int], int]:
+        """``padded_shape``, ``map_shape`` and ``n_paths``, without the filters."""
+        padded = max(2**J, 1 << (height - 1).bit_length()), max(2**J, 1 << (width - 1).bit_length())
+        return padded, (padded[0] >> J, padded[1] >> J), 1 + L * J + L * L * J * (J - 1) // 2
+
     def __init__(
         self,
         height: int,
@@ -47,9 +53,8 @@ class Scattering:
         device: torch.device | str = "cpu",
     ) -> None:
         self.J, self.L = J, L
-        sizes = [max(2**J, 1 << (size - 1).bit_length()) for size in (height, width)]
-        self.padded_shape, self.map_shape = tuple(sizes), tuple(size >> J for size in sizes)
-        self.n_paths = 1 + L * J + L * L * J * (J - 1) // 2
+        self.padded_shape, self.map_shape, self.n_paths = self.sizes(height, width, J, L)
+        sizes = self.padded_shape
         self._pad = [
             _reflection(size, padded).to(device) for size, padded in zip((height, width), sizes, strict=True)
         ]

@@ -27,6 +27,8 @@ _GRAM_ROWS, _GRAM_COLUMNS = 1024, 512
 # Pixels of the padded images that are transformed together: on a CPU what the caches hold.
 _BATCH_PIXELS = {"cpu": 2**15, "cuda": 2**20}
 _MAX_COVARIANCE = 6500  # channels whose covariance is decomposed, in four arrays of 338 MB at most
+_MOST_FILTER_VALUES = 2**28  # of saved features: 3,000 times 3,000 pixels with J = 3 and L = 8
+_MOST_SCALES = 16  # likewise
 _MAX_KEPT = 2**25  # values that may be kept for the PCA of few images
 
 
@@ -171,9 +173,14 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         model._check_options()
         model.image_shape_, model.n_samples_ = (channels, height, width), config["n_samples"]
         model.n_features_in_ = math.prod(model.image_shape_)
-        paths = model._paths()
-        n_maps, n_values = model.image_shape_[0] * paths.n_paths, math.prod(paths.map_shape)
-        shapes = {"path_norms_": (model.image_shape_[0], paths.n_paths), "mean_": (n_maps * n_values,)}
+        # The filters are not made yet: a configuration from elsewhere may claim any size.
+        padded, map_shape, n_paths = Scattering.sizes(height, width, min(model.J, _MOST_SCALES), model.L)
+        if model.J > _MOST_SCALES or math.prod(padded) * model.J * model.L > _MOST_FILTER_VALUES:
+            raise ValueError(
+                f"Scattering2D: no filters of J = {model.J}, L = {model.L} for images {(height, width)}"
+            )
+        n_maps, n_values = channels * n_paths, math.prod(map_shape)
+        shapes = {"path_norms_": (channels, n_paths), "mean_": (n_maps * n_values,)}
         n_components = min(model.n_components or 0, model.n_samples_, n_maps * n_values)
         if n_components:
             shapes |= {"components_": (n_components, n_maps * n_values)}

@@ -334,3 +334,20 @@ def test_cuda_agrees_with_the_cpu(images):
     expected = Scattering2D(10, device="cpu").fit(images)
     found = Scattering2D(10, device="cuda").fit(images)
     np.testing.assert_allclose(found.transform(images), expected.transform(images), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_shape": [1, 10**6, 10**6]},
+        {"J": 14},
+        {"J": 10**18},
+        {"L": 10**7},
+        {"image_shape": [10**6, 8, 8]},
+    ],
+)
+def test_saved_sizes_are_refused_before_filters_are_made(change):
+    features = Scattering2D(4).fit(np.random.default_rng(0).normal(size=(12, 8, 8)))
+    config, tensors = features.state()
+    with pytest.raises(ValueError, match=r"no filters of J|the saved tensors have shapes"):
+        Scattering2D.from_state({**config, "params": config["params"] | change}, tensors)
