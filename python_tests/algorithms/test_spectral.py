@@ -192,6 +192,9 @@ def test_fewer_distinct_rows_than_clusters():
     with pytest.raises(ValueError, match=r"3 distinct rows.*n_clusters=4"):
         SelfExpressiveClustering(4).fit(X)
     line = np.linspace(1, 2, 30)[:, None]
+    one = SelfExpressiveClustering(1).fit(line)
+    assert not one.labels_.any()
+    assert np.isfinite(one.transform(line)).all()
     with pytest.raises(
         ValueError, match=r"1 distinct rows .*unit_rows=True, but n_clusters=2.*unit_rows=False"
     ):
