@@ -13,6 +13,7 @@ __all__ = ["DistinctRows", "distinct_rows", "row_hashes"]
 
 _HASH_SEED = 0
 _WORD_BYTES = 8
+_WORDS = 2**16  # hashed together: few enough for the caches
 _HALF, _ODD = np.uint64(32), np.uint64(0x9E3779B97F4A7C15)
 _BLOCK_ROWS = 8192
 
@@ -71,6 +72,9 @@ def distinct_rows(rows: Tensor) -> DistinctRows:
     array = np.ascontiguousarray(rows.detach().cpu().numpy())
     n = len(array)
     key = row_hashes(array)
+    ordered = np.sort(key)
+    if (ordered[1:] != ordered[:-1]).all():  # the usual case, without the order
+        return DistinctRows(np.arange(n), np.arange(n), np.ones(n, dtype=np.int64))
     _, first, number, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
     if len(first) < n and not _equal(array, first[number]):
         # two different rows have one hash: compare the rows themselves
@@ -85,21 +89,26 @@ def distinct_rows(rows: Tensor) -> DistinctRows:
 
 def row_hashes(array: np.ndarray) -> np.ndarray:
     """uint64 [n] of rows [n, p] of numbers, equal for equal rows: a sum of their words, each times a random odd number."""
-    if array.dtype.itemsize > _WORD_BYTES:
+    if array.itemsize > _WORD_BYTES:  # long doubles have bytes without a meaning
         array = array.astype(np.float64)
-    word = np.dtype(f"u{array.dtype.itemsize}")
-    size = max(array.shape[1], 1)
-    factors = np.random.default_rng(_HASH_SEED).integers(2**63, size=size, dtype=np.uint64) * 2 + 1
-    found = np.zeros(len(array), dtype=np.uint64)
-    for start in range(0, len(array), _BLOCK_ROWS):
-        block = np.ascontiguousarray(array[start : start + _BLOCK_ROWS])
-        block = block + block.dtype.type(0)  # turns −0 into 0
-        words = block.view(word).astype(np.uint64)
+    n, size = len(array), array.itemsize * array.shape[1]
+    n_words = -(-size // _WORD_BYTES)
+    factors = np.random.default_rng(_HASH_SEED).integers(2**63, size=n_words, dtype=np.uint64) * 2 + 1
+    found = np.zeros(n, dtype=np.uint64)
+    n_together = max(_WORDS // max(n_words, 1), 1)
+    for start in range(0, n, n_together):
+        block = array[start : start + n_together]
+        padded = np.zeros((len(block), n_words * _WORD_BYTES), dtype=np.uint8)
+        padded[:, :size] = np.ascontiguousarray(block + block.dtype.type(0)).view(
+            np.uint8
+        )  # + 0 turns −0 into 0
+        words = padded.view(np.uint64)
         # The low bits of a product know only the low bits of its factors, which are 0 in round numbers: mix them.
         words ^= words >> _HALF
         words *= _ODD
         words ^= words >> _HALF
-        found[start : start + len(block)] = (words * factors[: array.shape[1]]).sum(1, dtype=np.uint64)
+        words *= factors
+        found[start : start + len(block)] = words.sum(1, dtype=np.uint64)
     return found
 
 

@@ -61,6 +61,7 @@ def _self_expressive_labels(z: Tensor, options: InitializationOptions, seed: int
     ridge /= float(z.square().sum(1).double().mean())
     found = cluster_by_self_expression(
         directions,
+        distinct,
         n_clusters,
         ridge=ridge * float(directions.square().sum(1).double().mean()),
         n_neighbors=min(max(n // (_NEIGHBOUR_SHARE * n_clusters), _FEWEST_NEIGHBOURS), _MOST_NEIGHBOURS),

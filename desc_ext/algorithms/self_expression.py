@@ -18,7 +18,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from desc_ext import ops
-from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
+from desc_ext.algorithms.distinct import DistinctRows
 from desc_ext.algorithms.spectral import (
     hold_copies,
     join_small_components,
@@ -110,6 +110,7 @@ TimedStage = Callable[[str], AbstractContextManager[dict[str, Any]]]
 
 def cluster_by_self_expression(
     z: Tensor,
+    distinct: DistinctRows,
     n_clusters: int,
     *,
     ridge: float,
@@ -126,7 +127,8 @@ def cluster_by_self_expression(
     it; copies count in the graph (:func:`~desc_ext.algorithms.spectral.hold_copies`) and in k-means.
 
     Args:
-        z: rows [n, p], at least K of them distinct.
+        z: rows [n, p].
+        distinct: which of them differ, K at least.
         ridge: ε of ‖C‖² + ‖z − C z‖²/ε.
         n_neighbors: coefficients kept of each row; n − 1 at most.
         n_components: eigenvectors, m.
@@ -135,7 +137,6 @@ def cluster_by_self_expression(
         stage: times "coefficients", "affinity", "eigenvectors" and "k-means".
     """
     with stage("coefficients"):
-        distinct = distinct_rows(z)
         z = distinct.take(z)
         y = ops.ridge_self_expression(z, ridge)
         indices, values = ops.coefficient_topk(y, min(n_neighbors, len(z) - 1))

@@ -49,7 +49,7 @@ def symmetric_affinity(indices: np.ndarray, values: np.ndarray) -> sparse.csr_ar
         (
             np.abs(values).ravel(),
             indices.ravel().astype(np.int32),
-            np.arange(0, n * k + 1, k, dtype=np.int32),
+            np.arange(n + 1, dtype=np.int32) * k,
         ),
         shape=(n, n),
     )

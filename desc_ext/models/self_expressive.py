@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from typing_extensions import Self
 
-from desc_ext.algorithms.distinct import distinct_rows
+from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
 from desc_ext.algorithms.self_expression import (
     SelfExpressiveClusters,
     cluster_by_self_expression,
@@ -133,10 +133,11 @@ class SelfExpressiveClustering(_Found, Estimator):
         seed = self._draw_seed()
         recorder.begin(dict.fromkeys(_STAGES, 1))
         with _stage("rows", recorder):
-            z, squares = self._read(X, options)
+            z, squares, distinct = self._read(X, options)
         ridge = options.ridge * float(squares.mean())
         found = cluster_by_self_expression(
             z,
+            distinct,
             options.n_clusters,
             ridge=ridge,
             n_neighbors=options.n_neighbors,
@@ -150,8 +151,8 @@ class SelfExpressiveClustering(_Found, Estimator):
         self._inverse = ridge_inverse(self._z, ridge)
         self._keep(found, options)
 
-    def _read(self, X: Any, options: Self) -> tuple[Tensor, Tensor]:
-        """Rows of Z, and their squared norms."""
+    def _read(self, X: Any, options: Self) -> tuple[Tensor, Tensor, DistinctRows]:
+        """Rows of Z, their squared norms, and which of them differ."""
         array = training_rows(self, X, options)
         options._adapt_options(*array.shape)
         self._set_options(options)
@@ -159,15 +160,15 @@ class SelfExpressiveClustering(_Found, Estimator):
         self._offset, self._scale = torch.from_numpy(offset), torch.from_numpy(scale)
         z = torch.cat([self._shaped(chunk) for chunk in self._rows(array).chunks()])
         squares = require_finite_norms(z)
-        n_distinct = len(distinct_rows(z))
-        if n_distinct < options.n_clusters:
+        distinct = distinct_rows(z)
+        if len(distinct) < options.n_clusters:
             keep = ", or keep the lengths of rows with unit_rows=False" if options.unit_rows else ""
             raise ValueError(
-                f"SelfExpressiveClustering: X (n_features={self.n_features_in_}) has {n_distinct} distinct rows after "
+                f"SelfExpressiveClustering: X (n_features={self.n_features_in_}) has {len(distinct)} distinct rows after "
                 f"scaling={options.scaling!r} and unit_rows={options.unit_rows}, but n_clusters={options.n_clusters}; ask "
                 f"for fewer clusters{keep}"
             )
-        return z, squares
+        return z, squares, distinct
 
     def _keep(self, found: SelfExpressiveClusters, options: Self) -> None:
         """Sets the attributes, and what extends the eigenvectors to new rows."""

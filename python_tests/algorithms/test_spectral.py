@@ -192,6 +192,9 @@ def test_fewer_distinct_rows_than_clusters():
     with pytest.raises(ValueError, match=r"3 distinct rows.*n_clusters=4"):
         SelfExpressiveClustering(4).fit(X)
     line = np.linspace(1, 2, 30)[:, None]
+    one = SelfExpressiveClustering(1).fit(line)
+    assert not one.labels_.any()
+    assert np.isfinite(one.transform(line)).all()
     with pytest.raises(
         ValueError, match=r"1 distinct rows .*unit_rows=True, but n_clusters=2.*unit_rows=False"
     ):
@@ -216,7 +219,7 @@ def test_distinct_rows_as_numpy_finds_them(dtype):
 def test_rows_whose_hashes_agree(monkeypatch):
     from desc_ext.algorithms import distinct
 
-    monkeypatch.setattr(distinct, "_hashes", lambda array: np.zeros(len(array), dtype=np.uint64))
+    monkeypatch.setattr(distinct, "row_hashes", lambda array: np.zeros(len(array), dtype=np.uint64))
     found = distinct_rows(torch.tensor([[1.0, 2], [3, 4], [1, 2], [0, 0], [-0.0, 0]]))
     np.testing.assert_array_equal(found.first, [0, 1, 3])
     np.testing.assert_array_equal(found.number, [0, 1, 0, 2, 2])

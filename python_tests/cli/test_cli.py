@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -101,9 +102,11 @@ def test_saved_model_and_pictures_can_be_read(digits_run):
         assert picture[..., :3].std() > 0.02  # something is drawn
 
 
-def test_no_progress_bar_without_a_terminal(digits_run):
+def test_progress_in_lines_without_a_terminal(digits_run):
     _, output, errors = digits_run
-    assert all(line.startswith("warning: ") for line in errors.splitlines())
+    lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
+    assert any(re.fullmatch(r"DESC: pretrain 1 of \d+, loss \S+, \S+ s", line) for line in lines)
+    assert all(re.match(r"(DESC|AutoencoderKMeans): (pretrain|refine) ", line) for line in lines)
     assert "\x1b" not in output
     assert "\r" not in output
 
