@@ -61,7 +61,11 @@ def test_a_full_disk_costs_neither_the_old_results_nor_the_fit(tmp_path, monkeyp
     assert "No space left on device" in errors
     assert "the fit is kept, go on with --resume" in errors
     assert {path: path.read_bytes() for path in old} == old
-    assert {path.name for path in out.iterdir()} - {path.name for path in old} == {"checkpoint", "model"}
+    assert {path.name for path in out.iterdir()} - {path.name for path in old} == {
+        "checkpoint",
+        "input",
+        "model",
+    }
 
     monkeypatch.setattr(results, "write_json", real)
     code, _, errors = run(*again, "--resume")

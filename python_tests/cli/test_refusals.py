@@ -143,5 +143,6 @@ def test_two_runs_at_once(tmp_path):
     errors = [process.communicate(timeout=120)[1] for process in runs]
     codes = [process.returncode for process in runs]
     assert codes.count(0) == 1, errors
-    assert all("is in use by" in text or "holds results" in text for text in errors if text)
+    refused = [text for text, code in zip(errors, codes, strict=True) if code]
+    assert all("is in use by" in text or "holds results" in text for text in refused), refused
     assert "model" in {path.name for path in (tmp_path / "o").iterdir()}

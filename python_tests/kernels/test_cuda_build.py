@@ -101,7 +101,10 @@ def test_without_nvcc_cuda_is_left_out_and_an_error_where_asked_for(wanted, tmp_
     cmake = shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None:
         pytest.skip("needs the cmake that make installs beside Python")
-    environment = {**os.environ, "DESC_EXT_CUDA": wanted, "CUDACXX": str(tmp_path / "nvcc")}
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 9.0\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "DESC_EXT_CUDA": wanted, "CUDACXX": str(tmp_path / "nvcc"), "PATH": path}
     configure = [cmake, "-S", REPOSITORY, "-B", tmp_path / "build", f"-DPython_EXECUTABLE={sys.executable}"]
     done = subprocess.run(configure, capture_output=True, text=True, env=environment)
     if wanted:

@@ -103,7 +103,7 @@ def builds(tmp_path_factory):
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
-@pytest.mark.parametrize(("program", "cases"), zip(PROGRAMS, (9, 6), strict=True))
+@pytest.mark.parametrize(("program", "cases"), list(zip(PROGRAMS, (9, 6), strict=True)))
 def test_kernels_are_clean(builds, sanitizer, program, cases):
     code, text = builds.run(f"{sanitizer} {program}")
     lines = text.splitlines()

@@ -385,7 +385,7 @@ def test_command_line_from_fit_to_evaluate(tmp_path):
     result = command("fit", rows, "--model", "k-subspaces", *options, "--out", out)
     assert result.exit_code == 0, result.stderr
     assert {path.name for path in out.iterdir()} == RESULTS | {"classes.png"}
-    fitted = model(n_init=2).fit(X.astype(np.float32))
+    fitted = model(n_init=2).fit(X)
     np.testing.assert_array_equal(np.load(out / "labels.npy"), fitted.labels_)
     np.testing.assert_array_equal(np.load(out / "embedding.npy"), fitted.embedding_)
     assert json.loads((out / "config.json").read_text())["parameters"]["subspace_dim"] == D

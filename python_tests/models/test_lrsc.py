@@ -443,9 +443,7 @@ def test_command_line(tmp_path):
     assert {"labels.npy", "affinity.png", "curves.png", "history.csv", "model"} <= written
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["parameters"]["external"] == config["options"]["external"] == str(tmp_path / "e.npz")
-    again = LRSC(3, external=(E.astype(np.float32), labels), **SMALL | {"max_steps": 4}).fit(
-        X.astype(np.float32)
-    )
+    again = LRSC(3, external=(E, labels), **SMALL | {"max_steps": 4}).fit(X)
     np.testing.assert_array_equal(again.labels_, np.load(tmp_path / "out" / "labels.npy"))
     np.testing.assert_array_equal(again.embedding_, np.load(tmp_path / "out" / "embedding.npy"))
     done = CliRunner().invoke(

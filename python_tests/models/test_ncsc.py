@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -375,7 +376,7 @@ def test_presets_and_docstring_name_every_option():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 def test_a_batch_of_5000_images_fits_in_a_gigabyte():
     """The whole process, torch included. C alone would be 100 MB; eager pair losses hold a dozen such arrays."""
-    # ru_maxrss would count what the process that starts this one had before
+    # ru_maxrss would count what the process that starts this one had before; every further thread keeps buffers of its own
     code = """
 import numpy as np
 from desc_ext.models import NCSC
@@ -385,7 +386,8 @@ epochs = dict.fromkeys(names, 0) | {"max_epochs": 1}
 NCSC(10, random_state=0, init="random", batch_size=5000, min_batches=1, **epochs).fit(X)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 2**20
 
