@@ -195,7 +195,8 @@ def fit(
         )  # fmt: skip
         run = Run(out, model, options, dataset, resume=resume, overwrite=overwrite)
         console.print(
-            f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} columns, "
+            f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} "
+            f"column{'s' * (dataset.X.shape[1] != 1)}, "
             f"{clusters} clusters, seed {seed}"
         )
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.preprocessing import normalize
+import torch
 
 from desc_ext.algorithms.kmeans import kmeans_model
 from desc_ext.cli.occupied import check_folder, holds_checkpoint, keeps_checkpoints
@@ -26,6 +26,7 @@ from desc_ext.engine.options import option_fields
 from desc_ext.engine.rows import scaling_statistics
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import MODELS
+from desc_ext.norms import unit_rows
 
 __all__ = ["Run", "scaled_input"]
 
@@ -98,7 +99,7 @@ class Run:
             options["external"] = other.images if other.labels is None else (other.images, other.labels)
         if self.keeps_checkpoints:
             options |= {"checkpoint": self._checkpoint / "state", "resume": self.resume}
-        estimator = MODELS[self.model](**options)
+        estimator = MODELS[self.model](**self._with_image_shape(options))
         started = time.perf_counter()
         try:
             estimator.fit(self.dataset.images)
@@ -113,6 +114,11 @@ class Run:
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         self._estimator = estimator
         return self._metrics
+
+    def _with_image_shape(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options, and which axis of the images has the channels, which the file's reader knows."""
+        images = self.dataset.images
+        return options if images.ndim == 2 else {"image_shape": images.shape[1:], **options}
 
     def _write(self, estimator: Estimator, config: dict[str, Any]) -> None:
         try:
@@ -180,7 +186,8 @@ class Run:
             allowed = option_fields(MODELS["ae-kmeans"])
             options = {key: value for key, value in self.options.items() if key in allowed}
             started = time.perf_counter()
-            estimator = MODELS["ae-kmeans"](**options, callbacks=[ProgressBar()]).fit(self.dataset.images)
+            options = self._with_image_shape(options | {"callbacks": [ProgressBar()]})
+            estimator = MODELS["ae-kmeans"](**options).fit(self.dataset.images)
             self._metrics["ae-kmeans"] = self._scores(estimator.labels_, time.perf_counter() - started)
         write_json(self.folder / "metrics.json", self._metrics)
         return self._metrics
@@ -191,7 +198,7 @@ def scaled_input(estimator: Estimator, dataset: Dataset) -> np.ndarray:
     rows, options = input_rows(estimator, estimator_input(estimator, dataset)), estimator.resolved_params_
     offset, scale = scaling_statistics(rows, options.get("scaling", "none"))
     rows = (rows - offset) / scale
-    return normalize(rows) if options.get("unit_rows") else rows
+    return unit_rows(torch.from_numpy(rows)).numpy() if options.get("unit_rows") else rows
 
 
 def _flat(asked: dict[str, Any]) -> dict[str, Any]:

@@ -148,3 +148,18 @@ def test_image_sizes_that_are_none(tmp_path, words):
         "fit", tmp_path / "f", "--clusters", "2", "--image-size", words, "--out", tmp_path / "r"
     )
     assert (code, "--image-size must be HEIGHTxWIDTH" in errors) == (2, True)
+
+
+@pytest.mark.parametrize("shape", [(24, 6, 4, 1), (24, 3, 5, 4)])
+def test_channels_are_what_the_file_says(tmp_path, shape):
+    """The stack that an estimator is given, channels first, might be read in two ways: 1x6x4, 4x3x5."""
+    stack = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "s.npy", stack)
+    if shape == (24, 3, 5, 4):
+        code, _, errors = run("fit", tmp_path / "s.npy", "--clusters", "2", "--out", tmp_path / "r")
+        assert (code, "both of its axes 1 and 3" in errors) == (2, True)
+        return
+    folder = fit(tmp_path, tmp_path / "s.npy")
+    rows = stack.reshape(24, -1).astype(np.float32) / 255
+    np.testing.assert_array_equal(np.load(folder / "labels.npy"), load_model(folder / "model").predict(rows))
+    assert run("predict", folder, tmp_path / "s.npy", "--out", tmp_path / "y.npy")[0] == 0
