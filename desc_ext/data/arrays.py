@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from desc_ext.data.classes import is_label_file, known_classes, labels_of_file
 from desc_ext.data.dataset import Dataset
+from desc_ext.data.isolated import read_apart
 from desc_ext.data.matlab import matlab_arrays
 from desc_ext.data.messages import DataError
 from desc_ext.data.numpy_files import load_numpy, reason
@@ -127,46 +129,46 @@ def _chosen(path: Path, names: list[str], asked: str | None) -> str:
 
 
 def _from_anndata(path: Path, reading: Reading, preparation: Preparation | None) -> Dataset:
-    try:
-        import anndata
-    except ModuleNotFoundError as error:
-        raise DataError("reading .h5ad needs anndata, which is not installed: pip install anndata") from error
-    try:
-        data = anndata.read_h5ad(path)
-    except Exception as error:  # whatever the bytes of a damaged file lead h5py to
-        raise DataError(f"{path} cannot be read as AnnData: {error}") from error
-    X, names = _layer(path, data, reading.array)
-    if hasattr(X, "toarray"):
-        size = X.shape[0] * X.shape[1] * X.dtype.itemsize
-        if size > _LARGEST_DENSE:
-            raise DataError(
-                f"{path}: its sparse array would be {size / 2**30:.1f} GiB of rows; choose variable genes before, or take "
-                "principal components, --array obsm/X_pca"
-            )
-        X = X.toarray()
-    X, shape = _as_rows(X, path)
-    columns = None
+    if find_spec("anndata") is None:
+        raise DataError("reading .h5ad needs anndata, which is not installed: pip install anndata")
+    asked = {
+        "array": reading.array or "X",
+        "labels": reading.labels,
+        "id": reading.id,
+        "largest": _LARGEST_DENSE,
+    }
+    with read_apart("anndata_process.py", path, "AnnData", **asked) as (folder, found):
+        _refuse_missing(path, reading, found)
+        X, shape = _as_rows(load_numpy(folder / "rows.npy", mmap_mode="r"), path)
+    names, columns = found["names"], None
     if names is not None:
         chosen = _columns_of(path, names, reading, preparation)
         columns = tuple(names[i] for i in chosen)
         X = X if chosen == list(range(len(names))) else X[:, chosen]
     y = None
     if reading.labels is not None:
-        if reading.labels not in data.obs:
-            raise DataError(
-                f"{path} has no column '{reading.labels}' in obs; it has {listed(data.obs.columns)}"
-            )
         y = known_classes(
-            data.obs[reading.labels].astype(object).to_numpy(), len(X), f"{path}: '{reading.labels}'"
+            np.array([*found["labels"], None], object)[:-1], len(X), f"{path}: '{reading.labels}'"
         )
-    ids = data.obs_names if reading.id is None else data.obs.get(reading.id)
-    if ids is None:
+    data = _dataset(path, X, shape, y, reading)
+    prepared = replace(data.preparation or Preparation(), columns=columns)
+    return replace(data, columns=columns, ids=np.array(found["ids"]), preparation=prepared)
+
+
+def _refuse_missing(path: Path, reading: Reading, found: dict[str, Any]) -> None:
+    """Raises DataError where an AnnData file lacks what is asked for, or its sparse rows are too many."""
+    if (reading.array or "X") not in found["arrays"]:
         raise DataError(
-            f"{path} has no column '{reading.id}' in obs (--id); it has {listed(data.obs.columns)}"
+            f"{path} has no array '{reading.array or 'X'}' (--array); it has {listed(found['arrays'])}"
         )
-    found = _dataset(path, X, shape, y, reading)
-    prepared = replace(found.preparation or Preparation(), columns=columns)
-    return replace(found, columns=columns, ids=np.asarray(ids).astype(str), preparation=prepared)
+    for column, flag, key in ((reading.labels, "--labels", "labels"), (reading.id, "--id", "ids")):
+        if column is not None and found.get(key) is None:
+            raise DataError(f"{path} has no column '{column}' in obs ({flag}); it has {listed(found['obs'])}")
+    if found.get("too_large"):
+        raise DataError(
+            f"{path}: its sparse array would be {found['too_large'] / 2**30:.1f} GiB of rows; choose variable genes before, "
+            "or take principal components, --array obsm/X_pca"
+        )
 
 
 def _columns_of(path: Path, names: list[str], reading: Reading, preparation: Preparation | None) -> list[int]:
@@ -178,19 +180,6 @@ def _columns_of(path: Path, names: list[str], reading: Reading, preparation: Pre
         chosen = chosen_columns(path, names, reading.columns, "--columns")
     dropped = set(chosen_columns(path, names, reading.drop, "--drop"))
     return [i for i in chosen if i not in dropped]
-
-
-def _layer(path: Path, data: Any, array: str | None) -> tuple[Any, list[str] | None]:
-    """X or what ``array`` names (layers/NAME, obsm/NAME), and the names of its columns."""
-    if array in (None, "X"):
-        return data.X, data.var_names.tolist()
-    group, _, name = str(array).partition("/")
-    if group == "layers" and name in data.layers:
-        return data.layers[name], data.var_names.tolist()
-    if group == "obsm" and name in data.obsm:
-        return np.asarray(data.obsm[name]), None
-    known = ["X", *(f"layers/{name}" for name in data.layers), *(f"obsm/{name}" for name in data.obsm)]
-    raise DataError(f"{path} has no array '{array}' (--array); it has {listed(known)}")
 
 
 # Rows

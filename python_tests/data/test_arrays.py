@@ -96,7 +96,7 @@ def test_anndata(tmp_path, as_sparse):
     np.testing.assert_array_equal(load_dataset(tmp_path / "d.h5ad", columns=["g3,g1"]).X, X[:, [2, 0]])
     with pytest.raises(DataError, match=r"no array 'X_umap' .*; it has X, layers/half, obsm/X_pca"):
         load_dataset(tmp_path / "d.h5ad", array="X_umap")
-    with pytest.raises(DataError, match="no column 'sort' in obs; it has kind, batch"):
+    with pytest.raises(DataError, match=r"no column 'sort' in obs \(--labels\); it has kind, batch"):
         load_dataset(tmp_path / "d.h5ad", labels="sort")
     with pytest.raises(DataError, match="missing in 1 of 6 rows"):
         load_dataset(tmp_path / "d.h5ad", labels="batch")
