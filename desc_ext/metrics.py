@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-__all__ = ["clustering_accuracy", "clustering_scores"]
+__all__ = ["clustering_accuracy", "clustering_scores", "matched_clusters"]
 
 
 def _check_labels(labels_true: ArrayLike, labels_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -42,6 +44,25 @@ def clustering_accuracy(labels_true: ArrayLike, labels_pred: ArrayLike) -> float
     labels_true, labels_pred = _check_labels(labels_true, labels_pred)
     table = contingency_matrix(labels_true, labels_pred)
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(labels_true))
+
+
+def matched_clusters(classes: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """The cluster that each class 0, 1, ... is matched with for :func:`clustering_accuracy`.
+
+    Args:
+        classes: known classes [n], numbers from 0.
+        labels: cluster labels [n], numbers from 0.
+
+    Returns:
+        int64 [largest class + 1]; classes beyond the clusters get numbers that no cluster has.
+    """
+    classes, labels = np.asarray(classes), np.asarray(labels)
+    found = np.full(int(classes.max()) + 1, -1)
+    present, clusters = np.unique(classes), np.unique(labels)
+    rows, columns = linear_sum_assignment(contingency_matrix(classes, labels), maximize=True)
+    found[present[rows]] = clusters[columns]
+    free = itertools.count(int(labels.max()) + 1)
+    return np.array([next(free) if cluster < 0 else cluster for cluster in found])
 
 
 def clustering_scores(labels_true: ArrayLike, labels_pred: ArrayLike) -> dict[str, float]:

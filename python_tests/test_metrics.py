@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from desc_ext.metrics import clustering_accuracy, clustering_scores
+from desc_ext.metrics import clustering_accuracy, clustering_scores, matched_clusters
 
 
 def brute_force_accuracy(labels_true, labels_pred) -> float:
@@ -75,3 +75,10 @@ def test_words_as_classes_and_a_perfect_clustering():
 def test_bad_labels_are_refused(labels_true, labels_pred, message):
     with pytest.raises(ValueError, match=message):
         clustering_scores(labels_true, labels_pred)
+
+
+def test_matched_clusters_are_those_of_the_accuracy():
+    labels = np.array([2, 2, 0, 0, 1, 1, 1])
+    classes = np.array([0, 0, 3, 3, 1, 1, 2])
+    assert matched_clusters(classes, labels).tolist() == [2, 1, 3, 0]  # class 2 is left without a cluster
+    assert clustering_accuracy(classes, labels) == 6 / 7

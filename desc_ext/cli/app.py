@@ -197,7 +197,8 @@ def fit(
         console.print(
             f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} "
             f"column{'s' * (dataset.X.shape[1] != 1)}, "
-            f"{clusters} clusters, seed {seed}"
+            f"{clusters} clusters, seed {seed}",
+            markup=False,
         )
         try:
             metrics = run.fit()

@@ -28,7 +28,8 @@ def write_labels_csv(
     if confidence is not None:
         columns.append(_digits(value) for value in np.asarray(confidence).tolist())
         header += ",confidence"
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    # a file may be called by bytes that are no letters
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
     text.write(f"{header}\n")
     # Every name is in quotes: what it consists of, commas, quotes or ends of lines, does not matter.
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")

@@ -38,8 +38,15 @@ def check_folder(folder: Path, model: str, resume: bool, overwrite: bool) -> Non
         finish_swap(folder, RESULTS)
     if resume:
         _check_resume(folder, model)
-    elif folder.is_dir() and {path.name for path in folder.iterdir()} - _OURS and not overwrite:
+    elif folder.is_dir() and not overwrite and any(not _is_left_over(path) for path in folder.iterdir()):
         raise ValueError(_why_not_empty(folder))
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a run that was killed before its first checkpoint left it."""
+    if path.name == "checkpoint" and not holds_checkpoint(path.parent):
+        return (path / "run.json").is_file()
+    return path.name in _OURS
 
 
 def _check_resume(folder: Path, model: str) -> None:

@@ -94,7 +94,7 @@ def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
         writer.writerow(
             {k: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in record.items()}
         )
-    replace_file(path, text.getvalue().encode())
+    replace_file(path, text.getvalue().encode(errors="backslashreplace"))
 
 
 def write_predictions(path: Path, estimator: Any, dataset: Dataset) -> np.ndarray:
@@ -124,6 +124,8 @@ def load_result(folder: Path) -> tuple[str, Estimator]:
         with locked(Path(folder)):
             finish_swap(Path(folder), RESULTS)
     config = Path(folder) / "config.json"
+    if (Path(folder) / "checkpoint" / "run.json").is_file() and not config.is_file():
+        raise ValueError(f"{folder} holds an interrupted run: go on with it first, desc-ext fit ... --resume")
     if not config.is_file():
         raise ValueError(
             f"{folder} is not a folder of results: it has no config.json (desc-ext fit --out writes it)"

@@ -22,8 +22,8 @@ FLAGS = {
     "external": "--external",
 }
 OF_THE_RUN = ("callbacks", "checkpoint", "resume", "verbose")
-# What --epochs sets: the length of the stage with clusters, in the method's own units.
-LENGTHS = ("max_epochs", "max_rounds", "max_steps")
+# What --epochs sets: the length of the stage with clusters, in the method's own units, or of the only one.
+LENGTHS = ("max_epochs", "max_rounds", "max_steps", "max_iter", "pretrain_epochs")
 
 
 def find_model(name: str) -> type[Estimator]:

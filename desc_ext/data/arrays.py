@@ -13,7 +13,7 @@ from desc_ext.data.classes import is_label_file, known_classes, labels_of_file
 from desc_ext.data.dataset import Dataset
 from desc_ext.data.isolated import read_apart
 from desc_ext.data.matlab import matlab_arrays
-from desc_ext.data.messages import DataError
+from desc_ext.data.messages import DataError, note
 from desc_ext.data.numpy_files import load_numpy, reason
 from desc_ext.data.preparation import Preparation, Reading
 from desc_ext.data.tables import chosen_columns, listed
@@ -45,14 +45,14 @@ def read_array_file(path: Path, reading: Reading, preparation: Preparation | Non
     try:
         if suffix == ".npy":
             reading.refuse(path, "a single array", "array")
-            return _from_npy(path, reading)
+            return _from_npy(path, reading, preparation)
         if suffix == ".h5ad":
             return _from_anndata(path, reading, preparation)
         saved = None if preparation is None else preparation.reading.array
         with _npz_arrays(path) if suffix == ".npz" else matlab_arrays(path) as arrays:
             if reading.array is None and saved in arrays:
                 reading = replace(reading, array=saved)
-            return _from_arrays(path, arrays, reading)
+            return _from_arrays(path, arrays, reading, preparation)
     except DataError:
         raise
     except Exception as error:  # an array of an archive is read when it is asked for
@@ -62,8 +62,9 @@ def read_array_file(path: Path, reading: Reading, preparation: Preparation | Non
 # Formats
 
 
-def _from_npy(path: Path, reading: Reading) -> Dataset:
-    X, shape = _as_rows(load_numpy(path, mmap_mode="r"), path)
+def _from_npy(path: Path, reading: Reading, preparation: Preparation | None) -> Dataset:
+    stored = load_numpy(path, mmap_mode="r")
+    X, shape = _as_rows(stored, path, preparation)
     y = None
     if reading.labels is not None:
         if not is_label_file(reading.labels):
@@ -71,7 +72,7 @@ def _from_npy(path: Path, reading: Reading) -> Dataset:
                 f"{path} has no column '{reading.labels}': give the known classes as a .npy file, --labels FILE.npy"
             )
         y = labels_of_file(reading.labels, len(X))
-    return _dataset(path, X, shape, y, reading)
+    return _dataset(path, X, shape, y, reading, stored.dtype == np.uint8)
 
 
 def _npz_arrays(path: Path) -> Any:
@@ -85,7 +86,7 @@ def _npz_arrays(path: Path) -> Any:
     return archive
 
 
-def _from_arrays(path: Path, arrays: Any, reading: Reading) -> Dataset:
+def _from_arrays(path: Path, arrays: Any, reading: Reading, preparation: Preparation | None) -> Dataset:
     names = list(arrays.keys())
     from_file = is_label_file(reading.labels, names)
     labels = None if from_file else reading.labels
@@ -96,18 +97,22 @@ def _from_arrays(path: Path, arrays: Any, reading: Reading) -> Dataset:
     if isinstance(found, str):  # what matlab_arrays says of it
         how = f"; {_TO_DENSE}" if "sparse" in found else ""
         raise DataError(f"{path}: '{chosen}' is {found}, which no method takes{how}")
+    if labels is not None and isinstance(arrays[labels], str):
+        raise DataError(
+            f"{path}: '{labels}' is {arrays[labels]}, which cannot be read; save the classes as numbers"
+        )
     y = None if labels is None else np.asarray(arrays[labels])
     if y is not None and found.ndim == 2 and y.size == found.shape[1] != found.shape[0]:
         raise DataError(
             f"{path}: '{chosen}' is {list(found.shape)} and '{labels}' has {y.size} values, one a column; rows must be what "
             "is clustered: transpose the array"
         )
-    X, shape = _as_rows(found, path)
+    X, shape = _as_rows(found, path, preparation)
     if from_file:
         y = labels_of_file(str(reading.labels), len(X))
     elif y is not None:
         y = known_classes(y, len(X), f"{path}: array '{labels}'")
-    return _dataset(path, X, shape, y, replace(reading, array=chosen))
+    return _dataset(path, X, shape, y, replace(reading, array=chosen), found.dtype == np.uint8)
 
 
 def _chosen(path: Path, names: list[str], asked: str | None) -> str:
@@ -186,19 +191,28 @@ def _columns_of(path: Path, names: list[str], reading: Reading, preparation: Pre
 
 
 def _dataset(
-    path: Path, X: np.ndarray, shape: tuple[int, ...] | None, y: np.ndarray | None, reading: Reading
+    path: Path,
+    X: np.ndarray,
+    shape: tuple[int, ...] | None,
+    y: np.ndarray | None,
+    reading: Reading,
+    of_bytes: bool = False,
 ) -> Dataset:
     labels = (
         None if is_label_file(reading.labels) else reading.labels
     )  # a file holds those of these rows alone
-    prepared = Preparation(replace(reading, labels=labels), image_shape=shape)
+    scaled = None if shape is None else of_bytes  # those of rows stay what they are
+    prepared = Preparation(replace(reading, labels=labels), image_shape=shape, of_bytes=scaled)
     return Dataset(path.stem, X, y, image_shape=shape, source=str(path), preparation=prepared)
 
 
-def _as_rows(X: Any, path: Path) -> tuple[np.ndarray, tuple[int, ...] | None]:
+def _as_rows(
+    X: Any, path: Path, preparation: Preparation | None = None
+) -> tuple[np.ndarray, tuple[int, ...] | None]:
     """Rows [n, m] in the file's dtype, and (height, width) or (height, width, channels) of a stack of images.
 
-    Images of bytes become float32 in [0, 1].
+    Images of bytes become float32 in [0, 1]; under the ``preparation`` of a result, all bytes do where those of the fit did,
+    and none where they did not.
     """
     if not isinstance(X, np.ndarray) or X.dtype.kind not in "biuf":
         kind = X.dtype if isinstance(X, np.ndarray) else type(X).__name__
@@ -209,11 +223,13 @@ def _as_rows(X: Any, path: Path) -> tuple[np.ndarray, tuple[int, ...] | None]:
         raise DataError(f"{path} must hold rows [n, m] or images [n, H, W]; got {list(X.shape)}")
     if 0 in X.shape:
         raise DataError(f"{path} is empty: shape {list(X.shape)}")
-    of_bytes = X.dtype == np.uint8
+    was = None if preparation is None else preparation.of_bytes
+    of_bytes = X.dtype == np.uint8 and (X.ndim > 2 if was is None else was)
+    _tell_of_ranges(X, path, was)
     if X.dtype == bool:
         X = X.view(np.uint8)
     if X.ndim == 2:
-        return X, None
+        return (X.astype(np.float32) / 255 if of_bytes else X), None
     stack = X
     if X.ndim == 4:
         try:
@@ -222,3 +238,11 @@ def _as_rows(X: Any, path: Path) -> tuple[np.ndarray, tuple[int, ...] | None]:
             raise DataError(str(error)) from error
     rows = stack.reshape(len(stack), -1)
     return rows.astype(np.float32) / 255 if of_bytes else rows, stack.shape[1:]
+
+
+def _tell_of_ranges(X: np.ndarray, path: Path, was: bool | None) -> None:
+    """A note where the fit saw bytes as numbers in [0, 1], and these are larger ones that are no bytes."""
+    if was and X.dtype != np.uint8 and np.abs(X[:1000]).max() > 2:
+        note(
+            f"{path} holds numbers beyond [0, 1], where the result was fitted to bytes divided by 255; divide them too"
+        )

@@ -157,7 +157,7 @@ def load_known(
             f"{'is' if known.documents else 'are'} in none of {looked}; "
             f"name their folder with --data-dir or DESC_EXT_DATA{fetch}"
         )
-    prepared = Preparation(image_shape=known.image_shape)
+    prepared = Preparation(image_shape=known.image_shape, of_bytes=True)
     return Dataset(
         known.name,
         X,

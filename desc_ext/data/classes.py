@@ -14,7 +14,7 @@ from desc_ext.data.numpy_files import load_numpy
 __all__ = ["is_label_file", "known_classes", "labels_of_file"]
 
 # What stands for no class where classes are words.
-_MISSING = ("", "nan", "NaN", "None", "<NA>")
+_MISSING = ("", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "None", "null", "NULL")
 
 
 def known_classes(

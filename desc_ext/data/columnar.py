@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as arrow_dataset
+import pyarrow.parquet as pq
 
 from desc_ext.data.messages import DataError
 from desc_ext.data.tables import Table
@@ -32,6 +33,8 @@ def read_columnar(path: Path, parts: list[Path] | None = None) -> Table:
             table, folders = (_read_parquet if kind == "parquet" else _read_arrow)(path), []
         table.validate(full=True)  # a damaged file may have lengths or letters that lead beyond its end
         row_names = _index_columns(table.schema)
+    except DataError:
+        raise
     except Exception as error:  # whatever the bytes of a damaged file lead pyarrow to
         raise DataError(f"{path} cannot be read as {kind}: {error}") from error
     names = table.column_names
@@ -49,21 +52,31 @@ def read_columnar(path: Path, parts: list[Path] | None = None) -> Table:
 
 
 def _read_parquet(path: Path) -> pa.Table:
-    import pyarrow.parquet as pq
-
     return pq.ParquetFile(path).read()
 
 
 def _read_parts(path: Path, parts: list[Path]) -> tuple[pa.Table, list[str]]:
     """All parts, and the names of the columns that come from names of folders."""
+    schemas = [pq.read_schema(part).remove_metadata() for part in parts]
+    for part, schema in zip(parts, schemas, strict=True):
+        if set(schema.names) != set(schemas[0].names):
+            differ = sorted(set(schema.names) ^ set(schemas[0].names))
+            raise DataError(
+                f"{part} has other columns than {parts[0]}: {', '.join(differ)} in one of them alone"
+            )
     found = arrow_dataset.dataset(
         [str(part) for part in parts],
         format="parquet",
         partitioning=arrow_dataset.HivePartitioning.discover(),
         partition_base_dir=str(path),
     )
-    own = arrow_dataset.dataset(str(parts[0]), format="parquet").schema.names
-    return found.to_table(use_threads=False), [name for name in found.schema.names if name not in own]
+    own, first = schemas[0].names, pq.read_schema(parts[0])
+    folders = [field for field in found.schema if field.name not in own]
+    # whole numbers in one part may be fractions in another
+    common = pa.unify_schemas(schemas, promote_options="permissive").with_metadata(first.metadata)
+    for folder in folders:
+        common = common.append(folder)
+    return found.replace_schema(common).to_table(use_threads=False), [folder.name for folder in folders]
 
 
 def _read_arrow(path: Path) -> pa.Table:

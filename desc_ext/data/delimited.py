@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
@@ -53,25 +55,29 @@ class _Layout:
     sample: list[list[str]]
 
 
-def read_delimited(path: Path, header: bool | None, as_words: frozenset[str]) -> Table:
+def read_delimited(
+    path: Path, header: bool | None, as_words: frozenset[str], known_names: Sequence[str] | None = None
+) -> Table:
     """The columns of a table in a text file, numbers as float64, all else as strings.
 
     Args:
         header: whether the first row holds names; None finds out.
         as_words: names of columns, or numbers of them, that stay strings whatever they hold.
+        known_names: of the columns of a fit, none if its file had no header: numbers are then names only where they are among
+            these. None: nothing is known.
 
     Raises:
         DataError: a file that is missing, damaged, no text or without rows; a row of more or fewer fields than the first; a
             value that is no number among numbers. The message names the line, counted as an editor does.
     """
     try:
-        layout = _find_layout(path, header)
+        layout = _find_layout(path, _encoding(path), header, known_names)
         words = _columns_of_words(layout, as_words)
         comma = layout.delimiter != "," and bool(words - _named(layout, as_words)) and _has_commas(layout)
         if comma:
             words = _columns_of_words(_with_points(layout), as_words)
         table = _parse(path, layout, words, "," if comma else ".")
-    except (OSError, UnicodeDecodeError, UnicodeError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as text: {error}") from error
     if comma:
         note(f"{path}: numbers such as {_first_comma(layout)} were read with a decimal comma")
@@ -104,15 +110,27 @@ def _opened(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
 
 
 def _encoding(path: Path) -> str:
+    """UTF-16 where the file begins so, UTF-8 where all of it is, else Windows-1252, which is said."""
     with pa.input_stream(str(path)) as raw:
-        start = raw.read(4)
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
+        block = raw.read(4)
+        if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            while block:
+                decoder.decode(block)
+                block = raw.read(_BLOCK_BYTES)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            note(f"{path} is not UTF-8 and was read as Windows-1252")
+            return "cp1252"
     return "utf-8-sig"
 
 
-def _find_layout(path: Path, header: bool | None) -> _Layout:
-    encoding, skipped, comment, delimiter = _encoding(path), 0, "", ""
+def _find_layout(
+    path: Path, encoding: str, header: bool | None, known_names: Sequence[str] | None
+) -> _Layout:
+    skipped, comment, delimiter = 0, "", ""
     lines = list[str]()
     with _opened(path, encoding) as text:
         for line in text:
@@ -136,7 +154,7 @@ def _find_layout(path: Path, header: bool | None) -> _Layout:
     # a last row of the sample may be cut within a quoted field
     rows = rows[: max(1, len(rows) - (len(lines) > _SAMPLE_ROWS))]
     if header is None:
-        header = _has_header(path, rows, lines)
+        header = _has_header(path, rows, lines, known_names)
     names = [name.strip() for name in rows[0]] if header else [str(i) for i in range(len(rows[0]))]
     if not header and comment:  # numpy.savetxt and gnuplot name columns in a comment
         with _long_fields():
@@ -184,27 +202,69 @@ def _is_number(text: str) -> bool:
     return "_" not in text
 
 
-def _has_header(path: Path, rows: list[list[str]], lines: list[str]) -> bool:
-    """Whether the first row holds names: words above numbers, words alone, quoted numbers, or numbers that count."""
-    first, second = rows[0], rows[1] if len(rows) > 1 else []
-    if any(not _is_number(a) and _is_number(b) for a, b in zip(first, second, strict=False)):
+def _has_header(
+    path: Path, rows: list[list[str]], lines: list[str], known_names: Sequence[str] | None
+) -> bool:
+    """Whether the first row holds names: words above numbers, words alone, quoted numbers, or numbers that are no data."""
+    first, below = rows[0], rows[1:]
+    second = below[0] if below else []
+    if any(_is_name(a) and _is_number(b) for a, b in zip(first, second, strict=False)):
         return True
-    if not any(map(_is_number, first)):
+    if any(map(_is_name, first)) and not any(map(_is_number, first)):
         return True
+    if known_names is not None:
+        return bool({name.strip() for name in first} & set(known_names))
     marks = [line.count('"') for line in lines if line.strip()]
     if marks[0] >= 2 * len(first) and len(marks) > 1 and marks[1] == 0:
         return True
-    numbers = [float(name) for name in first if _is_number(name)]
-    if first[0] == "" and numbers == list(range(len(first) - 1)):  # pandas.DataFrame(array).to_csv
+    if first[0] == "" and [*map(_number, first[1:])] == list(
+        range(len(first) - 1)
+    ):  # pandas.DataFrame(array).to_csv
         return True
-    below = [float(value) for value in second if _is_number(value)]
-    if len(numbers) < max(3, len(first) - 2) or not _counts(numbers) or _counts(below):
+    if not _counts_columns(first, below):
         return False
     note(
         f"{path}: the first row, {listed(first)}, was taken for the names of the columns; say --no-header where it is a "
         "row of data"
     )
     return True
+
+
+def _is_name(text: str) -> bool:
+    """A word that neither is a number nor stands for a missing one."""
+    return not _is_number(text) and text.strip() not in _MISSING and text.strip() != "?"
+
+
+def _number(text: str) -> float:
+    return float(text) if _is_number(text) else math.nan
+
+
+def _counts_columns(first: list[str], below: list[list[str]]) -> bool:
+    """Whether numbers of the first row are names: 0, 1, ... above fractions, years, or equal steps, unlike what follows."""
+    names = [_number(name) for name in first if _is_number(name)]
+    rows = [[_number(value) for value in row if _is_number(value)] for row in below]
+    if not rows or len(names) < len(first) - 2:
+        return False
+    if names == list(range(len(names))) and not any("." in name for name in first):
+        fractions = any(value % 1 for row in rows for value in row)
+        return fractions or (len(names) >= 3 and not _mostly(rows, _counts))
+    if len(names) >= 2 and _are_years(names):
+        return not _mostly(rows, _are_years)
+    return len(names) >= 3 and _counts(names) and not _mostly(rows, _counts)
+
+
+def _mostly(rows: list[list[float]], is_so: Callable[[list[float]], bool]) -> bool:
+    return 2 * sum(map(is_so, rows)) > len(rows)
+
+
+def _are_years(values: list[float]) -> bool:
+    """Different whole numbers of four digits, in order."""
+    ordered = sorted(values)
+    return (
+        all(1000 <= value < 3000 and value % 1 == 0 for value in values)
+        and values in (ordered, ordered[::-1])
+        and len(set(values)) == len(values)
+    )
 
 
 def _counts(values: list[float]) -> bool:
@@ -253,7 +313,11 @@ def _with_points(layout: _Layout) -> _Layout:
 def _parse(path: Path, layout: _Layout, words: set[int], decimal_point: str) -> pa.Table:
     types = {f"f{i}": pa.string() if i in words else pa.float64() for i in range(len(layout.names))}
     convert = arrow_csv.ConvertOptions(column_types=types, decimal_point=decimal_point)
-    parse = arrow_csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
+    # a blank line among the rows of a single column is a missing value, at the end it is nothing
+    single = len(types) == 1
+    parse = arrow_csv.ParseOptions(
+        delimiter=layout.delimiter, newlines_in_values=True, ignore_empty_lines=not single
+    )
     for block_size in (_BLOCK_BYTES, _LARGEST_BLOCK):
         # names of ours: those of the header may stand twice
         read = arrow_csv.ReadOptions(
@@ -270,11 +334,18 @@ def _parse(path: Path, layout: _Layout, words: set[int], decimal_point: str) -> 
                 types
             ):  # what the csv module, which found the layout, reads otherwise
                 _refuse(path, layout, words, decimal_point, f"its rows have {table.num_columns} fields")
-            return table
+            return _without_empty_end(table) if single else table
         except pa.ArrowInvalid as error:
             if "straddling" not in str(error):
                 _refuse(path, layout, words, decimal_point, str(error))
     raise DataError(f"{path} cannot be read: a row has more than {_LARGEST_BLOCK:,} bytes")
+
+
+def _without_empty_end(table: pa.Table) -> pa.Table:
+    length = len(table)
+    while length and table.column(0)[length - 1].as_py() in (None, ""):
+        length -= 1
+    return table.slice(0, length)
 
 
 @contextmanager
@@ -283,8 +354,9 @@ def _bytes(path: Path, layout: _Layout) -> Iterator[Any]:
         if layout.delimiter != " ":
             yield raw
             return
-        text = re.sub(rb"[ \t]+", b" ", raw.read())
-        yield io.BytesIO(re.sub(rb" ?(?:\r\n|\r|\n) ?", b"\n", text).strip(b" "))
+        text = re.sub(r"[ \t]+", " ", raw.read().decode(layout.encoding))
+        text = re.sub(r" ?(?:\r\n|\r|\n) ?", "\n", text).strip(" ")
+        yield io.BytesIO(text.encode(layout.encoding))
 
 
 def _numbered_rows(path: Path, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
@@ -294,7 +366,8 @@ def _numbered_rows(path: Path, layout: _Layout) -> Iterator[tuple[int, list[str]
             next(text)
         lines = map(_single_spaces, text) if layout.delimiter == " " else text
         numbered = _parsed(lines, layout.delimiter)
-        rows = ((layout.skipped + line, row) for line, row in numbered if row)
+        single = len(layout.names) == 1
+        rows = ((layout.skipped + line, row or [""]) for line, row in numbered if row or single)
         yield from islice(rows, int(layout.header), None)
 
 
@@ -320,23 +393,29 @@ def _refuse(path: Path, layout: _Layout, words: set[int], decimal_point: str, re
                 f"{_hint(layout, row, index)}"
             )
         for i, value in enumerate(row):
-            bare = value.strip().replace(decimal_point, ".")
-            if i not in words and bare not in _MISSING and not _is_number(bare):
+            bare = value.strip()
+            mixed = decimal_point == "," and "." in bare
+            if (
+                i not in words
+                and bare not in _MISSING
+                and (mixed or not _is_number(bare.replace(decimal_point, ".")))
+            ):
+                what = "numbers with decimal commas elsewhere" if decimal_point == "," else "numbers before"
                 raise DataError(
-                    f"{path}, line {line}: column '{layout.names[i]}' holds '{_cut(value)}', and numbers before; correct it, "
-                    "or leave the column out with --drop"
+                    f"{path}, line {line}: column '{layout.names[i]}' holds '{_cut(value)}', and {what}; correct it, or "
+                    "leave the column out with --drop"
                 )
     raise DataError(f"{path} cannot be read: {reason}")
 
 
 def _hint(layout: _Layout, row: list[str], index: int) -> str:
-    if len(row) == len(layout.names) + 1 and index == 0:
+    if len(row) > len(layout.names) and not "".join(row[len(layout.names) :]).strip():
+        return ": take the delimiters at the end of the line away"
+    if len(row) == len(layout.names) + 1 and index == 0 and all(map(_is_number, row[1:])):
         return (
             ": if the first column holds names of the rows (R's write.table), write the file with col.names=NA or "
             "row.names=FALSE; if numbers have decimal commas, part the columns by semicolons"
         )
-    if len(row) > len(layout.names) and not "".join(row[len(layout.names) :]).strip():
-        return ": take the delimiters at the end of the line away"
     return ": a value that holds the delimiter must stand in quotes, and a missing one leaves an empty field"
 
 

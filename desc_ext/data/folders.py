@@ -10,6 +10,7 @@ from desc_ext.data.messages import DataError, note
 
 __all__ = ["Member", "files_of", "members"]
 
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 # Names of folders that part a data set for training, which are no classes.
 _SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 
@@ -38,7 +39,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def _walk(folder: Path) -> Iterable[Path]:
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith((".", "_")):
+        if entry.name.startswith((".", "_")) or entry.name.lower() in _OF_SYSTEMS:
             continue
         # a link to a folder may lead back to where it lies
         if entry.is_dir() and not entry.is_symlink():

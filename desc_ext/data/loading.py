@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -28,23 +29,28 @@ from desc_ext.data.text import (
 
 __all__ = ["load_dataset", "read_documents"]
 
+# Files that a folder of texts does not consist of.
+_NO_TEXTS = (
+    *(s for s in DELIMITED_SUFFIXES if s != ".txt"), *COLUMNAR_SUFFIXES, *ARRAY_SUFFIXES,
+    ".json", ".jsonl", ".xls", ".xlsx", ".svg", ".gz", ".bz2", ".zst", ".zip",
+)  # fmt: skip
 _COMPRESSED = (".gz", ".bz2", ".zst")
 
 
 def load_dataset(
     source: str | os.PathLike,
-    labels: str | None = None,
+    labels: str | int | None = None,
     data_dir: str | os.PathLike | None = None,
     download: bool = False,
     *,
     external: str | os.PathLike | None = None,
-    external_labels: str | None = None,
+    external_labels: str | int | None = None,
     dimension: int | None = None,
     array: str | None = None,
-    columns: Sequence[str] | None = None,
-    drop: Sequence[str] = (),
-    id: str | None = None,
-    text: str | None = None,
+    columns: str | int | Sequence[str | int] | None = None,
+    drop: str | int | Sequence[str | int] = (),
+    id: str | int | None = None,
+    text: str | int | None = None,
     image_size: tuple[int, int] | None = None,
     header: bool | None = None,
     preparation: Preparation | None = None,
@@ -86,13 +92,14 @@ def load_dataset(
         DataError: a name that is not known, a file that is missing or damaged, a column that is missing or not numeric, or
             data that do not fit ``preparation``; the message says what was found, where, and what would help.
     """
-    reading = Reading(
-        labels, array, None if columns is None else tuple(columns), tuple(drop), id, text, image_size, header
-    )
+    chosen = None if columns is None else _words(columns)
+    reading = Reading(_word(labels), array, chosen, _words(drop), _word(id), _word(text), image_size, header)
     target = _read(source, reading, data_dir, download, preparation)
     other = None
     if external is not None:
-        other = _read(external, Reading(labels=external_labels), data_dir, download, _columns_alone(target))
+        other = _read(
+            external, Reading(labels=_word(external_labels)), data_dir, download, _columns_alone(target)
+        )
     features = None if preparation is None else preparation.text_features
     if isinstance(target, Documents) and not isinstance(other, Dataset):
         if preparation is not None and features is None:
@@ -109,6 +116,15 @@ def load_dataset(
     if preparation is not None and preparation.columns is not None and dataset.columns is None:
         note(f"{source} has no names of columns; they are taken to be those of the fit, in its order")
     return dataset if of_external is None else replace(dataset, external=of_external)
+
+
+def _word(name: str | int | None) -> str | None:
+    """A name, or a number, of a column as a word."""
+    return None if name is None else str(name)
+
+
+def _words(names: str | int | Sequence[str | int]) -> tuple[str, ...]:
+    return (str(names),) if isinstance(names, (str, int)) else tuple(map(str, names))
 
 
 def read_documents(
@@ -174,7 +190,8 @@ def _read(
     saved = Reading() if preparation is None else preparation.reading
     words = {word for r in (reading, saved) for word in (r.labels, r.id, r.text) if word is not None}
     header = saved.header if reading.header is None else reading.header
-    return _of_table(read_delimited(path, header, frozenset(words)), reading, preparation)
+    names = None if preparation is None or preparation.width is None else (preparation.columns or ())
+    return _of_table(read_delimited(path, header, frozenset(words), names), reading, preparation)
 
 
 def _no_such_kind(source: object, path: Path) -> str:
@@ -186,6 +203,9 @@ def _no_such_kind(source: object, path: Path) -> str:
         hint = "; name the folder that holds the images"
     elif path.suffix.lower() in (".pt", ".pth", ".pkl", ".pickle"):
         hint = "; save the array with numpy.save"
+    close = difflib.get_close_matches(str(source), KNOWN, n=1, cutoff=0.7)
+    if close:
+        hint = f" (did you mean {close[0]}?)"
     return f"'{source}' is neither a known data set ({', '.join(KNOWN)}) nor a {', '.join(kinds)} file nor a folder{hint}"
 
 
@@ -209,6 +229,12 @@ def _read_folder(path: Path, reading: Reading, preparation: Preparation | None) 
             raise DataError(
                 f"{path} holds {len(found)} {kind} and other files, such as {other}; keep them apart"
             )
+    other_kind = next((file for file in files if file.name.lower().endswith(_NO_TEXTS)), None)
+    if other_kind is not None and not kinds["images"] and not kinds["Parquet files"]:
+        raise DataError(
+            f"{path} holds files such as {other_kind}: of folders, those of Parquet parts, of images and of texts are read; "
+            "join tables to one file, or name a single one"
+        )
     if kinds["Parquet files"]:
         reading.refuse(path, "a table with names", "array", "image_size", "header")
         return _of_table(read_columnar(path, files), reading, preparation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from desc_ext.messages import warn_user
 
 __all__ = ["DataError", "DataNote", "note"]
 
@@ -17,4 +17,4 @@ class DataNote(UserWarning):
 
 def note(message: str) -> None:
     """Tells the user something about the data, as a warning of the category :class:`DataNote`."""
-    warnings.warn(message, DataNote, stacklevel=2)
+    warn_user(message, DataNote)

@@ -61,6 +61,10 @@ def read_images(
         note(
             f"{path}: {other} of {len(members)} images were brought to {height}x{width}, what the result was fitted to"
         )
+    if preparation is not None and preparation.of_bytes is False:
+        note(
+            f"{path}: pixels of files are in [0, 1]; the result was fitted to an array whose numbers were left as they are"
+        )
     X = np.empty((len(members), height * width * n_channels), np.float32)
     for row, member in zip(X, members, strict=True):
         row[:] = _pixels(member.file, (height, width), n_channels).ravel()
@@ -75,7 +79,7 @@ def read_images(
         shape,
         str(path),
         ids=np.array([str(member.file.relative_to(path)) for member in members]),
-        preparation=Preparation(reading, image_shape=shape),
+        preparation=Preparation(reading, image_shape=shape, of_bytes=True),
     )
 
 

@@ -42,7 +42,9 @@ class Preparation:
         reading: as it was asked for, with the names of columns and arrays that were found. Where new data have the same
             names, these count again.
         columns: names of the columns that became features, in their order; None where there were no names.
-        left_out: names of the other columns of the source.
+        left_out: names of the other columns of the source; their numbers as words where there were no names.
+        width: columns of a table that became features, or None.
+        of_bytes: whether numbers were bytes that were brought to [0, 1]; None where there were no images.
         image_shape: (height, width) or (height, width, channels) of the rows, or None.
         text_features: the fitted features where the source was texts, or None.
     """
@@ -50,6 +52,8 @@ class Preparation:
     reading: Reading = field(default_factory=Reading)
     columns: tuple[str, ...] | None = None
     left_out: tuple[str, ...] = ()
+    width: int | None = None
+    of_bytes: bool | None = None
     image_shape: tuple[int, ...] | None = None
     text_features: TextFeatures | None = None
 
@@ -60,6 +64,8 @@ class Preparation:
             "reading": asdict(self.reading),
             "columns": self.columns,
             "left_out": self.left_out,
+            "width": self.width,
+            "of_bytes": self.of_bytes,
             "image_shape": self.image_shape,
             "text_features": config,
         }, tensors
@@ -93,12 +99,16 @@ class Preparation:
         _check_strings("columns", columns)
         _check_strings("left_out", left_out)
         features = _entry(config, "text_features", (dict, type(None)))
+        width = _entry(config, "width", (int, type(None)))
+        of_bytes = _entry(config, "of_bytes", (bool, type(None)))
         if features is None and tensors:
             raise ValueError(f"tensor {next(iter(tensors))!r} is not part of it")
         return cls(
             Reading(**saved),
             None if columns is None else tuple(columns),
             tuple(left_out),
+            width,
+            of_bytes,
             None if shape is None else tuple(shape),
             None if features is None else TextFeatures.from_state(features, tensors),
         )

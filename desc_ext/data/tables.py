@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +54,7 @@ class Table:
 def listed(names: Iterable[Any]) -> str:
     """The names with commas between them, the first twelve if they are many."""
     names = [name if len(name) <= 40 else f"{name[:40]}..." for name in map(str, names)]
+    names = [name or "(without a name)" for name in names]
     return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
 
 
@@ -106,9 +109,9 @@ def rows_of_table(table: Table, reading: Reading, preparation: Preparation | Non
         DataError: a column that is missing, not numeric, or not complete.
     """
     labels, from_file = _label_column(table, reading)
-    ids = _id_column(table, reading, preparation)
+    ids, unnamed = _id_columns(table, reading, preparation)
     dropped = chosen_columns(table.path, table.names, reading.drop, "--drop")
-    special = [i for i in (labels, ids) if i is not None]
+    special = [i for i in (labels, ids, *unnamed) if i is not None]
     if preparation is not None and preparation.columns is not None and table.has_names:
         features = _as_fitted(table, preparation, [*special, *dropped])
     elif reading.columns is not None:
@@ -119,11 +122,12 @@ def rows_of_table(table: Table, reading: Reading, preparation: Preparation | Non
                     f"{table.path}: column '{table.names[i]}' is named twice, by --columns and another option"
                 )
     else:
-        features = _features(table, [*special, *dropped])
+        features = _features(table, [*special, *dropped], preparation)
     if not features:
         raise DataError(
             f"{table.path} has no column besides {listed(table.names[i] for i in (*special, *dropped))}"
         )
+    _refuse_equal_names(table, features)
     X, names = _numbers(table, features)
     found = replace(
         reading,
@@ -135,6 +139,7 @@ def rows_of_table(table: Table, reading: Reading, preparation: Preparation | Non
         found,
         tuple(table.names[i] for i in features) if table.has_names else None,
         tuple(name for i, name in enumerate(table.names) if i not in features),
+        len(features),
     )
     y = None
     if from_file is not None:
@@ -163,28 +168,45 @@ def _label_column(table: Table, reading: Reading) -> tuple[int | None, str | Non
     return chosen_columns(table.path, table.names, [reading.labels], "--labels")[0], None
 
 
-def _id_column(table: Table, reading: Reading, preparation: Preparation | None) -> int | None:
-    """The number of the column that names the rows: the one asked for, else what the file marks as such."""
+def _id_columns(
+    table: Table, reading: Reading, preparation: Preparation | None
+) -> tuple[int | None, list[int]]:
+    """The number of the column that names the rows, and of further ones that do: what is asked for, else what is marked.
+
+    pandas and R write names of rows, or the levels of them, to first columns without a name.
+    """
+    unnamed = []
+    if table.has_names and reading.columns is None and any(table.names):
+        leading = itertools.takewhile(lambda i: _UNNAMED.fullmatch(table.names[i]), range(len(table.names)))
+        unnamed = [i for i in leading if _names_rows(table.columns[i])]
     if reading.id is not None:
-        return chosen_columns(table.path, table.names, [reading.id], "--id")[0]
+        return chosen_columns(table.path, table.names, [reading.id], "--id")[0], unnamed
     saved = None if preparation is None else preparation.reading.id
-    if table.has_names and saved in table.names:
-        return table.names.index(saved)
+    if saved and table.has_names and saved in table.names:
+        return table.names.index(saved), unnamed
     if table.row_names:
-        return table.row_names[0]
-    if (
-        reading.columns is None
-        and table.has_names
-        and len(table.names) > 1
-        and _UNNAMED.fullmatch(table.names[0])
-    ):
-        values = table.columns[0]
-        if _counts_rows(values) or pa.types.is_string(values.type):
-            note(
-                f"{table.path}: the first column, which has no name, is taken for names of the rows, not as a feature"
-            )
-            return 0
-    return None
+        return table.row_names[0], unnamed
+    if not unnamed:
+        return None, []
+    which = (
+        "column, which has no name, is"
+        if len(unnamed) == 1
+        else f"{len(unnamed)} columns, which have no names, are"
+    )
+    note(
+        f"{table.path}: the first {which} taken for names of the rows, not as features; name them to have them as such"
+    )
+    return unnamed[0], unnamed
+
+
+def _names_rows(values: pa.ChunkedArray) -> bool:
+    """Whether the values are words or whole numbers."""
+    if values.null_count == len(values):
+        return False
+    if pa.types.is_floating(values.type):
+        array = values.drop_null().to_numpy()
+        return bool((array == np.floor(array)).all())
+    return not _is_numeric(values.type) or pa.types.is_integer(values.type)
 
 
 def _counts_rows(values: pa.ChunkedArray) -> bool:
@@ -202,9 +224,24 @@ def names_of_rows(values: pa.ChunkedArray) -> np.ndarray:
     return np.array(["" if value is None else str(value) for value in values.to_pylist()])
 
 
-def _features(table: Table, others: list[int]) -> list[int]:
+def _refuse_equal_names(table: Table, features: list[int]) -> None:
+    """Columns of one name could not be told apart in new data."""
+    names = [table.names[i] for i in features]
+    for i, name in zip(features, names, strict=True):
+        if names.count(name) > 1:
+            raise DataError(
+                f"{table.path}: {names.count(name)} columns are called '{name}'; rename them, or leave all but one "
+                f"out by their numbers, --drop {i}"
+            )
+
+
+def _features(table: Table, others: list[int], preparation: Preparation | None) -> list[int]:
     """All columns but ``others``, names of rows and parts of a folder's name."""
     left_out = {*others, *table.row_names, *table.parts}
+    if preparation is not None and preparation.width is not None and preparation.columns is None:
+        numbers = [int(name) for name in preparation.left_out if name.isdigit()]
+        if len(table.names) == preparation.width + len(numbers):  # the file of the fit, or one like it
+            left_out |= set(numbers)
     if table.parts and (free := [table.names[i] for i in table.parts if i not in others]):
         note(
             f"{table.path}: {listed(free)}, from the names of folders, is no feature; --columns or --labels can name it"
@@ -216,6 +253,8 @@ def _features(table: Table, others: list[int]) -> list[int]:
         if table.has_names and _UNNAMED.fullmatch(name) and values.null_count == len(values):
             continue  # what a delimiter at the end of every line makes
         features.append(i)
+        if table.has_names and _UNNAMED.fullmatch(name):
+            note(f"{table.path}: column {i}, which has no name, is a feature; leave it out with --drop {i}")
         if (
             table.has_names
             and re.fullmatch(r"(?i)(row_?)?(id|index|nr|no|number)", name)
@@ -245,6 +284,7 @@ def _as_fitted(table: Table, preparation: Preparation, others: list[int]) -> lis
         *(table.names[i] for i in (*others, *table.row_names, *table.parts)),
     }
     further = [name for name in table.names if name not in known and not _UNNAMED.fullmatch(name)]
+    drop = shlex.quote(",".join(further))
     if missing:
         beside = f"; it has {listed(further)}, which the result does not know" if further else ""
         raise DataError(
@@ -252,9 +292,17 @@ def _as_fitted(table: Table, preparation: Preparation, others: list[int]) -> lis
         )
     if further:
         raise DataError(
-            f"{table.path} has columns that the result was not fitted to: {listed(further)}; leave them out with --drop"
+            f"{table.path} has columns that the result was not fitted to: {listed(further)}; leave them out with "
+            f"--drop {drop}"
         )
-    return [chosen_columns(table.path, table.names, [name], "--columns")[0] for name in wanted]
+    free = [name if i not in others else None for i, name in enumerate(table.names)]
+    for name in wanted:
+        if free.count(name) != 1:
+            raise DataError(
+                f"{table.path}: {free.count(name)} columns are called '{name}'; rename them, or leave all but one "
+                "out by their numbers with --drop"
+            )
+    return [free.index(name) for name in wanted]
 
 
 # Values
@@ -302,10 +350,16 @@ def _refuse_words(table: Table, features: list[int]) -> None:
         row = _first_word(table.columns[words[0]])
         example = f" ('{str(table.columns[words[0]][row].as_py())[:40]}', {table.place(row)}, for one)"
     names = [table.names[i] for i in words]
-    flat = ",".join(names) if len(names) <= 12 else "..."
+    if not table.has_names and row == 0 and len(words) == len(features):
+        raise DataError(
+            f"{table.path}: {table.place(0)} holds words alone, as a row of names does; leave out --no-header, or say "
+            "--header"
+        )
+    flat = shlex.quote(",".join(names)) if len(names) <= 12 else "..."
+    which = f"column {names[0]} is" if len(names) == 1 else f"columns {listed(names)} are"
     raise DataError(
-        f"{table.path}: column {listed(names)} is not numeric{example}; leave it out with --drop {flat}, encode it as "
-        "numbers (one column a category), or, if it holds the known classes, name it with --labels"
+        f"{table.path}: {which} not numeric{example}; leave out with --drop {flat}, encode as numbers (one column a "
+        "category), or, for the known classes, name with --labels"
     )
 
 
@@ -327,7 +381,8 @@ def _numbers_of(table: Table, i: int) -> np.ndarray:
         row = pc.index(pc.is_null(column), True).as_py()
         raise DataError(
             f"{table.path}: column '{name}' has no value in {column.null_count} of {len(column)} rows, the first "
-            f"{table.place(row)}; fill them, drop the rows, or leave the column out with --drop {name}"
+            f"{table.place(row)}; fill them, drop the rows, or leave the column out with --drop "
+            f"{shlex.quote(name)}"
         )
     if is_list:
         widths = np.unique(pc.list_value_length(column).to_numpy())

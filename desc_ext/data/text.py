@@ -81,6 +81,8 @@ def as_rows(
         DataError: the texts share no words.
     """
     if features is None:
+        if len(documents.texts) < 2:
+            raise DataError(f"{documents.source} has {len(documents.texts)} texts; wanted 2 at least")
         features = TextFeatures(dimension or documents.dimension)
         try:
             rows = features.fit_transform(documents.texts)
@@ -143,8 +145,8 @@ def read_jsonl(path: Path, reading: Reading, preparation: Preparation | None = N
 
 
 def _documents(path: Path, texts: list[str], y: np.ndarray | None, ids: np.ndarray | None) -> Documents:
-    if len(texts) < 2:
-        raise DataError(f"{path} has {len(texts)} texts; wanted 2 at least")
+    if not texts:
+        raise DataError(f"{path} has no texts")
     name = path.absolute().name.split(".")[0] or path.name
     if y is None:
         return Documents(name, texts, source=str(path), ids=ids)
@@ -222,16 +224,25 @@ def documents_of_table(table: Table, column: int, reading: Reading) -> Documents
             raise DataError(
                 f"{path}, {table.place(row)}: wanted a text in column '{table.names[column]}', got {value!r}"
             )
-    y, labels = None, reading.labels
+    y, labels, used = None, reading.labels, {column}
     if is_label_file(labels, table.names):
         y, labels = labels_of_file(str(labels), len(texts)), None
     elif labels is not None:
         i = chosen_columns(path, table.names, [labels], "--labels")[0]
+        if i == column:
+            raise DataError(
+                f"{path}: column '{table.names[i]}' holds the texts, and cannot be their class too (--labels)"
+            )
+        used.add(i)
         y = known_classes(table.columns[i], len(texts), f"{path}: column '{table.names[i]}'", table.place)
     ids = None
     if reading.id is not None:
         i = chosen_columns(path, table.names, [reading.id], "--id")[0]
+        used.add(i)
         ids = names_of_rows(table.columns[i])
+    others = [name for i, name in enumerate(table.names) if i not in used]
+    if others:
+        note(f"{path}: the texts of column '{table.names[column]}' are clustered; left out: {listed(others)}")
     found = _documents(path, texts, y, ids)
     return replace(found, reading=Reading(labels=labels, id=reading.id, text=table.names[column]))
 

@@ -60,7 +60,12 @@ class Checkpoint:
             "stopped": state.stopped,
             "history": state.history,
         }
-        write_state_folder(self.folder, "checkpoint", config, tensors)
+        try:
+            write_state_folder(self.folder, "checkpoint", config, tensors)
+        except OSError as error:
+            raise OSError(
+                f"the checkpoint could not be written to {self.folder}: {error}; make room there, or fit without a checkpoint"
+            ) from error
         ended = time.perf_counter()
         self._next_write = ended + self.work_per_write * (ended - started)
 

@@ -138,7 +138,8 @@ def dense_coefficients(y: Tensor) -> Tensor:
     check_batch("dense_coefficients", "y", y)
     rows = y.to(compute_dtype(y))
     scale = 1 / (1 - rows.square().sum(-1, keepdim=True)).clamp_min(torch.finfo(rows.dtype).eps)
-    products = scale * (rows @ rows.mT)
+    with torch.autocast(rows.device.type, enabled=False):  # which would multiply in half types
+        products = scale * (rows @ rows.mT)
     return products - torch.diag_embed(products.diagonal(dim1=-2, dim2=-1))
 
 

@@ -29,23 +29,26 @@ def embedding_figure(
     subtitle: str = "",
     axes_names: tuple[str, str] = ("t-SNE 1", "t-SNE 2"),
     names: Sequence[str] | None = None,
+    color_of: ArrayLike | None = None,
 ) -> Figure:
     """Points [m, 2] coloured by label [m], each label with its number, or with its name in a legend.
 
     Args:
         names: of the labels 0, 1, ...: the legend's; None writes numbers beside the points.
+        color_of: the label whose colour each label has; None: its own.
     """
     points, labels = np.asarray(points), np.asarray(labels)
     figure = new_figure(_WIDTH if names is None else _WIDTH + 1.8, _HEIGHT)
     axes = figure.subplots()
     present, counts = np.unique(labels, return_counts=True)
-    colors = cluster_colors(int(present.max()) + 1 if len(present) else 0)
+    look = np.arange(int(present.max(initial=-1)) + 1) if color_of is None else np.asarray(color_of)
+    colors = cluster_colors(int(look.max(initial=-1)) + 1)
     size = float(np.clip(12000 / max(len(points), 1), 6, 30))
     for k, count in zip(present, counts, strict=True):
         inside = labels == k
         axes.scatter(
-            points[inside, 0], points[inside, 1], s=size, color=colors[k], alpha=0.75, linewidths=0,
-            marker=MARKERS[k // len(COLORS) % len(MARKERS)], rasterized=True,
+            points[inside, 0], points[inside, 1], s=size, color=colors[look[k]], alpha=0.75, linewidths=0,
+            marker=MARKERS[look[k] // len(COLORS) % len(MARKERS)], rasterized=True,
             zorder=2 - count / len(labels),  # small ones lie on large ones
             label=None if names is None else plain(names[k])[:28],
         )  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from desc_ext.metrics import matched_clusters
 from desc_ext.plots.clusters import examples_figure, sizes_figure
 from desc_ext.plots.curves import curves_figure
 from desc_ext.plots.embedding import embedding_figure
@@ -54,14 +55,16 @@ def save_pictures(
     labels, folder = np.asarray(labels), Path(folder)
     projection = None
 
-    def embedded(by: str, numbers: np.ndarray, names: tuple[str, ...] | None) -> Figure:
+    def embedded(
+        by: str, numbers: np.ndarray, names: tuple[str, ...] | None, color_of: np.ndarray | None = None
+    ) -> Figure:
         nonlocal projection  # drawn by cluster and by class, computed once
         projection = projection or project_to_plane(embedding)
         method = "t-SNE" if projection.axes[0].startswith("t-SNE") else "principal components"
         shown = f"{len(projection.rows):,} of {len(labels):,} {rows_name}"
         return embedding_figure(
             projection.points, numbers[projection.rows], f"{heading}: {rows_name}",
-            f"{method} of {shown}, {by}", projection.axes, names,
+            f"{method} of {shown}, {by}", projection.axes, names, color_of,
         )  # fmt: skip
 
     makers: dict[str, Callable[[], Figure]] = {
@@ -69,7 +72,10 @@ def save_pictures(
     }
     if classes is not None:
         makers["classes.png"] = lambda: embedded(
-            "coloured by known class", np.asarray(classes[0]), classes[1]
+            "coloured by known class",
+            np.asarray(classes[0]),
+            classes[1],
+            matched_clusters(classes[0], labels),
         )
     makers["cluster_sizes.png"] = partial(sizes_figure, labels, n_clusters, f"{heading}: cluster sizes")
     if not history or len(history) > len({record.get("stage") for record in history}):

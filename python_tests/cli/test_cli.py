@@ -252,7 +252,7 @@ def test_folders_that_hold_no_model(tmp_path, digits_run):
         (["digits", "--clusters", "3", "--set", "hidden_sizes=5,x"], "wanted numbers such as 500,500,1000"),
         (["digits", "--clusters", "3", "--set", "n_clusters=4"], "set by --clusters"),
         (["digits", "--clusters", "3", "--epochs", "2", "--set", "max_epochs=4"], "max_epochs is set twice"),
-        (["digits", "--clusters", "3", "--model", "ae-kmeans", "--epochs", "2"], "leave out --epochs"),
+        (["digits", "--clusters", "3", "--model", "self-expressive", "--epochs", "2"], "leave out --epochs"),
         (["digits", "--clusters", "3", "--resume"], "there is nothing to resume"),
         (["digits", "--clusters", "5000"], "n_samples=1797 should be >= n_clusters=5000"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pandas as pd
@@ -79,3 +80,29 @@ def test_predict_leaves_out_a_confidence_that_the_method_does_not_have(small_run
     assert pd.read_csv(tmp_path / "p.csv").columns.tolist() == ["id", "cluster"]
     code, _, errors = run("predict", tmp_path / "o", X, "--out", tmp_path / "p.txt")
     assert (code, "must be a .npy or .csv file" in errors) == (2, True)
+
+
+def test_names_that_are_no_letters_cost_nothing(tmp_path):
+    """A folder of images may hold files of any bytes."""
+    from PIL import Image
+
+    folder = tmp_path / "f"
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray(np.full((4, 4), 40 * i, np.uint8)).save(folder / "x.png")
+        os.rename(folder / "x.png", os.fsencode(folder) + b"/%d\xff.png" % i)
+    arguments = [
+        "fit",
+        folder,
+        "--model",
+        "k-subspaces",
+        "--clusters",
+        2,
+        "--no-pictures",
+        "--out",
+        tmp_path / "o",
+    ]
+    code, _, errors = run(*arguments)
+    assert code == 0, errors
+    assert "0\\udcff.png" in (tmp_path / "o" / "labels.csv").read_text()
+    assert (tmp_path / "o" / "report.html").is_file()

@@ -146,3 +146,23 @@ def test_two_runs_at_once(tmp_path):
     refused = [text for text, code in zip(errors, codes, strict=True) if code]
     assert all("is in use by" in text or "holds results" in text for text in refused), refused
     assert "model" in {path.name for path in (tmp_path / "o").iterdir()}
+
+
+def test_what_a_run_left_that_was_killed_before_its_first_checkpoint(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 5)))
+    (tmp_path / "o" / "checkpoint").mkdir(parents=True)
+    fit = [
+        "fit",
+        tmp_path / "x.npy",
+        "--clusters",
+        2,
+        "--model",
+        "k-subspaces",
+        "--no-pictures",
+        "--out",
+        tmp_path / "o",
+    ]
+    code, _, errors = run(*fit)
+    assert (code, "is not empty" in errors) == (2, True)  # not what a run leaves
+    (tmp_path / "o" / "checkpoint" / "run.json").write_text("{}")
+    assert run(*fit)[0] == 0

@@ -180,3 +180,63 @@ def test_damaged_text_features_are_refused(tmp_path):
             TextFeatures.from_state(config | broken, tensors)
     with pytest.raises(ValueError, match="lack components"):
         TextFeatures.from_state(config, {"word_weights": tensors["word_weights"]})
+
+
+@pytest.mark.parametrize("first", ["stack of bytes", "stack of numbers"])
+@pytest.mark.parametrize("then", ["stack.npy", "rows.npy", "x.npz"])
+def test_bytes_are_divided_where_those_of_the_fit_were(tmp_path, first, then):
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
+    np.save(tmp_path / "fit.npy", images if first == "stack of bytes" else images.astype(np.float32))
+    preparation = saved(load_dataset(tmp_path / "fit.npy").preparation)
+    np.save(tmp_path / "stack.npy", images)
+    np.save(tmp_path / "rows.npy", images.reshape(6, -1))
+    np.savez(tmp_path / "x.npz", X=images)
+    found = load_dataset(tmp_path / then, preparation=preparation)
+    np.testing.assert_allclose(
+        found.X, images.reshape(6, -1) / (255 if first == "stack of bytes" else 1), rtol=1e-6
+    )
+
+
+def test_numbers_far_from_those_of_the_fit_are_said(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
+    np.save(tmp_path / "fit.npy", images)
+    np.save(tmp_path / "new.npy", images.astype(np.float32))
+    with pytest.warns(
+        DataNote, match=r"beyond \[0, 1\], where the result was fitted to bytes divided by 255"
+    ):
+        load_dataset(tmp_path / "new.npy", preparation=load_dataset(tmp_path / "fit.npy").preparation)
+
+
+def test_the_header_is_that_of_the_fit(tmp_path):
+    (tmp_path / "fit.csv").write_text("2001,2002,2003\n5,1,9\n4,4,1\n")
+    (tmp_path / "plain.csv").write_text("5,1,9\n4,4,1\n")
+    (tmp_path / "new.csv").write_text("2001,2002,2003\n1,2,3\n4,2,8\n")
+    (tmp_path / "rows.csv").write_text("1,2,3\n4,2,8\n")
+    with pytest.warns(DataNote, match="--no-header"):
+        named = load_dataset(tmp_path / "fit.csv").preparation
+    assert load_dataset(tmp_path / "new.csv", preparation=named).X.tolist() == [[1, 2, 3], [4, 2, 8]]
+    plain = load_dataset(tmp_path / "plain.csv").preparation
+    assert load_dataset(tmp_path / "rows.csv", preparation=plain).X.tolist() == [[1, 2, 3], [4, 2, 8]]
+
+
+def test_a_class_without_a_name_is_left_out_again(tmp_path):
+    (tmp_path / "fit.csv").write_text("5,1,u\n4,4,v\n2,3,u\n")
+    first = load_dataset(tmp_path / "fit.csv", labels=-1)
+    again = load_dataset(tmp_path / "fit.csv", preparation=saved(first.preparation))
+    np.testing.assert_array_equal(again.X, first.X)
+
+
+def test_one_new_text(tmp_path):
+    write_jsonl(tmp_path / "fit.jsonl", corpus(0))
+    write_jsonl(tmp_path / "new.jsonl", corpus(1, 1))
+    preparation = load_dataset(tmp_path / "fit.jsonl", dimension=6).preparation
+    assert load_dataset(tmp_path / "new.jsonl", preparation=preparation).X.shape == (1, 6)
+
+
+def test_the_texts_are_no_classes(tmp_path):
+    write_csv(tmp_path / "t.csv", corpus(0))
+    with pytest.raises(DataError, match="'text' holds the texts, and cannot be their class too"):
+        load_dataset(tmp_path / "t.csv", labels="text")
+    pd.DataFrame({"text": corpus(0), "price": 1.0}).to_csv(tmp_path / "p.csv", index=False)
+    with pytest.warns(DataNote, match="the texts of column 'text' are clustered; left out: price"):
+        load_dataset(tmp_path / "p.csv")

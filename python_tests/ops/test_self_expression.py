@@ -218,3 +218,10 @@ def test_errors(what):
 def test_direct_calls_are_guarded(call, message):
     with pytest.raises(RuntimeError, match=message):
         call(torch.ops.desc_ext)
+
+
+def test_coefficients_are_not_rounded_under_autocast():
+    y = torch.randn(6, 12, generator=torch.Generator().manual_seed(0)) / 5
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cpu_ops.dense_coefficients(y)
+    torch.testing.assert_close(found, reference.dense_coefficients(y.double()).float())

@@ -41,7 +41,7 @@ def write_report(folder: Path, report: Report, metrics: dict[str, dict[str, floa
     template = environment.get_template("report.html.j2")
     shown = _embedded(folder) if pictures else []
     html = template.render(report=report, metrics=metrics, pictures=shown, scores=_scores(metrics))
-    replace_file(folder / REPORT_FILE, html.encode())
+    replace_file(folder / REPORT_FILE, html.encode(errors="backslashreplace"))
 
 
 def _embedded(folder: Path) -> list[dict[str, Any]]:
