@@ -24,7 +24,6 @@ __all__ = ["ARRAY_SUFFIXES", "read_array_file"]
 ARRAY_SUFFIXES = (".npy", ".npz", ".mat", ".h5ad")
 # Names under which archives usually keep their rows.
 _ROWS = ("X", "x", "data", "images", "features", "fea", "embeddings", "arr_0")
-_OF_SPARSE = {"indices", "indptr", "shape", "data", "format"}
 _TO_DENSE = (
     "scikit-learn's TruncatedSVD(200).fit_transform(X) makes rows of it, which numpy.save writes (of word counts, "
     "TfidfTransformer comes before)"
@@ -136,8 +135,10 @@ def _chosen(path: Path, names: list[str], asked: str | None) -> str:
 def _from_anndata(path: Path, reading: Reading, preparation: Preparation | None) -> Dataset:
     if find_spec("anndata") is None:
         raise DataError("reading .h5ad needs anndata, which is not installed: pip install anndata")
+    saved = None if preparation is None else preparation.reading.array
+    reading = replace(reading, array=reading.array or saved or "X")
     asked = {
-        "array": reading.array or "X",
+        "array": reading.array,
         "labels": reading.labels,
         "id": reading.id,
         "largest": _LARGEST_DENSE,
@@ -152,9 +153,7 @@ def _from_anndata(path: Path, reading: Reading, preparation: Preparation | None)
         X = X if chosen == list(range(len(names))) else X[:, chosen]
     y = None
     if reading.labels is not None:
-        y = known_classes(
-            np.array([*found["labels"], None], object)[:-1], len(X), f"{path}: '{reading.labels}'"
-        )
+        y = known_classes(found["labels"], len(X), f"{path}: '{reading.labels}'")
     data = _dataset(path, X, shape, y, reading)
     prepared = replace(data.preparation or Preparation(), columns=columns)
     return replace(data, columns=columns, ids=np.array(found["ids"]), preparation=prepared)
@@ -162,10 +161,8 @@ def _from_anndata(path: Path, reading: Reading, preparation: Preparation | None)
 
 def _refuse_missing(path: Path, reading: Reading, found: dict[str, Any]) -> None:
     """Raises DataError where an AnnData file lacks what is asked for, or its sparse rows are too many."""
-    if (reading.array or "X") not in found["arrays"]:
-        raise DataError(
-            f"{path} has no array '{reading.array or 'X'}' (--array); it has {listed(found['arrays'])}"
-        )
+    if reading.array not in found["arrays"]:
+        raise DataError(f"{path} has no array '{reading.array}' (--array); it has {listed(found['arrays'])}")
     for column, flag, key in ((reading.labels, "--labels", "labels"), (reading.id, "--id", "ids")):
         if column is not None and found.get(key) is None:
             raise DataError(f"{path} has no column '{column}' in obs ({flag}); it has {listed(found['obs'])}")
@@ -178,11 +175,9 @@ def _refuse_missing(path: Path, reading: Reading, found: dict[str, Any]) -> None
 
 def _columns_of(path: Path, names: list[str], reading: Reading, preparation: Preparation | None) -> list[int]:
     """Numbers of the columns that become features."""
-    chosen = list(range(len(names)))
-    if preparation is not None and preparation.columns is not None:
-        chosen = chosen_columns(path, names, preparation.columns, "--columns")
-    elif reading.columns is not None:
-        chosen = chosen_columns(path, names, reading.columns, "--columns")
+    fitted = None if preparation is None else preparation.columns
+    asked = reading.columns if fitted is None else fitted
+    chosen = list(range(len(names))) if asked is None else chosen_columns(path, names, asked, "--columns")
     dropped = set(chosen_columns(path, names, reading.drop, "--drop"))
     return [i for i in chosen if i not in dropped]
 
@@ -198,9 +193,8 @@ def _dataset(
     reading: Reading,
     of_bytes: bool = False,
 ) -> Dataset:
-    labels = (
-        None if is_label_file(reading.labels) else reading.labels
-    )  # a file holds those of these rows alone
+    # A file of classes holds those of these rows alone.
+    labels = None if is_label_file(reading.labels) else reading.labels
     scaled = None if shape is None else of_bytes  # those of rows stay what they are
     prepared = Preparation(replace(reading, labels=labels), image_shape=shape, of_bytes=scaled)
     return Dataset(path.stem, X, y, image_shape=shape, source=str(path), preparation=prepared)

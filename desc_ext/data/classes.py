@@ -23,7 +23,7 @@ def known_classes(
     """Known classes [n] as numbers or words.
 
     Args:
-        values: an array, or a column of pyarrow.
+        values: an array, a list, or a column of pyarrow.
         n: rows.
         what: is named in messages, such as "d.csv: column 'kind'".
         place: the words for row i (the first is 0).
@@ -31,7 +31,10 @@ def known_classes(
     Raises:
         DataError: not one value a row, a missing one, or none that can be compared.
     """
-    y = np.array(values.to_pylist(), dtype=object) if hasattr(values, "to_pylist") else np.asarray(values)
+    values = values.to_pylist() if hasattr(values, "to_pylist") else values
+    if isinstance(values, list):  # of anything, lists too, which NumPy would make axes of
+        values = np.array([*values, None], dtype=object)[:-1]
+    y = np.asarray(values)
     if y.ndim == 2 and 1 in y.shape:
         y = y.ravel()
     if y.ndim != 1 or len(y) != n:

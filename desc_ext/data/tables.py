@@ -277,7 +277,8 @@ def _as_fitted(table: Table, preparation: Preparation, others: list[int]) -> lis
         DataError: some are missing, or others are there that the fit did not know.
     """
     wanted = preparation.columns or ()
-    missing = [name for name in wanted if name not in table.names]
+    free = [name if i not in others else None for i, name in enumerate(table.names)]
+    missing = [name for name in wanted if name not in free]
     known = {
         *wanted,
         *preparation.left_out,
@@ -295,9 +296,8 @@ def _as_fitted(table: Table, preparation: Preparation, others: list[int]) -> lis
             f"{table.path} has columns that the result was not fitted to: {listed(further)}; leave them out with "
             f"--drop {drop}"
         )
-    free = [name if i not in others else None for i, name in enumerate(table.names)]
     for name in wanted:
-        if free.count(name) != 1:
+        if free.count(name) > 1:
             raise DataError(
                 f"{table.path}: {free.count(name)} columns are called '{name}'; rename them, or leave all but one "
                 "out by their numbers with --drop"

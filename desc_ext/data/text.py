@@ -138,8 +138,7 @@ def read_jsonl(path: Path, reading: Reading, preparation: Preparation | None = N
     if from_file:
         y = labels_of_file(str(reading.labels), len(texts))
     elif key is not None:
-        values = np.array([*known, None], dtype=object)[:-1]
-        y = known_classes(values, len(texts), str(path), lambda row: f"line {lines[row]}").astype(str)
+        y = known_classes(known, len(texts), str(path), lambda row: f"line {lines[row]}").astype(str)
     found = _documents(path, texts, y, None if reading.id is None else np.array(list(map(str, ids))))
     return replace(found, reading=replace(reading, labels=key))
 

@@ -127,9 +127,8 @@ def test_the_lock_says_who_holds_it_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_runs_at_once(tmp_path):
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(200, 8)))
-    arguments = [
+def _quick_fit(tmp_path):
+    fit = [
         "fit",
         tmp_path / "x.npy",
         "--clusters",
@@ -139,7 +138,12 @@ def test_two_runs_at_once(tmp_path):
         "--no-pictures",
         "--no-report",
     ]
-    runs = [start(*arguments, "--out", tmp_path / "o") for _ in range(3)]
+    return [*fit, "--out", tmp_path / "o"]
+
+
+def test_two_runs_at_once(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(200, 8)))
+    runs = [start(*_quick_fit(tmp_path)) for _ in range(3)]
     errors = [process.communicate(timeout=120)[1] for process in runs]
     codes = [process.returncode for process in runs]
     assert codes.count(0) == 1, errors
@@ -151,18 +155,7 @@ def test_two_runs_at_once(tmp_path):
 def test_what_a_run_left_that_was_killed_before_its_first_checkpoint(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 5)))
     (tmp_path / "o" / "checkpoint").mkdir(parents=True)
-    fit = [
-        "fit",
-        tmp_path / "x.npy",
-        "--clusters",
-        2,
-        "--model",
-        "k-subspaces",
-        "--no-pictures",
-        "--out",
-        tmp_path / "o",
-    ]
-    code, _, errors = run(*fit)
+    code, _, errors = run(*_quick_fit(tmp_path))
     assert (code, "is not empty" in errors) == (2, True)  # not what a run leaves
     (tmp_path / "o" / "checkpoint" / "run.json").write_text("{}")
-    assert run(*fit)[0] == 0
+    assert run(*_quick_fit(tmp_path))[0] == 0

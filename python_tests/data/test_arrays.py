@@ -94,6 +94,8 @@ def test_anndata(tmp_path, as_sparse):
     np.testing.assert_array_equal(load_dataset(tmp_path / "d.h5ad", array="obsm/X_pca").X, X[:, :2])
     np.testing.assert_array_equal(load_dataset(tmp_path / "d.h5ad", drop=["g2"]).X, X[:, [0, 2]])
     np.testing.assert_array_equal(load_dataset(tmp_path / "d.h5ad", columns=["g3,g1"]).X, X[:, [2, 0]])
+    of_layer = load_dataset(tmp_path / "d.h5ad", array="layers/half").preparation
+    np.testing.assert_array_equal(load_dataset(tmp_path / "d.h5ad", preparation=of_layer).X, X / 2)
     with pytest.raises(DataError, match=r"no array 'X_umap' .*; it has X, layers/half, obsm/X_pca"):
         load_dataset(tmp_path / "d.h5ad", array="X_umap")
     with pytest.raises(DataError, match=r"no column 'sort' in obs \(--labels\); it has kind, batch"):

@@ -73,6 +73,8 @@ def test_other_columns_are_refused_by_name(tmp_path, fitted, names, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path / "new.csv", fitted)
     if len(names) == 4:
+        with pytest.raises(DataError, match="lacks columns that the result was fitted to: c"):
+            read(tmp_path / "new.csv", fitted, drop=["c,d"])
         np.testing.assert_array_equal(read(tmp_path / "new.csv", fitted, drop=["d"]).X, rows[:, :3])
 
 
