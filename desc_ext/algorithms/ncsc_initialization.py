@@ -13,7 +13,7 @@ from desc_ext import ops
 from desc_ext.algorithms.distinct import distinct_rows
 from desc_ext.algorithms.kmeans import kmeans
 from desc_ext.algorithms.ncsc_losses import CollaborationOptions, collaborative_terms, separation_limit
-from desc_ext.algorithms.self_expression import cluster_by_self_expression
+from desc_ext.algorithms.self_expression import ExpressionOptions, cluster_by_self_expression
 from desc_ext.norms import unit_rows
 
 __all__ = ["InitializationOptions", "first_labels"]
@@ -63,10 +63,12 @@ def _self_expressive_labels(z: Tensor, options: InitializationOptions, seed: int
         directions,
         distinct,
         n_clusters,
-        ridge=ridge * float(directions.square().sum(1).double().mean()),
-        n_neighbors=min(max(n // (_NEIGHBOUR_SHARE * n_clusters), _FEWEST_NEIGHBOURS), _MOST_NEIGHBOURS),
-        n_components=min(n_clusters + 1, n),
-        n_init=options.n_init,
+        ExpressionOptions(
+            ridge=ridge,
+            n_neighbors=min(max(n // (_NEIGHBOUR_SHARE * n_clusters), _FEWEST_NEIGHBOURS), _MOST_NEIGHBOURS),
+            n_components=min(2 * n_clusters, n),
+            n_init=options.n_init,
+        ),
         seed=int(check_random_state(seed).randint(2**31 - 1)),
     )
     return torch.from_numpy(found.labels).to(z.device)

@@ -5,6 +5,7 @@ With y from :func:`desc_ext.ops.ridge_self_expression`, C_ij = y_i·y_j / (1 −
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,25 +15,41 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.optimize import brentq
 from sklearn.cluster import KMeans
 from torch import Tensor
 
 from desc_ext import ops
+from desc_ext.algorithms.diffusion import Diffusion, diffusion_clusters, diffusion_coordinates
 from desc_ext.algorithms.distinct import DistinctRows
-from desc_ext.algorithms.spectral import (
+from desc_ext.algorithms.graph import (
     hold_copies,
     join_small_components,
-    leading_eigenvectors,
-    spectral_kmeans,
+    row_normalised,
     symmetric_affinity,
 )
 
 __all__ = [
-    "SelfExpressiveClusters", "affinities_to_all", "closed_form_coefficients", "closed_form_expression",
-    "cluster_by_self_expression", "leverage_scale", "ridge_affinity", "ridge_inverse", "sparse_affinity",
+    "ExpressionOptions",
+    "SelfExpressiveClusters",
+    "closed_form_coefficients",
+    "closed_form_expression",
+    "cluster_by_self_expression",
+    "expressed_affinity",
+    "expression_options",
+    "gram_eigenvalues",
+    "leverage_scale",
+    "mean_square",
+    "ridge_affinity",
+    "ridge_inverse",
+    "ridge_of_dimension",
 ]  # fmt: skip
 
 _GRAM_ROWS = 8192  # added to a Gram matrix at a time
+# Coefficients kept of each row, below and above so many rows a cluster.
+_FEW_ROWS, _NEIGHBORS_OF_FEW, _NEIGHBORS = 100, 5, 10
+# Effective dimensions that the ridge leaves: so many a cluster, and of all dimensions no larger share.
+_DIMENSIONS_PER_CLUSTER, _LARGEST_SHARE = 7, 0.25
 
 
 def leverage_scale(leverage: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -59,21 +76,26 @@ def closed_form_expression(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return expressed, (scale.square() * squared).sum()
 
 
-def affinities_to_all(y: Tensor, rows: Tensor) -> Tensor:
-    """(|C_ij| + |C_ji|)/2 [m, n] of the rows with the numbers ``rows`` [m] to all."""
-    scale = leverage_scale(y.square().sum(1))
+def affinities_to_all(y: Tensor, rows: Tensor, largest: Tensor) -> Tensor:
+    """(|C_ij| / c_i + |C_ji| / c_j)/2 [m, n] of the rows with the numbers ``rows`` [m] to all, c = ``largest`` [n]."""
+    scale = leverage_scale(y.square().sum(1)) / torch.where(largest > 0, largest, 1)
     return (y[rows] @ y.T).abs() * (scale[rows, None] + scale) / 2
 
 
 def sparse_affinity(
     y: Tensor, indices: Tensor, values: Tensor, n_clusters: int, weights: np.ndarray | None = None
 ) -> tuple[sparse.csr_array, int]:
-    """(|C| + |Cᵀ|)/2 of coefficients [n, k] from y, and how many rows of small components were joined to others.
+    """(|C| + |Cᵀ|)/2 of coefficients [n, k] from y, each row divided by its largest one, and how many rows were joined.
 
-    ``weights`` are those of :func:`~desc_ext.algorithms.spectral.hold_copies`.
+    Rows have very different norms of C: without the division those of small norms, at the borders and in sparse regions,
+    would hardly be in the graph (as in SSC's code and in eq. 4 of NCSC).
+
+    Those of small components are joined to others (:func:`~desc_ext.algorithms.graph.join_small_components`); ``weights``
+    are those of :func:`~desc_ext.algorithms.graph.hold_copies`.
     """
-    affinity = symmetric_affinity(indices.cpu().numpy(), values.cpu().numpy())
-    candidates = partial(affinities_to_all, y)
+    largest = values.abs().max(1).values
+    affinity = symmetric_affinity(indices.cpu().numpy(), row_normalised(values, largest).cpu().numpy())
+    candidates = partial(affinities_to_all, y, largest=largest)
     affinity, n_joined = join_small_components(affinity, candidates, n_clusters, y.device, weights)
     return hold_copies(affinity, weights), n_joined
 
@@ -87,21 +109,90 @@ def ridge_affinity(
     return sparse_affinity(y, indices, values, n_clusters, weights)[0]
 
 
+@dataclass(frozen=True)
+class ExpressionOptions:
+    """How rows are expressed by each other and their graph is clustered."""
+
+    ridge: float  # ε of ‖C‖² + ‖z − C z‖²/ε, in units of the mean ‖z_i‖²
+    n_neighbors: int  # coefficients kept of each row; n − 1 at most
+    n_components: int  # eigenvectors; n at most
+    ratio: float = 0.65  # of desc_ext.algorithms.diffusion.diffusion_time
+    n_init: int | None = None  # restarts of k-means
+    eigen_solver: str = "arpack"
+
+
+def expression_options(
+    n: int, n_clusters: int, eigenvalues: np.ndarray | None, **given: Any
+) -> ExpressionOptions:
+    """Options for n rows of K clusters where they are not ``given`` (None is not).
+
+    Neighbours: 5 below 100 rows a cluster, where with more of them clusters join; 10 above. The ridge: see
+    :func:`ridge_of_dimension`, with 7 dimensions a cluster, but a quarter of all at most.
+
+    Args:
+        eigenvalues: of :func:`gram_eigenvalues`, in units of the mean ‖z_i‖²; not needed where the ridge is given.
+    """
+    chosen: dict[str, Any] = {
+        "n_neighbors": _NEIGHBORS_OF_FEW if n < _FEW_ROWS * n_clusters else _NEIGHBORS,
+        "n_components": 2 * n_clusters,
+    }
+    if given.get("ridge") is None:
+        assert eigenvalues is not None
+        dimension = min(_DIMENSIONS_PER_CLUSTER * n_clusters, _LARGEST_SHARE * len(eigenvalues))
+        chosen["ridge"] = ridge_of_dimension(eigenvalues, dimension)
+    chosen |= {name: value for name, value in given.items() if value is not None}
+    chosen["n_components"] = min(chosen["n_components"], n)
+    return ExpressionOptions(**chosen)
+
+
+def mean_square(z: Tensor) -> float:
+    """The mean ‖z_i‖² of rows [n, p], the unit of a ridge."""
+    return float(z.double().square().sum(1).mean())
+
+
+def gram_eigenvalues(z: Tensor) -> np.ndarray:
+    """Eigenvalues of zᵀz, or of z zᵀ where n < p, of rows [n, p]; float64 [min(n, p)], ascending."""
+    return torch.linalg.eigvalsh(_gram(z)).clamp_min(0).cpu().numpy()
+
+
+def ridge_of_dimension(eigenvalues: np.ndarray, dimension: float) -> float:
+    """ε such that the ridge regression has Σ_j λ_j/(λ_j + ε) = ``dimension`` effective dimensions, to three digits.
+
+    What is too large a ridge for few rows or a steep spectrum is too small for many rows or a flat one; the number of
+    dimensions that it leaves means the same for all.
+    """
+    positive = eigenvalues[eigenvalues > eigenvalues.max() * np.finfo(np.float32).eps]
+    dimension = min(dimension, 0.9 * len(positive))
+
+    def excess(log: float) -> float:
+        return float((positive / (positive + math.exp(log))).sum()) - dimension
+
+    # of rank r, the dimension is r·λ_min/(λ_min + ε) at least and r·λ_max/(λ_max + ε) at most
+    left = len(positive) / dimension - 1
+    low, high = (math.log(value * left) for value in (positive.min() / 2, positive.max() * 2))
+    return float(f"{math.exp(brentq(excess, low, high)):.3g}")
+
+
 @dataclass
 class SelfExpressiveClusters:
-    """Clusters by the closed form of d distinct rows: the affinity, its leading eigenvectors, and k-means of their rows."""
+    """Clusters by the closed form of d distinct rows: affinity, diffusion coordinates, and k-means of them."""
 
     distinct: DistinctRows  # of the n rows
     affinity: sparse.csr_array  # [d, d]
-    eigenvalues: np.ndarray  # [m], descending
-    vectors: np.ndarray  # [d, m]
-    embedding: np.ndarray  # [d, m], rows of the eigenvectors divided by their norm
+    diffusion: Diffusion
     kmeans: KMeans
 
     @property
     def labels(self) -> np.ndarray:
         """int64 [n]."""
         return self.kmeans.labels_.astype(np.int64)[self.distinct.number]
+
+    @property
+    def margins(self) -> np.ndarray:
+        """How much nearer each row is to its centre than to the next one, [n]: how certain its cluster is."""
+        distances = np.sort(self.kmeans.transform(self.diffusion.embedding), axis=1)
+        nearest, second = distances[:, 0], distances[:, min(1, distances.shape[1] - 1)]
+        return (second - nearest)[self.distinct.number]
 
 
 # Times a part of the clustering by its name; what is put into its dictionary is recorded with it.
@@ -112,54 +203,71 @@ def cluster_by_self_expression(
     z: Tensor,
     distinct: DistinctRows,
     n_clusters: int,
-    *,
-    ridge: float,
-    n_neighbors: int,
-    n_components: int,
-    n_init: int,
+    options: ExpressionOptions,
     seed: int,
-    eigen_solver: str = "arpack",
     stage: TimedStage = lambda name: nullcontext({}),
 ) -> SelfExpressiveClusters:
-    """Ridge regression of every row on all others, spectral clustering of the largest coefficients.
+    """Ridge regression of every row on all others, then clusters of the diffusion coordinates of their graph.
 
     A row that repeats an earlier one is in the cluster of that one, since beside its copies nothing else would express
-    it; copies count in the graph (:func:`~desc_ext.algorithms.spectral.hold_copies`) and in k-means.
+    it; copies count in the graph (:func:`~desc_ext.algorithms.graph.hold_copies`) and in k-means.
 
     Args:
         z: rows [n, p].
         distinct: which of them differ, K at least.
-        ridge: ε of ‖C‖² + ‖z − C z‖²/ε.
-        n_neighbors: coefficients kept of each row; n − 1 at most.
-        n_components: eigenvectors, m.
-        n_init: k-means runs.
-        eigen_solver: of :func:`~desc_ext.algorithms.spectral.leading_eigenvectors`.
         stage: times "coefficients", "affinity", "eigenvectors" and "k-means".
     """
-    with stage("coefficients"):
-        z = distinct.take(z)
-        y = ops.ridge_self_expression(z, ridge)
-        indices, values = ops.coefficient_topk(y, min(n_neighbors, len(z) - 1))
-    with stage("affinity") as record:
-        affinity, record["n_joined"] = sparse_affinity(y, indices, values, n_clusters, distinct.weights)
-        del y
+    affinity = expressed_affinity(z, distinct, n_clusters, options, stage)
     with stage("eigenvectors") as record:
-        eigenvalues, vectors = leading_eigenvectors(affinity, n_components, eigen_solver, seed)
-        record["eigenvalues"] = eigenvalues.tolist()
+        diffusion = diffusion_coordinates(
+            affinity,
+            n_clusters,
+            options.n_components,
+            options.ratio,
+            options.eigen_solver,
+            seed,
+            distinct.weights,
+        )
+        record["eigenvalues"] = diffusion.eigenvalues.tolist()
+        record["time"] = diffusion.time
     with stage("k-means") as record:
-        embedding, kmeans = spectral_kmeans(vectors, n_clusters, n_init, seed, distinct.weights)
-        found = SelfExpressiveClusters(distinct, affinity, eigenvalues, vectors, embedding, kmeans)
+        kmeans = diffusion_clusters(diffusion.embedding, n_clusters, options.n_init, seed, distinct.weights)
+        found = SelfExpressiveClusters(distinct, affinity, diffusion, kmeans)
         record["loss"] = float(kmeans.inertia_)
         record["cluster_sizes"] = np.bincount(found.labels, minlength=n_clusters).tolist()
     return found
 
 
+def expressed_affinity(
+    z: Tensor,
+    distinct: DistinctRows,
+    n_clusters: int,
+    options: ExpressionOptions,
+    stage: TimedStage = lambda name: nullcontext({}),
+) -> sparse.csr_array:
+    """The affinity [d, d] of the distinct rows of ``z`` [n, p]; arguments as for :func:`cluster_by_self_expression`."""
+    with stage("coefficients"):
+        unit = mean_square(z)
+        z = distinct.take(z)
+        y = ops.ridge_self_expression(z, options.ridge * unit)
+        indices, values = ops.coefficient_topk(y, min(options.n_neighbors, len(z) - 1))
+    with stage("affinity") as record:
+        affinity, record["n_joined"] = sparse_affinity(y, indices, values, n_clusters, distinct.weights)
+    return affinity
+
+
 def ridge_inverse(z: Tensor, ridge: float) -> Tensor:
     """(zᵀz + ridge·I)⁻¹ [p, p], or (z zᵀ + ridge·I)⁻¹ [n, n] where n < p."""
+    gram = _gram(z)
+    gram.diagonal().add_(ridge)
+    return torch.cholesky_inverse(torch.linalg.cholesky(gram)).to(z.dtype).contiguous()
+
+
+def _gram(z: Tensor) -> Tensor:
+    """zᵀz [p, p], or z zᵀ [n, n] where n < p, in float64."""
     parts = z.split(_GRAM_ROWS) if len(z) >= z.shape[1] else [z.T]
     size = min(z.shape)
     gram = torch.zeros(size, size, dtype=torch.float64, device=z.device)
     for part in parts:
         gram += part.double().T @ part.double()
-    gram.diagonal().add_(ridge)
-    return torch.cholesky_inverse(torch.linalg.cholesky(gram)).to(z.dtype).contiguous()
+    return gram

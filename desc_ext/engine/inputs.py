@@ -17,12 +17,14 @@ from desc_ext.nn import parameter_dtype
 __all__ = ["input_rows", "input_width", "restore_features", "saved_features", "training_rows"]
 
 _PREFIX = "features."
+# Images of fewer pixels a side leave scattering too little to average over: of the 8×8 digits its features are worse.
+_SCATTERED_PIXELS = 16
 
 
 class InputOptions(Protocol):
     """The options of an estimator that turn its input into rows."""
 
-    n_clusters: int
+    n_clusters: int | None
     features: str | None
     feature_dim: int | None
     image_shape: tuple[int, ...] | None
@@ -34,7 +36,8 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
     """The rows [n, m] that ``model`` is fitted to: those of ``X``, or with ``features`` those of its features.
 
     Sets ``model.n_features_in_`` (columns of ``X``) and ``model.features_`` (the fitted transformer, or None), and
-    ``options.image_shape``: (C, H, W) where the rows returned are images, else None.
+    ``options.image_shape``: (C, H, W) where the rows returned are images, else None; where ``options.features`` is "auto",
+    what it means for ``X``.
 
     Raises:
         ValueError, TypeError: ``X`` or ``image_shape`` is not usable, as ``image_rows``, ``check_rows``,
@@ -43,8 +46,11 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
     name = type(model).__name__
     X, shape = image_rows(name, X, model.image_shape)
     X = check_rows(model, X, reset=True)
-    check_training_rows(X, options.n_clusters)
+    check_training_rows(X, options.n_clusters or 1)
     model.features_ = None
+    if options.features == "auto":
+        large = shape is not None and min(shape[1:]) >= _SCATTERED_PIXELS
+        options.features = "scattering" if large else None
     if options.features is not None:
         if shape is None:
             raise ValueError(

@@ -13,14 +13,16 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from desc_ext import ops
+from desc_ext.algorithms.diffusion import diffusion_clusters, diffusion_coordinates
 from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
+from desc_ext.algorithms.graph import learned_affinity
 from desc_ext.algorithms.kmeans import kmeans
 from desc_ext.algorithms.self_expression import (
     closed_form_coefficients,
     closed_form_expression,
     ridge_affinity,
 )
-from desc_ext.algorithms.spectral import leading_eigenvectors, learned_affinity, spectral_kmeans
+from desc_ext.algorithms.spectral import leading_eigenvectors, spectral_kmeans
 from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.image_or_row import ImageOrRowClusterer
 from desc_ext.engine.networks import ClusteringNetwork
@@ -48,7 +50,9 @@ PAPER: dict[str, Any] = {
     "coefficient_scale": "absolute",
     "kept_share": 1.0,
     "n_neighbors": 0,
+    "spectral": "eigenvectors",
     "extra_components": 0,
+    "diffusion_ratio": 0.65,
     "pretrain_epochs": 50,
     "max_steps": 60,
     "batch_size": 256,
@@ -67,7 +71,7 @@ ROBUST: dict[str, Any] = PAPER | {
     "coefficient_scale": "relative",
     "autoencoder_learning_rate": 1e-4,
     "n_neighbors": 40,
-    "extra_components": 1,
+    "spectral": "diffusion",
 }
 EXPRESSION = "expression"
 _MOST_ROWS = 10_000
@@ -138,11 +142,22 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         default=None,
         at_least=0,
     )
+    spectral: Option[Literal["eigenvectors", "diffusion"]] = option(
+        'what k-means clusters: "eigenvectors", the leading ones of the affinity, or "diffusion", the diffusion coordinates '
+        "of 2 K, as :class:`desc_ext.models.SelfExpressiveClustering`",
+        default=None,
+    )
     extra_components: Option[int] = option(
-        "eigenvectors of the affinity beside K: with K alone, two clusters are merged where a third falls into two parts "
-        "more readily",
+        'spectral="eigenvectors": how many beside K. With K alone, two clusters are merged where a third falls into two '
+        "parts more readily",
         default=None,
         at_least=0,
+    )
+    diffusion_ratio: Option[float] = option(
+        'spectral="diffusion": (λ_{K+1}/λ_2)^t, as for SelfExpressiveClustering',
+        default=None,
+        above=0,
+        below=1,
     )
     max_steps: Option[int] = option(
         "full-batch steps; closed form: passes over the mini-batches", default=None, at_least=0
@@ -323,13 +338,23 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         labels = np.arange(len(distinct))
         if len(distinct) > options.n_clusters:
             affinity = options._affinity(state.network, z, distinct)
-            n_components = min(options.n_clusters + options.extra_components, len(distinct))
-            _, vectors = leading_eigenvectors(affinity, n_components, "arpack", state.seed)
-            _, clusters = spectral_kmeans(
-                vectors, options.n_clusters, options.n_init, state.seed, distinct.weights
-            )
-            labels = clusters.labels_.astype(np.int64)
+            labels = options._clusters(affinity, state.seed, distinct.weights)
         return Evaluation(z, torch.from_numpy(labels[distinct.number]).to(z.device))
+
+    def _clusters(
+        self, affinity: np.ndarray | sparse.csr_array, seed: int, weights: np.ndarray | None
+    ) -> np.ndarray:
+        """Clusters int64 [d] of the affinity of d distinct codes, by ``spectral``."""
+        k, d = self.n_clusters, affinity.shape[0]
+        if self.spectral == "diffusion":
+            found = diffusion_coordinates(
+                affinity, k, min(2 * k, d), self.diffusion_ratio, "arpack", seed, weights
+            )
+            clusters = diffusion_clusters(found.embedding, k, self.n_init, seed, weights)
+        else:
+            _, vectors = leading_eigenvectors(affinity, min(k + self.extra_components, d), "arpack", seed)
+            _, clusters = spectral_kmeans(vectors, k, self.n_init, seed, weights)
+        return clusters.labels_.astype(np.int64)
 
     @torch.no_grad()
     def _affinity(

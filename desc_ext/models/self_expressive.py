@@ -15,14 +15,20 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from typing_extensions import Self
 
+from desc_ext.algorithms.cluster_number import MOST_CLUSTERS, ClusterNumber, cluster_number
+from desc_ext.algorithms.diffusion import diffusion_coordinates, restarts_of
 from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
+from desc_ext.algorithms.graph import row_normalised
 from desc_ext.algorithms.self_expression import (
+    ExpressionOptions,
     SelfExpressiveClusters,
     cluster_by_self_expression,
-    leverage_scale,
+    expressed_affinity,
+    expression_options,
+    gram_eigenvalues,
+    mean_square,
     ridge_inverse,
 )
-from desc_ext.algorithms.spectral import degree_roots
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.estimator import Estimator
@@ -30,17 +36,21 @@ from desc_ext.engine.inputs import input_rows, input_width, training_rows
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.rows import Rows, Scaling, require_finite_norms, scaling_statistics
 from desc_ext.fixed_shapes import row_linear
+from desc_ext.messages import warn_user
 from desc_ext.norms import unit_rows
 
 __all__ = ["SelfExpressiveClustering"]
 
+_NUMBER = "number of clusters"
 _STAGES = ("rows", "coefficients", "affinity", "eigenvectors", "k-means")
 _ARRAYS = ("labels_", "embedding_", "cluster_centers_", "eigenvalues_")
 _PRIVATE = ("_z", "_inverse", "_extension", "_offset", "_scale")
 # Values of the differences between rows and centres that are computed together.
 _DIFFERENCES = 2**20
-# An eigenvector of a smaller eigenvalue is rounding noise, which the extension to new rows would only magnify.
-_SMALLEST_EIGENVALUE = 1e-6
+# Where the number of clusters is not known, the first graph is that of clusters of so many rows.
+_USUAL_ROWS = 100
+_DENSE_ROWS = 256  # whose coefficients to all rows are in memory together
+_FEWEST_FOR_NUMBER = 3  # rows whose spectrum has a gap
 
 
 class _Found:
@@ -50,48 +60,59 @@ class _Found:
     eigenvalues_: np.ndarray
     cluster_centers_: np.ndarray
     inertia_: float
+    n_clusters_: int
+    cluster_candidates_: list[tuple[int, float]]
     _z: Tensor  # the scaled training rows, each once
     _number: Tensor | None  # int64 [n], which of them every training row is, where some come more than once
     _inverse: Tensor  # of their ridge regression
-    _extension: Tensor  # [d, m], what each of them adds to the embedding of a row that is like it
+    _extension: Tensor  # [d, q], what each of them adds to the embedding of a row that is like it
     _offset: Tensor
     _scale: Tensor
 
 
 @estimator
 class SelfExpressiveClustering(_Found, Estimator):
-    """Least squares regression of every row on all others (LSR, Lu et al., 2012), then spectral clustering, at scale.
+    """Least squares regression of every row on all others (LSR, Lu et al., 2012), then clusters of the graph, at scale.
 
     The coefficients C minimise ‖C‖² + ‖Z − C Z‖²/ε with diag C = 0 over the scaled rows Z [n, p]. Each row keeps its
-    ``n_neighbors`` largest |C_ij|; the affinity is W = (|C| + |Cᵀ|)/2 of those. The m = ``n_components`` leading
-    eigenvectors of D^(-1/2) W D^(-1/2), their rows divided by their norm, are clustered by k-means (Ng, Jordan and Weiss,
-    2001). C has a closed form whose entries :func:`desc_ext.ops.coefficient_topk` computes by tiles: no n×n array is
-    stored, and memory is O(n (p + n_neighbors)).
+    ``n_neighbors`` largest |C_ij| (thresholded ridge regression, Peng et al., 2015), divided by the largest of them (as in
+    SSC's code); the affinity is W = (|C| + |Cᵀ|)/2 of those. C has a closed form whose entries
+    :func:`desc_ext.ops.coefficient_topk` computes by tiles: no n×n array is stored, and memory is O(n (p + n_neighbors)).
+
+    Of W's random walk the m = ``n_components`` leading eigenvectors give the diffusion coordinates λ_j^t v_ij / √d_i
+    (Coifman and Lafon, 2006), without the trivial one; v_j are the eigenvectors of D^(-1/2) W D^(-1/2), and t is such that
+    (λ_{K+1}/λ_2)^t = ``diffusion_ratio``. k-means clusters them at unit length.
 
     Small components of the graph would each claim an eigenvector: every row in a component of fewer than n/(10 K) rows
-    is joined to the row outside of it with the largest (|C_ij| + |C_ji|)/2.
+    is joined to the row outside of it with the largest affinity.
 
     Rows that are equal after the scaling are regressed once, on the others: copies would express nothing but each other.
     They share a cluster; where row i comes w_i times, W_ii = (w_i − 1) Σ_j W_ij holds it together, and k-means counts it
     w_i times.
 
-    New rows are regressed on the training rows with the same ε; their largest coefficients extend the eigenvectors
-    to them (Nyström), and the nearest k-means centre is their cluster. A training row then takes part in its own
-    regression, so ``predict`` of the training rows may differ from ``labels_`` where clusters meet.
+    ``n_clusters=None`` takes the k from 2 to 50 with the largest relative gap (λ_k − λ_{k+1}) / (1 − λ_{k+1} + 0.02) of the
+    spectrum, and warns where that gap or its lead is small.
+
+    New rows are regressed on the training rows with the same ε, those that are training rows on the others; their largest
+    coefficients extend the coordinates to them (Nyström), and the nearest k-means centre is their cluster. ``predict`` of
+    the training rows may differ from ``labels_`` where clusters meet, since W also holds what others keep of a row.
 
     {options}
 
     Attributes:
         labels_: int64 [n], clusters of the training rows.
+        n_clusters_: K, given or found.
+        cluster_candidates_: with ``n_clusters=None`` the five (k, gap) with the largest gaps, largest first; else empty.
         affinity_matrix_: W, a SciPy CSR array [n, n]; a row that repeats an earlier one has no entries.
-        embedding_: [n, m], the rows that k-means clustered.
-        eigenvalues_: [m], of D^(-1/2) W D^(-1/2), descending from 1; 1 − eigenvalue is the normalised Laplacian's.
-        cluster_centers_: [K, m], the k-means centres.
+        embedding_: [n, q], the coordinates that k-means clustered; q is m − 1, or m where W has several components.
+        eigenvalues_: [m], λ of D^(-1/2) W D^(-1/2), descending from 1; 1 − λ is the normalised Laplacian's.
+        cluster_centers_: [K, q], the k-means centres.
         inertia_: their sum of squared distances.
         n_iter_: iterations of the k-means run kept.
-        history_: one dict a stage ("rows", "coefficients", "affinity", "eigenvectors", "k-means"): stage, epoch (1),
-            seconds; "affinity" adds n_joined (rows of small components), "eigenvectors" the eigenvalues, "k-means" loss (the
-            inertia) and cluster_sizes.
+        history_: one dict a stage ("number of clusters" where it is looked for, "rows", "coefficients", "affinity",
+            "eigenvectors", "k-means"): stage, epoch (1), seconds; the first adds candidates and eigenvalues, "affinity"
+            n_joined (rows of small components), "eigenvectors" the eigenvalues and the time t, "k-means" loss (the inertia)
+            and cluster_sizes.
         resolved_params_: every option with its value.
         features_: the fitted :class:`desc_ext.features.Scattering2D`, or None.
         n_features_in_: columns of the training data, a row an image.
@@ -99,6 +120,15 @@ class SelfExpressiveClustering(_Found, Estimator):
 
     method = "self-expressive"
 
+    n_clusters: int | None = option(  # type: ignore[assignment]
+        "number of clusters, K; None finds it in the spectrum", default=8, at_least=1, kw_only=False
+    )
+    features: Literal["auto", "scattering"] | None = option(  # type: ignore[assignment]
+        '"auto": "scattering" where the data are images of 16×16 pixels or more, else None, the rows as they are; '
+        '"scattering": the wavelet scattering features of images (desc_ext.features.Scattering2D, J = 3, L = 8). The fitted '
+        "transformer is features_",
+        default="auto",
+    )
     device: str | torch.device = option(
         '"auto" (CUDA where there is one), or a torch device, for the coefficients; the eigenvectors are SciPy\'s',
         default="auto",
@@ -112,83 +142,133 @@ class SelfExpressiveClustering(_Found, Estimator):
     unit_rows: bool = option(
         "divide the scaled rows by their norm, so that rows count alike; a row of zeros stays", default=True
     )
-    ridge: float = option("ε, in units of the mean ‖z_i‖²", default=1.0, above=0)
-    n_neighbors: int = option("coefficients kept of each row; n − 1 at most", default=5, at_least=1)
-    n_components: int | None = option(
-        "eigenvectors, m; None takes K + 1, which are K beside the trivial D^(1/2) 1: where one class falls into two parts "
-        "more readily than two classes part from each other, K eigenvectors would merge those two",
+    ridge: float | None = option(
+        "ε, in units of the mean ‖z_i‖²; None takes that which leaves 7 K effective dimensions Σ_j λ_j/(λ_j + ε), λ_j the "
+        "eigenvalues of ZᵀZ, but a quarter of them at most",
+        default=None,
+        above=0,
+    )
+    n_neighbors: int | None = option(
+        "coefficients kept of each row, n − 1 at most; None takes 5 where clusters have fewer than 100 rows on average, "
+        "else 10",
         default=None,
         at_least=1,
     )
+    n_components: int | None = option("eigenvectors, m; None takes 2 K", default=None, at_least=1)
+    diffusion_ratio: float = option(
+        "(λ_{K+1}/λ_2)^t, which says how long the walk is: near 1 the eigenvectors count alike, near 0 the slowest alone",
+        default=0.65,
+        above=0,
+        below=1,
+    )
     eigen_solver: Literal["arpack", "lobpcg"] = option("how the eigenvectors are found", default="arpack")
-    n_init: int = option("k-means runs; the one with the smallest inertia is kept", default=20, at_least=1)
+    n_init: int | None = option(
+        "k-means runs; the one with the smallest inertia is kept. None takes 500,000/n, at least 10 and at most 300",
+        default=None,
+        at_least=1,
+    )
 
     # ------------------------------------------------------------------ fit
-    def _adapt_options(self, n_samples: int, n_features: int) -> None:
-        super()._adapt_options(n_samples, n_features)
-        self.n_components = min(self.n_components or self.n_clusters + 1, n_samples)
-
     @torch.no_grad()
     def _fit(self, X: Any, options: Self, recorder: Recorder) -> None:
-        seed = self._draw_seed()
-        recorder.begin(dict.fromkeys(_STAGES, 1))
+        seed, unknown = self._draw_seed(), options.n_clusters is None
+        recorder.begin(dict.fromkeys((*_STAGES[:1], *[_NUMBER] * unknown, *_STAGES[1:]), 1))
         with _stage("rows", recorder):
-            z, squares, distinct = self._read(X, options)
-        ridge = options.ridge * float(squares.mean())
-        found = cluster_by_self_expression(
-            z,
-            distinct,
-            options.n_clusters,
-            ridge=ridge,
-            n_neighbors=options.n_neighbors,
-            n_components=options.n_components or options.n_clusters,
-            n_init=options.n_init,
-            seed=seed,
-            eigen_solver=options.eigen_solver,
-            stage=partial(_stage, recorder=recorder),
-        )
-        self._z = found.distinct.take(z)
-        self._inverse = ridge_inverse(self._z, ridge)
-        self._keep(found, options)
+            z, distinct = self._read(X, options)
+            spectrum = None if options.ridge else gram_eigenvalues(distinct.take(z)) / mean_square(z)
+        self.cluster_candidates_ = []
+        if unknown:
+            with _stage(_NUMBER, recorder) as record:
+                number = self._find_number(z, distinct, spectrum, options, seed, record)
+            options.n_clusters, self.cluster_candidates_ = number.best, list(number.candidates)
+            _warn_of_uncertain(number)
+        chosen = options._expression(len(z), options.n_clusters, spectrum)
+        stage = partial(_stage, recorder=recorder)
+        found = cluster_by_self_expression(z, distinct, options.n_clusters, chosen, seed, stage)
+        self._keep(z, found, chosen, options)
 
-    def _read(self, X: Any, options: Self) -> tuple[Tensor, Tensor, DistinctRows]:
-        """Rows of Z, their squared norms, and which of them differ."""
+    def _read(self, X: Any, options: Self) -> tuple[Tensor, DistinctRows]:
+        """Rows of Z, and which of them differ."""
         array = training_rows(self, X, options)
         options._adapt_options(*array.shape)
         self._set_options(options)
         offset, scale = scaling_statistics(array, options.scaling)
         self._offset, self._scale = torch.from_numpy(offset), torch.from_numpy(scale)
         z = torch.cat([self._shaped(chunk) for chunk in self._rows(array).chunks()])
-        squares = require_finite_norms(z)
+        require_finite_norms(z)
         distinct = distinct_rows(z)
-        if len(distinct) < options.n_clusters:
+        fewest = options.n_clusters or _FEWEST_FOR_NUMBER
+        if len(distinct) < fewest:
             keep = ", or keep the lengths of rows with unit_rows=False" if options.unit_rows else ""
+            wanted = (
+                "ask for fewer clusters" if options.n_clusters else f"name n_clusters, or give {fewest} rows"
+            )
             raise ValueError(
                 f"SelfExpressiveClustering: X (n_features={self.n_features_in_}) has {len(distinct)} distinct rows after "
-                f"scaling={options.scaling!r} and unit_rows={options.unit_rows}, but n_clusters={options.n_clusters}; ask "
-                f"for fewer clusters{keep}"
+                f"scaling={options.scaling!r} and unit_rows={options.unit_rows}, but n_clusters={options.n_clusters}; "
+                f"{wanted}{keep}"
             )
-        return z, squares, distinct
+        return z, distinct
 
-    def _keep(self, found: SelfExpressiveClusters, options: Self) -> None:
-        """Sets the attributes, and what extends the eigenvectors to new rows."""
-        dtype, distinct = options.dtype, found.distinct
-        options.n_components = len(found.eigenvalues)
+    def _expression(self, n: int, n_clusters: int, spectrum: np.ndarray | None) -> ExpressionOptions:
+        """The resolved options for n rows of K clusters; ``spectrum`` as for :func:`expression_options`."""
+        return expression_options(
+            n,
+            n_clusters,
+            spectrum,
+            ridge=self.ridge,
+            n_neighbors=self.n_neighbors,
+            n_components=self.n_components,
+            ratio=self.diffusion_ratio,
+            n_init=self.n_init,
+            eigen_solver=self.eigen_solver,
+        )
+
+    def _find_number(
+        self,
+        z: Tensor,
+        distinct: DistinctRows,
+        spectrum: np.ndarray | None,
+        options: Self,
+        seed: int,
+        record: dict[str, Any],
+    ) -> ClusterNumber:
+        """The number of clusters by the graph for clusters of 100 rows and more, or, if they are smaller, by theirs."""
+        guess = max(len(z) // _USUAL_ROWS, 1)
+        while True:
+            chosen = options._expression(len(z), guess, spectrum)
+            affinity = expressed_affinity(z, distinct, guess, chosen)
+            m = min(MOST_CLUSTERS + 1, len(distinct))
+            values = diffusion_coordinates(
+                affinity, guess, m, chosen.ratio, chosen.eigen_solver, seed, distinct.weights
+            ).eigenvalues
+            found = cluster_number(values)
+            if guess >= found.best or len(z) >= _USUAL_ROWS * found.best:
+                break
+            guess = found.best
+        record["candidates"] = [list(pair) for pair in found.candidates]
+        record["eigenvalues"] = values.tolist()
+        return found
+
+    def _keep(
+        self, z: Tensor, found: SelfExpressiveClusters, chosen: ExpressionOptions, options: Self
+    ) -> None:
+        """Sets the attributes, and what extends the coordinates to new rows."""
+        dtype, distinct, diffusion = options.dtype, found.distinct, found.diffusion
+        options.ridge, options.n_neighbors = float(chosen.ridge), chosen.n_neighbors
+        options.n_components = len(diffusion.eigenvalues)
+        options.n_init = restarts_of(options.n_init, len(distinct))
         self._set_options(options)
+        self.n_clusters_ = options.n_clusters
+        self._z = distinct.take(z)
+        self._inverse = ridge_inverse(self._z, chosen.ridge * mean_square(z))
         self._number = torch.from_numpy(distinct.number).to(self._z.device) if distinct.repeated else None
         self.labels_, self.affinity_matrix_ = found.labels, distinct.spread(found.affinity)
         self.inertia_, self.n_iter_ = float(found.kmeans.inertia_), int(found.kmeans.n_iter_)
-        self.eigenvalues_ = found.eigenvalues
+        self.eigenvalues_ = diffusion.eigenvalues
         self.cluster_centers_ = found.kmeans.cluster_centers_.astype(dtype)
-        # v_i = Σ_{j≠i} W_ij v_j / (λ_i √(d_i d_j)) with λ_i = 1 − (1 − λ) w_i; a new row counts as one of the usual weight
-        values = found.eigenvalues
-        if distinct.repeated:
-            values = 1 - (1 - values) * np.median(distinct.counts)
-        kept = values > _SMALLEST_EIGENVALUE
-        inverse = np.divide(1.0, values, out=np.zeros_like(values), where=kept)
-        extension = found.vectors * inverse * degree_roots(found.affinity)[:, None]
-        self._extension = torch.from_numpy(extension.astype(dtype)).to(self._z.device)
-        self.embedding_ = found.embedding[distinct.number].astype(dtype)
+        self._extension = torch.from_numpy(diffusion.extension.astype(dtype)).to(self._z.device)
+        self.embedding_ = diffusion.embedding[distinct.number].astype(dtype)
 
     def _rows(self, X: np.ndarray) -> Rows:
         return Rows(X, self._offset, self._scale, resolve_device(self.device), torch.float64)
@@ -201,7 +281,7 @@ class SelfExpressiveClustering(_Found, Estimator):
 
     # ------------------------------------------------------------------ new rows
     def transform(self, X: Any) -> np.ndarray:
-        """Embedding [n_samples, m] of ``X``: the eigenvectors extended to it, each row divided by its norm."""
+        """Embedding [n_samples, q] of ``X``: the diffusion coordinates extended to it, at unit length."""
         return self._embedding_of(X)
 
     def _embedding_of(self, X: Any) -> np.ndarray:
@@ -220,9 +300,13 @@ class SelfExpressiveClustering(_Found, Estimator):
 
     @torch.no_grad()
     def _embed(self, scaled: Tensor) -> Tensor:
+        z = self._shaped(scaled)
         n_neighbors = min(self._options.n_neighbors, len(self._z) - 1)
-        size, rows = self._on_training_rows(self._shaped(scaled)).abs().topk(n_neighbors, dim=1)
-        return unit_rows((size[..., None] * self._extension[rows]).sum(1))
+        size, rows = self._on_training_rows(z).abs().topk(min(n_neighbors + 1, len(self._z)), dim=1)
+        # a training row is expressed by the others, as it was in the fit
+        size = size.masked_fill((self._z[rows] == z[:, None]).all(2), 0)
+        size, order = size.topk(n_neighbors, dim=1)
+        return unit_rows((size[..., None] * self._extension[rows.gather(1, order)]).sum(1))
 
     def _on_training_rows(self, z: Tensor) -> Tensor:
         """Coefficients [m, n] of the ridge regression of rows ``z`` [m, p] on all training rows."""
@@ -233,15 +317,20 @@ class SelfExpressiveClustering(_Found, Estimator):
     # ------------------------------------------------------------------ looks at the result
     @torch.no_grad()
     def dense_affinity(self, rows: Any) -> np.ndarray:
-        """(|C_ij| + |C_ji|)/2 [m, m] between the training rows with the numbers ``rows`` [m], of all coefficients."""
+        """(|C_ij|/c_i + |C_ji|/c_j)/2 [m, m] between the training rows with the numbers ``rows`` [m], of all coefficients.
+
+        c_i is the largest |C_ij| of row i.
+        """
         check_is_fitted(self)
         rows = torch.as_tensor(rows).to(self._z.device)
         rows = rows if self._number is None else self._number[rows]
-        product = self._on_training_rows(self._z[rows])[:, rows].double()
-        product = (product + product.T) / 2  # the same but for rounding
-        scale = leverage_scale(product.diagonal(), self._z.dtype)
-        affinity = product.abs() * (scale[:, None] + scale) / 2
-        return affinity.fill_diagonal_(0).cpu().numpy()
+        parts = []
+        for part in rows.split(_DENSE_ROWS):
+            size = self._on_training_rows(self._z[part]).double().abs()  # up to a factor for each row
+            size.scatter_(1, part[:, None], 0.0)
+            parts.append(row_normalised(size)[:, rows])
+        affinity = torch.cat(parts)
+        return ((affinity + affinity.T) / 2).fill_diagonal_(0).cpu().numpy()
 
     def confidence(self) -> np.ndarray:
         """How sure each training row's cluster is [n], larger is more: minus its distance to the k-means centre."""
@@ -261,17 +350,19 @@ class SelfExpressiveClustering(_Found, Estimator):
             tensors["number"] = self._number
         for part in ("data", "indices", "indptr"):
             tensors[f"affinity.{part}"] = torch.from_numpy(getattr(self.affinity_matrix_, part))
-        return tensors, {"inertia": self.inertia_}
+        candidates = [list(pair) for pair in self.cluster_candidates_]
+        return tensors, {"inertia": self.inertia_, "cluster_candidates": candidates}
 
     def _saved_shapes(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Sequence[int]]:
-        self.inertia_ = config["inertia"]
+        self.inertia_, self.n_clusters_ = config["inertia"], self._options.n_clusters
+        self.cluster_candidates_ = [(k, gap) for k, gap in config.get("cluster_candidates", ())]
         k, m, p = self._options.n_clusters, self._options.n_components, input_width(self)
         n, n_edges = (len(tensors.get(name, ())) for name in ("labels_", "affinity.data"))
         repeats = {"number": [n]} if "number" in tensors else {}
         d = len(tensors.get("z", ())) if repeats else n
-        q = min(d, p)
-        shapes = {"labels_": [n], "embedding_": [n, m], "cluster_centers_": [k, m], "eigenvalues_": [m]}
-        shapes |= {"z": [d, p], "inverse": [q, q], "extension": [d, m], "offset": [p], "scale": [p]}
+        r, q = min(d, p), tensors["embedding_"].shape[-1] if "embedding_" in tensors else m
+        shapes = {"labels_": [n], "embedding_": [n, q], "cluster_centers_": [k, q], "eigenvalues_": [m]}
+        shapes |= {"z": [d, p], "inverse": [r, r], "extension": [d, q], "offset": [p], "scale": [p]}
         affinity = {"affinity.data": [n_edges], "affinity.indices": [n_edges], "affinity.indptr": [n + 1]}
         return {**shapes, **affinity, **repeats}
 
@@ -288,6 +379,16 @@ class SelfExpressiveClustering(_Found, Estimator):
         parts = [tensors[f"affinity.{part}"].numpy() for part in ("data", "indices", "indptr")]
         n = len(self.labels_)
         self.affinity_matrix_ = sparse.csr_array(tuple(parts), shape=(n, n))
+
+
+def _warn_of_uncertain(number: ClusterNumber) -> None:
+    if not number.certain:
+        named = ", ".join(f"{k} ({gap:.2f})" for k, gap in number.candidates)
+        warn_user(
+            f"SelfExpressiveClustering: the number of clusters is uncertain. {number.best} was taken, which has the largest "
+            f"gap in the spectrum; the candidates and their relative gaps are {named}. Look at the spectrum, or give "
+            "n_clusters"
+        )
 
 
 @contextmanager
