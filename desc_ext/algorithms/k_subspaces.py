@@ -18,11 +18,13 @@ from desc_ext.norms import unit_rows
 
 __all__ = [
     "KSubspacesOptions", "OnIteration", "Subspaces", "k_subspaces", "leading_directions", "lloyd", "nearest_in_angle",
-    "search", "subspace_bases", "subspace_seeds",
+    "search", "subspace_bases", "subspace_seeds", "typical_dimension",
 ]  # fmt: skip
 
 # Restarts see no more rows than this, which bounds their time; the best one is continued on all rows.
 _RESTART_ROWS = 10_000
+# Fewer rows than this for each dimension of a subspace fit it by chance.
+_ROWS_PER_DIMENSION = 5
 # Lloyd's iteration ends by itself; this bounds one that re-seeding of empty clusters keeps from settling.
 _MAX_ITERATIONS = 60
 # Sums over more values than this are split among threads, and their bits would depend on how many there are.
@@ -91,11 +93,7 @@ def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration |
     than 10,000 rows the restarts see a random subset, and the best one is continued on all rows.
     ``on_iteration`` is called after every restart, and after every iteration of the one kept.
     """
-    subset = rows
-    if len(rows) > _RESTART_ROWS:
-        generator = torch.Generator().manual_seed(options.seed)
-        chosen = torch.randperm(len(rows), generator=generator)[:_RESTART_ROWS].sort().values
-        subset = rows[chosen.to(rows.device)]
+    subset = _seen_by_restarts(rows, options.seed)
     best: Subspaces | None = None
     n_reseeded = 0
     for i, seed in enumerate(
@@ -126,6 +124,35 @@ def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration |
     found.n_iter += best.n_iter
     found.n_reseeded += n_reseeded
     return found
+
+
+def _seen_by_restarts(rows: Tensor, seed: int) -> Tensor:
+    """``rows``, or a random subset of 10,000 of them."""
+    if len(rows) <= _RESTART_ROWS:
+        return rows
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(rows), generator=generator)[:_RESTART_ROWS].sort().values
+    return rows[chosen.to(rows.device)]
+
+
+def typical_dimension(rows: Tensor, n_clusters: int, seed: int) -> int:
+    """The dimension d of subspaces for ``rows`` [n, p], from the spectra of the clusters of one k-means run.
+
+    λ_1 ≥ … ≥ λ_p are the eigenvalues of Σ x xᵀ over a cluster's rows. Its leading direction is about its mean; the others
+    count as (Σ_{j>1} λ_j)² / Σ_{j>1} λ_j² directions of equal energy would (participation ratio). d is 1 more than the mean
+    of these over the clusters, rounded, at most n/(5 K), at most p/2, and at least 1. With more than 10,000 rows a random
+    subset is clustered.
+    """
+    subset = _seen_by_restarts(rows, seed)
+    labels, _ = kmeans(subset, n_clusters, 1, seed)
+    with one_thread():
+        energy = torch.linalg.eigvalsh(ops.segment_gram(subset, labels, n_clusters).cpu().double())
+    # in units of the largest: squares of small eigenvalues would underflow
+    energy = (energy / energy[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(0)[:, :-1]
+    squares = energy.square().sum(1)
+    ratio = energy.sum(1).square() / torch.where(squares > 0, squares, 1)
+    most = min(len(rows) // (_ROWS_PER_DIMENSION * n_clusters), rows.shape[1] // 2)
+    return max(1, min(round(1 + float(ratio.mean())), most))
 
 
 def lloyd(

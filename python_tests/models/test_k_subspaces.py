@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.commands import RESULTS
 from helpers.subspaces import D, K, P, model, planted, projectors
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
@@ -17,7 +18,13 @@ from sklearn.preprocessing import normalize
 from typer.testing import CliRunner
 
 from desc_ext import cli
-from desc_ext.algorithms.k_subspaces import KSubspacesOptions, lloyd, search, subspace_seeds
+from desc_ext.algorithms.k_subspaces import (
+    KSubspacesOptions,
+    lloyd,
+    search,
+    subspace_seeds,
+    typical_dimension,
+)
 from desc_ext.cli.run import scaled_input
 from desc_ext.data import Dataset
 from desc_ext.engine.callbacks import Callback, Evaluate
@@ -102,6 +109,54 @@ def test_seeds_are_drawn_from_what_fits_worst():
         assert sorted(distance.argmin(1)) == [0, 1, 2]
 
 
+def clusters_about_means(n, dims, p=40):
+    """n rows about each of far means, with equal energy in ``dims[k]`` directions of their own."""
+    random, rows = np.random.default_rng(0), []
+    for k, dim in enumerate(dims):
+        part = np.zeros((n, p))
+        part[:, k] = 10
+        start = len(dims) + sum(dims[:k])
+        part[:, start : start + dim] = np.linalg.qr(random.normal(size=(n, dim)))[0]
+        rows.append(part)
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-120])
+def test_the_dimension_is_that_of_the_directions_about_the_means(scale):
+    X = torch.from_numpy(scale * clusters_about_means(400, (3, 6, 9)))
+    assert typical_dimension(X, 3, 0) == 1 + 6
+    # not more than n/(5 K) or half of the columns
+    for n, most in ((25, 5), (10, 2), (9, 1)):
+        assert typical_dimension(torch.from_numpy(scale * clusters_about_means(n, (3, 6, 9))), 3, 0) == most
+    even = torch.from_numpy(scale * np.random.default_rng(0).normal(size=(400, 9)))
+    assert typical_dimension(even, 1, 0) == 4
+    assert typical_dimension(torch.zeros(50, 40), 1, 0) == 1
+
+
+def test_the_dimension_follows_the_spectra_of_the_clusters():
+    X = normalize(load_digits().data)
+    labels = KMeans(10, n_init=1, random_state=5).fit(X).labels_
+    counts = []
+    for k in range(10):
+        energy = np.sort(np.linalg.svd(X[labels == k], compute_uv=False) ** 2)[-2::-1]
+        counts.append(energy.sum() ** 2 / np.square(energy).sum())
+    assert typical_dimension(torch.from_numpy(X), 10, 5) == round(1 + np.mean(counts))
+    fitted = [KSubspaces(10, n_init=1, max_iter=1, random_state=0, dtype=t).fit(X) for t in ("float32", "float64")]
+    assert len({model.resolved_params_["subspace_dim"] for model in fitted}) == 1
+    assert fitted[0].resolved_params_["subspace_dim"] in (round(np.mean(counts)) + i for i in (0, 1, 2))
+
+
+def test_mini_batches_keep_the_dimension_of_the_first():
+    X = load_digits().data
+    fitted = KSubspaces(10, n_init=2, random_state=0).partial_fit(X[:600])
+    d = fitted.resolved_params_["subspace_dim"]
+    fitted.partial_fit(X[600:650])
+    assert fitted.bases_.shape == (10, 64, d)
+    assert fitted.resolved_params_["subspace_dim"] == d > 1
+    with pytest.raises(ValueError, match=f"subspace_dim=1, but partial_fit goes on from .* subspace_dim={d}"):
+        fitted.set_params(subspace_dim=1).partial_fit(X[:100])
+
+
 def test_seeds_from_fewer_rows_than_dimensions():
     X = np.random.default_rng(0).normal(size=(3, 8))
     seeds = subspace_seeds(torch.from_numpy(X), 2, 5, 0).numpy()
@@ -173,8 +228,8 @@ def test_lines_and_the_whole_space():
 def test_results_agree_with_each_other():
     X = load_digits().data[:700]
     fitted = KSubspaces(10, random_state=0, n_init=3).fit(X)
-    assert fitted.resolved_params_["subspace_dim"] == 8
-    assert fitted.bases_.shape == (10, 64, 8)
+    d = fitted.resolved_params_["subspace_dim"]
+    assert fitted.bases_.shape == (10, 64, d)
     assert fitted.labels_.dtype == np.int64
     np.testing.assert_array_equal(fitted.predict(X), fitted.labels_)
     np.testing.assert_array_equal(fitted.predict(X[100:103]), fitted.labels_[100:103])
@@ -438,7 +493,7 @@ def test_baselines_see_rows_scaled_alike():
 
 @pytest.mark.slow
 def test_quality_on_digits_with_defaults():
-    """The mean over 3 seeds is that of the published reading: k-subspaces with d = 8 on unit rows, ACC about .85."""
+    """The mean over 3 seeds is that of a plain reading: k-subspaces on unit rows, ACC about .85."""
     X, y = load_digits(return_X_y=True)
     scores = [adjusted_rand_score(y, KSubspaces(10, random_state=s).fit_predict(X)) for s in range(3)]
     assert np.mean(scores) > 0.7
