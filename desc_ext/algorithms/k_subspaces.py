@@ -13,16 +13,21 @@ import torch
 from torch import Tensor
 
 from desc_ext import ops
+from desc_ext.algorithms.distinct import distinct_rows
 from desc_ext.algorithms.kmeans import kmeans, one_thread
+from desc_ext.algorithms.self_expression import cluster_by_self_expression
 from desc_ext.norms import unit_rows
 
 __all__ = [
     "KSubspacesOptions", "OnIteration", "Subspaces", "k_subspaces", "leading_directions", "lloyd", "nearest_in_angle",
-    "search", "subspace_bases", "subspace_seeds", "typical_dimension",
+    "search", "self_expressive_labels", "subspace_bases", "subspace_seeds", "typical_dimension",
 ]  # fmt: skip
 
 # Restarts see no more rows than this, which bounds their time; the best one is continued on all rows.
 _RESTART_ROWS = 10_000
+# Of the self-expression that a search may begin at: ridge (in units of the mean ‖x_i‖²) and coefficients kept, for clusters
+# of fewer than a hundred rows and of more; k-means runs.
+_SMALL_CLUSTER, _RIDGE_AND_NEIGHBORS, _KMEANS_RUNS = 100, ((1.0, 5), (10.0, 10)), 20
 # Fewer rows than this for each dimension of a subspace fit it by chance.
 _ROWS_PER_DIMENSION = 5
 # Lloyd's iteration ends by itself; this bounds one that re-seeding of empty clusters keeps from settling.
@@ -51,7 +56,7 @@ class KSubspacesOptions:
     dim: int
     n_init: int
     seed: int
-    init: str = "k-means"  # or "k-subspaces++"
+    init: str = "k-means"  # or "k-subspaces++" or "self-expressive"
     max_iter: int = _MAX_ITERATIONS
     tol: float = 0.0  # an alternation ends when no larger share of the labels changes
     one_thread: bool = False  # decompositions on one thread, for bits that do not depend on their number
@@ -87,9 +92,9 @@ def k_subspaces(rows: Tensor, n_clusters: int, dim: int, n_init: int, seed: int)
 def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration | None = None) -> Subspaces:
     """k-subspaces with restarts on ``rows`` [n, p].
 
-    Each restart begins at the clusters of one k-means run, or at the subspaces of :func:`subspace_seeds`, and
-    alternates between the bases of the clusters and the nearest subspace of every row until no label
-    changes. The restart with the smallest mean residual is kept: no label of the data is used. With more
+    Each restart begins at the clusters of one k-means run, at the subspaces of :func:`subspace_seeds`, or at the clusters of
+    :func:`self_expressive_labels`, and alternates between the bases of the clusters and the nearest subspace of every
+    row until no label changes. The restart with the smallest mean residual is kept: no label of the data is used. With more
     than 10,000 rows the restarts see a random subset, and the best one is continued on all rows.
     ``on_iteration`` is called after every restart, and after every iteration of the one kept.
     """
@@ -101,6 +106,8 @@ def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration |
     ):
         if options.init == "k-means":
             labels, _ = kmeans(subset, options.n_clusters, 1, seed)
+        elif options.init == "self-expressive":
+            labels = self_expressive_labels(subset, options.n_clusters, seed)
         else:
             labels, _ = ops.nearest_subspace(
                 subset, subspace_seeds(subset, options.n_clusters, options.dim, seed)
@@ -209,6 +216,25 @@ def subspace_seeds(rows: Tensor, n_clusters: int, dim: int, seed: int) -> Tensor
         bases.append(candidates[best])
         residual = left[:, best]
     return torch.stack(bases)
+
+
+def self_expressive_labels(rows: Tensor, n_clusters: int, seed: int) -> Tensor:
+    """Clusters int64 [n] of ``rows`` [n, p] by ridge regression of each on all others, as SelfExpressiveClustering does."""
+    distinct = distinct_rows(rows)
+    if len(distinct) <= n_clusters:
+        return torch.from_numpy(distinct.number).to(rows.device)
+    ridge, n_neighbors = _RIDGE_AND_NEIGHBORS[len(rows) >= _SMALL_CLUSTER * n_clusters]
+    found = cluster_by_self_expression(
+        rows,
+        distinct,
+        n_clusters,
+        ridge=ridge * float(rows.double().square().sum(1).mean()),
+        n_neighbors=n_neighbors,
+        n_components=min(n_clusters + 1, len(distinct)),
+        n_init=_KMEANS_RUNS,
+        seed=seed,
+    )
+    return torch.from_numpy(found.labels).to(rows.device)
 
 
 def _draw(weight: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:

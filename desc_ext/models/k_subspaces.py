@@ -94,13 +94,15 @@ class KSubspaces(_Found, Estimator):
         default=100,
         at_least=1,
     )
-    init: Literal["k-subspaces++", "k-means"] = option(
-        'where a restart begins: "k-subspaces++" (rows drawn by their residual, each with the rows nearest to it in angle) '
-        'or "k-means" (the clusters of one k-means run)',
+    init: Literal["k-subspaces++", "k-means", "self-expressive"] = option(
+        'where a restart begins: "k-subspaces++" (rows drawn by their residual, each with the rows nearest to it in angle), '
+        '"k-means" (the clusters of one k-means run), or "self-expressive" (one start, the clusters of the rows expressed by '
+        "each other: what SelfExpressiveClustering finds)",
         default="k-subspaces++",
     )
     n_init: int = option(
-        "restarts. With more than 10,000 rows they see a random subset of as many, and the best one is continued on all rows",
+        'restarts; init="self-expressive" takes 1. With more than 10,000 rows they see a random subset of as many, and the '
+        "best one is continued on all rows",
         default=20,
         at_least=1,
     )
@@ -124,6 +126,8 @@ class KSubspaces(_Found, Estimator):
     def _adapt_options(self, n_samples: int, n_features: int) -> None:
         super()._adapt_options(n_samples, n_features)
         width = min(n_features, self.n_components or n_features)
+        if self.init == "self-expressive":
+            self.n_init = 1  # k-means' seed changes little of it
         if self.subspace_dim is not None and self.subspace_dim > width:
             narrow = f"the {n_features} columns of X" if width == n_features else f"n_components={width}"
             raise ValueError(

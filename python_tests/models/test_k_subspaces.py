@@ -22,6 +22,7 @@ from desc_ext.algorithms.k_subspaces import (
     KSubspacesOptions,
     lloyd,
     search,
+    self_expressive_labels,
     subspace_seeds,
     typical_dimension,
 )
@@ -141,7 +142,9 @@ def test_the_dimension_follows_the_spectra_of_the_clusters():
         energy = np.sort(np.linalg.svd(X[labels == k], compute_uv=False) ** 2)[-2::-1]
         counts.append(energy.sum() ** 2 / np.square(energy).sum())
     assert typical_dimension(torch.from_numpy(X), 10, 5) == round(1 + np.mean(counts))
-    fitted = [KSubspaces(10, n_init=1, max_iter=1, random_state=0, dtype=t).fit(X) for t in ("float32", "float64")]
+    fitted = [
+        KSubspaces(10, n_init=1, max_iter=1, random_state=0, dtype=t).fit(X) for t in ("float32", "float64")
+    ]
     assert len({model.resolved_params_["subspace_dim"] for model in fitted}) == 1
     assert fitted[0].resolved_params_["subspace_dim"] in (round(np.mean(counts)) + i for i in (0, 1, 2))
 
@@ -163,6 +166,14 @@ def test_seeds_from_fewer_rows_than_dimensions():
     np.testing.assert_allclose(np.swapaxes(seeds, 1, 2) @ seeds, np.eye(5)[None].repeat(2, 0), atol=1e-12)
     zeros = subspace_seeds(torch.zeros(6, 8, dtype=torch.float64), 2, 5, 0).numpy()
     np.testing.assert_allclose(np.swapaxes(zeros, 1, 2) @ zeros, np.eye(5)[None].repeat(2, 0), atol=1e-12)
+
+
+def test_a_start_by_self_expression_keeps_subspaces_and_copies_apart():
+    X, y, _ = planted(400, noise=0.02, n_clusters=3, p=30)
+    rows = torch.from_numpy(normalize(X))
+    assert adjusted_rand_score(y, self_expressive_labels(rows, 3, 0).numpy()) == 1.0
+    few = rows[[0, 1, 0, 1, 1]]  # no more different rows than clusters
+    assert self_expressive_labels(few, 3, 0).tolist() == [0, 1, 0, 1, 1]
 
 
 def test_empty_clusters_are_repaired_and_counted():
@@ -192,13 +203,15 @@ def test_empty_clusters_are_repaired_and_counted():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("init", ["k-means", "k-subspaces++"])
+@pytest.mark.parametrize("init", ["k-means", "k-subspaces++", "self-expressive"])
 @pytest.mark.parametrize("unit_rows", [True, False])
 def test_planted_subspaces_are_recovered(dtype, init, unit_rows):
     # unit rows: only rows far from the origin tell their subspace in noise
     X, y, bases = planted(seed=2)
     X, y = (part[np.linalg.norm(X, axis=1) > 0.8] for part in (X, y))
     fitted = model(dtype=dtype, init=init, unit_rows=unit_rows).fit(X)
+    assert fitted.resolved_params_["n_init"] == (1 if init == "self-expressive" else 8)
+    assert len([r for r in fitted.history_ if r["stage"] == "restart"]) == fitted.resolved_params_["n_init"]
     assert adjusted_rand_score(y, fitted.labels_) == 1.0
     assert fitted.bases_.dtype == fitted.embedding_.dtype == np.dtype(dtype)
     rows = normalize(X) if unit_rows else X
@@ -289,7 +302,7 @@ def test_tol_and_max_iter_end_the_alternation():
 
 
 @pytest.mark.bits
-@pytest.mark.parametrize("init", ["k-subspaces++", "k-means"])
+@pytest.mark.parametrize("init", ["k-subspaces++", "k-means", "self-expressive"])
 def test_same_seed_same_bits_for_any_number_of_threads(init):
     """From 100 columns on torch's decompositions and products depend on the number of threads; float64 shows it."""
     X = np.random.default_rng(0).normal(size=(3000, 130))
@@ -391,7 +404,10 @@ def test_damaged_folders_are_refused(tmp_path):
         ({"subspace_dim": 7, "n_components": 6}, "subspace_dim=7 must be <= n_components=6"),
         ({"n_components": 2.5}, "n_components must be an integer >= 1, or None, got 2.5"),
         ({"unit_rows": "yes"}, "unit_rows must be True or False, got 'yes'"),
-        ({"init": "random"}, "init must be one of 'k-subspaces\\+\\+', 'k-means', got 'random'"),
+        (
+            {"init": "random"},
+            "init must be one of 'k-subspaces\\+\\+', 'k-means', 'self-expressive', got 'random'",
+        ),
         ({"n_init": 0}, "n_init must be an integer >= 1, got 0"),
         ({"max_iter": 0}, "max_iter must be an integer >= 1, got 0"),
         ({"tol": -1}, "tol must be a finite number >= 0 and <= 1, got -1"),
