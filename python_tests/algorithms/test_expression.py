@@ -7,6 +7,7 @@ import desc_ext  # noqa: F401  isort: skip  (before torch)
 import numpy as np
 import pytest
 import torch
+from helpers.peak_memory import extra_memory
 from helpers.subspaces import planted
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -241,6 +242,24 @@ def test_same_bits_for_any_number_of_threads(name, dtype, monkeypatch):
         assert torch.equal(other[0], found[0][0])
         assert torch.equal(other[1], found[0][1])
     assert (found[0][0].dtype, found[0][1].dtype) == (torch.int64, dtype)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "orthogonal_matching_pursuit(z, 3)",
+        "elastic_net_coefficients(z, 3, weight=2.0)",
+        "low_rank_coefficients(z, 3)",
+    ],
+)
+def test_no_square_array_is_stored(call):
+    setup = """
+from desc_ext.algorithms.expression import *
+n, labels, weight = 8000, torch.zeros(8000), torch.zeros(8000)
+z = torch.nn.functional.normalize(torch.randn(n, 8, generator=torch.Generator().manual_seed(0)))
+"""
+    square = 8000**2 * 4
+    assert extra_memory(setup, call, "n * 3 * 12") < square / 4
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

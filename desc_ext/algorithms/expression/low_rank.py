@@ -18,7 +18,7 @@ _ROUNDING = 1e-12
 
 
 @torch.no_grad()
-def low_rank_factor(z: Tensor, threshold: float) -> Tensor:
+def low_rank_factor(z: Tensor, threshold: float = 1.0) -> Tensor:
     """y [n, r] with C = y yᵀ the minimiser of ‖C‖_* + λ/2 ‖z − C z‖²_F, λ = 1 / ``threshold`` (rows are samples).
 
     Favaro, Vidal and Ravichandran, "A closed form solution to robust subspace estimation and clustering", CVPR 2011,
@@ -31,7 +31,8 @@ def low_rank_factor(z: Tensor, threshold: float) -> Tensor:
 
     Args:
         z: rows [n, p], n ≥ 2; float32 or float64, finite.
-        threshold: ε = 1/λ > 0, in units of ‖z_i‖².
+        threshold: ε = 1/λ > 0, in units of ‖z_i‖². The default, for rows of unit length, was the best of 0.1 to 100 on
+            digits, ORL, MNIST and 20 Newsgroups together.
 
     Returns:
         y [n, r], 0 ≤ r ≤ min(n, p), columns by decreasing s, of the dtype of ``z``.
@@ -56,7 +57,7 @@ def low_rank_factor(z: Tensor, threshold: float) -> Tensor:
         return torch.cat([(part.double() @ turn).to(z.dtype) for part in z.split(_GRAM_ROWS)])
 
 
-def low_rank_coefficients(z: Tensor, k: int, threshold: float) -> tuple[Tensor, Tensor]:
+def low_rank_coefficients(z: Tensor, k: int, threshold: float = 1.0) -> tuple[Tensor, Tensor]:
     """The k largest \\|C_ij\\|, j ≠ i, of every row of the C of :func:`low_rank_factor`, largest first.
 
     By tiles; memory is O(n (p + k)). :func:`desc_ext.ops.coefficient_topk` finds them, since its row factor
