@@ -14,8 +14,10 @@ __all__ = ["orthogonal_matching_pursuit"]
 
 _OPERATOR = "orthogonal_matching_pursuit"
 _MOST_ROWS = 256
-# A row whose part outside of the span so far is smaller, relative to its norm, adds no direction but rounding.
-_DEPENDENT = 1e-6
+# Where the cosine of every row and the residual is smaller it is rounding: what depends on the support has the cosine 0.
+_RIGHT_ANGLE = 1e-6
+# A residual that is smaller, relative to the row, is rounding: the products with it say nothing.
+_ROUNDING = 1e-12
 
 
 @torch.no_grad()
@@ -31,7 +33,7 @@ def orthogonal_matching_pursuit(
     more of the support is of other classes. Rows of other lengths are taken as they are.
 
     The products with all rows are of the dtype of ``z``, the least squares fits in float64, by Gram-Schmidt
-    orthogonalisation. A row that depends on the support ends the search, and so does a residual orthogonal to all rows; a
+    orthogonalisation. The search also ends at a residual that is orthogonal to all rows within rounding (cosine 1e-6); a
     row of zeros has no coefficients and is in no support. n² p ``n_nonzero`` multiplications and additions; memory is
     O(n (p + ``n_nonzero``)) and tiles. The bits are the same for any number of threads.
 
@@ -39,7 +41,7 @@ def orthogonal_matching_pursuit(
         z: rows [n, p], n ≥ 2; float32 or float64, finite.
         n_nonzero: size of a support at most, 1 to n − 1; no more than p rows are independent. The default was as good as the
             paper's 10 or better on digits, ORL, MNIST and 20 Newsgroups, in half the time.
-        tolerance: the search ends at ‖r‖ ≤ ``tolerance`` · ‖z_i‖.
+        tolerance: the search ends at ‖r‖ ≤ ``tolerance`` · ‖z_i‖, taken as 1e-12 at least.
 
     Returns:
         (indices int64 [n, n_nonzero], values [n, n_nonzero] of the dtype of ``z``), coefficients in the order in which they
@@ -59,7 +61,7 @@ def _pursued(z: Tensor, n_nonzero: int, tolerance: float, rows: Tensor) -> tuple
     """Indices and values of the rows with the numbers ``rows`` [t]."""
     t, p = len(rows), z.shape[1]
     target = z[rows].double()
-    smallest = tolerance * torch.linalg.vector_norm(target, dim=1)
+    smallest = max(tolerance, _ROUNDING) * torch.linalg.vector_norm(target, dim=1)
     residual = target.clone()
     indices = rows[:, None].repeat(1, n_nonzero)  # the row's own number: nothing yet
     basis = target.new_zeros(t, n_nonzero, p)  # orthonormal rows that span the support
@@ -73,15 +75,16 @@ def _pursued(z: Tensor, n_nonzero: int, tolerance: float, rows: Tensor) -> tuple
         size = (residual[still].to(z.dtype) @ z.T).abs_().scatter_(1, indices[still], -1.0)
         size.scatter_(1, rows[still, None], -1.0)
         best, chosen = size.max(1)
+        lengths = torch.linalg.vector_norm(torch.stack([residual[still], z[chosen].double()]), dim=2)
+        new = best > _RIGHT_ANGLE * lengths.prod(0)
+        searching[still[~new]] = False
+        still, chosen = still[new], chosen[new]
         direction, shares = _orthogonalised(z[chosen].double(), basis[still])
         length = torch.linalg.vector_norm(direction, dim=1)
-        new = (best > 0) & (length > _DEPENDENT * torch.linalg.vector_norm(z[chosen].double(), dim=1))
-        searching[still[~new]] = False
-        still, chosen, length = still[new], chosen[new], length[new]
-        direction = direction[new] / length[:, None]
+        direction = direction / length[:, None]
         indices[still, step] = chosen
         basis[still, step] = direction
-        triangle[still, :step, step] = shares[new, :step]
+        triangle[still, :step, step] = shares[:, :step]
         triangle[still, step, step] = length
         share = (direction * residual[still]).sum(1)
         along[still, step] = share
