@@ -149,6 +149,10 @@ def typical_dimension(rows: Tensor, n_clusters: int, seed: int) -> int:
     count as (Σ_{j>1} λ_j)² / Σ_{j>1} λ_j² directions of equal energy would (participation ratio). d is 1 more than the mean
     of these over the clusters, rounded, at most n/(5 K), at most p/2, and at least 1. With more than 10,000 rows a random
     subset is clustered.
+
+    Chosen on digits, ORL, MNIST's first 10,000 and 20 Newsgroups-b, against d = 8, log2(n/K) and shares of 0.6 to 1.3 of
+    this one. Shares of energy and held-out likelihoods did not follow what was best: it had .96 of the energy on
+    digits, and .3 on 20 Newsgroups.
     """
     subset = _seen_by_restarts(rows, seed)
     labels, _ = kmeans(subset, n_clusters, 1, seed)
