@@ -39,10 +39,10 @@ def elastic_net_coefficients(
 
     You, Li, Robinson and Vidal, "Oracle based active set algorithm for scalable elastic net subspace clustering", CVPR
     2016, eq. 2: c minimises λ‖c‖₁ + (1 − λ)/2 ‖c‖² + γ_i/2 ‖z_i − Σ_j c_j z_j‖² with c_i = 0, for γ_i = ``weight`` times
-    λ / max_{j ≠ i} \\|z_i · z_j\\|, the smallest γ that gives a coefficient other than 0.
+    λ / max_{j ≠ i} |z_i · z_j|, the smallest γ that gives a coefficient other than 0.
 
     ORGEN, their algorithm 1: the problem is solved on a few candidates; δ = γ_i (z_i − Σ_j c_j z_j) is the oracle point,
-    and c solves the whole problem when no row outside has \\|z_j · δ\\| > λ. Such rows join the candidates, the rest of
+    and c solves the whole problem when no row outside has |z_j · δ| > λ. Such rows join the candidates, the rest of
     which are those with c_j ≠ 0, until there are none. Each of these problems is solved exactly, by Newton's method on
     its dual, a convex function with a piecewise constant second derivative (float64).
 
@@ -50,10 +50,10 @@ def elastic_net_coefficients(
 
     Args:
         z: rows [n, p], n ≥ 2; float32 or float64, finite. The paper's have unit length.
-        k: coefficients kept of each row, 1 to n − 1; equal \\|c_j\\| go to the lowest j.
+        k: coefficients kept of each row, 1 to n − 1; equal |c_j| go to the lowest j.
         l1_share: λ, above 0 and below 1. Smaller: more coefficients, which join a class better and others sooner.
         weight: γ_i in units of the smallest that counts; above 1, or all coefficients are 0.
-        tolerance: rows outside with \\|z_j · δ\\| ≤ (1 + ``tolerance``) λ are let be.
+        tolerance: rows outside with |z_j · δ| ≤ (1 + ``tolerance``) λ are let be.
 
     Returns:
         (indices int64 [n, k], values [n, k] of the dtype of ``z``). Where there are fewer coefficients, the rest has the

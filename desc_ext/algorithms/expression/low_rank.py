@@ -58,14 +58,14 @@ def low_rank_factor(z: Tensor, threshold: float = 1.0) -> Tensor:
 
 
 def low_rank_coefficients(z: Tensor, k: int, threshold: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The k largest \\|C_ij\\|, j ≠ i, of every row of the C of :func:`low_rank_factor`, largest first.
+    """The k largest |C_ij|, j ≠ i, of every row of the C of :func:`low_rank_factor`, largest first.
 
     By tiles; memory is O(n (p + k)). :func:`desc_ext.ops.coefficient_topk` finds them, since its row factor
     1 / (1 − ‖y_i‖²) changes no order within a row; it is taken off the values again.
 
     Args:
         z, threshold: as :func:`low_rank_factor`.
-        k: 1 to n − 1. Equal \\|C_ij\\| go to the lowest j.
+        k: 1 to n − 1. Equal |C_ij| go to the lowest j.
 
     Returns:
         (indices int64 [n, k], values [n, k] with their sign, of the dtype of ``z``); all values are 0 where no singular

@@ -27,7 +27,7 @@ def orthogonal_matching_pursuit(
     """Every row as a combination of at most ``n_nonzero`` others, found one after the other (SSC-OMP).
 
     You, Robinson and Vidal, "Scalable sparse subspace clustering by orthogonal matching pursuit", CVPR 2016, algorithm 1:
-    from r = z_i, each step adds the row j ≠ i with the largest \\|z_j · r\\| (equal ones: the lowest j) to the support and
+    from r = z_i, each step adds the row j ≠ i with the largest |z_j · r| (equal ones: the lowest j) to the support and
     takes the least squares fit of z_i by it, r its residual, until there are ``n_nonzero`` of them or ‖r‖ is small.
     The paper's rows have unit length and are not centred, which matters: with rows about 0, as ``Scattering2D`` gives them,
     more of the support is of other classes. Rows of other lengths are taken as they are.
