@@ -1,1 +1,1 @@
-"""Mathematics without estimators: k-means, k-subspaces, spectral clustering, the closed form, losses of single methods."""
+"""Mathematics without estimators: k-means, k-subspaces, spectral clustering, self-expression, losses of single methods."""

@@ -19,6 +19,7 @@ from desc_ext.algorithms.k_subspaces import (
     nearest_in_angle,
     search,
     subspace_bases,
+    typical_dimension,
 )
 from desc_ext.algorithms.kmeans import one_thread
 from desc_ext.device import resolve_device
@@ -31,7 +32,6 @@ from desc_ext.norms import unit_rows
 
 __all__ = ["KSubspaces"]
 
-_DEFAULT_DIM = 8
 _ARRAYS = ("bases_", "energies_", "labels_", "embedding_")
 _KEPT_BY_PARTIAL_FIT = ("n_clusters", "dtype", "subspace_dim", "unit_rows", "features", "feature_dim")
 
@@ -77,7 +77,9 @@ class KSubspaces(_Found, Estimator):
     method = "k-subspaces"
 
     subspace_dim: int | None = option(
-        "dimensions of a subspace, d; None takes 8, or half of the columns (at least 1) where those are fewer than 16",
+        "dimensions of a subspace, d; None takes as many as the rows of a cluster typically fill: from the spectra of the "
+        "clusters of one k-means run, at most n/(5 K) and half of the columns "
+        "(:func:`desc_ext.algorithms.k_subspaces.typical_dimension`)",
         default=None,
         at_least=1,
     )
@@ -92,13 +94,15 @@ class KSubspaces(_Found, Estimator):
         default=100,
         at_least=1,
     )
-    init: Literal["k-subspaces++", "k-means"] = option(
-        'where a restart begins: "k-subspaces++" (rows drawn by their residual, each with the rows nearest to it in angle) '
-        'or "k-means" (the clusters of one k-means run)',
+    init: Literal["k-subspaces++", "k-means", "self-expressive"] = option(
+        'where a restart begins: "k-subspaces++" (rows drawn by their residual, each with the rows nearest to it in angle), '
+        '"k-means" (the clusters of one k-means run), or "self-expressive" (one start, the clusters of the rows expressed by '
+        "each other: what SelfExpressiveClustering finds)",
         default="k-subspaces++",
     )
     n_init: int = option(
-        "restarts. With more than 10,000 rows they see a random subset of as many, and the best one is continued on all rows",
+        'restarts; init="self-expressive" takes 1. With more than 10,000 rows they see a random subset of as many, and the '
+        "best one is continued on all rows",
         default=20,
         at_least=1,
     )
@@ -122,9 +126,9 @@ class KSubspaces(_Found, Estimator):
     def _adapt_options(self, n_samples: int, n_features: int) -> None:
         super()._adapt_options(n_samples, n_features)
         width = min(n_features, self.n_components or n_features)
-        if self.subspace_dim is None:
-            self.subspace_dim = min(_DEFAULT_DIM, max(1, width // 2))
-        if self.subspace_dim > width:
+        if self.init == "self-expressive":
+            self.n_init = 1  # k-means' seed changes little of it
+        if self.subspace_dim is not None and self.subspace_dim > width:
             narrow = f"the {n_features} columns of X" if width == n_features else f"n_components={width}"
             raise ValueError(
                 f"KSubspaces: subspace_dim={self.subspace_dim} must be <= {narrow}: a subspace cannot be larger than its "
@@ -143,6 +147,7 @@ class KSubspaces(_Found, Estimator):
                 options.unit_rows,
             )
         require_finite_norms(z)
+        self._choose_dim(z, options, seed)
         found = search(z, options._search(seed), _Timed(self, recorder))
         bases = found.bases.double()
         self.energies_ = _energies(ops.segment_gram(z, found.labels, options.n_clusters), bases)
@@ -158,6 +163,11 @@ class KSubspaces(_Found, Estimator):
         self._set_options(options)
         self._memory = None
         return self._rows(array)
+
+    def _choose_dim(self, z: Tensor, options: Self, seed: int) -> None:
+        if options.subspace_dim is None:
+            options.subspace_dim = typical_dimension(z, options.n_clusters, seed)
+            self._set_options(options)
 
     def _rows(self, array: np.ndarray) -> Rows:
         dtype = getattr(torch, self._options.dtype)
@@ -204,7 +214,9 @@ class KSubspaces(_Found, Estimator):
             loss, sizes, n_reseeded = self._step(z, options)
         else:
             self.history_, self.n_iter_, self.n_reseeded_ = [], 0, 0
-            found = search(z, options._search(self._draw_seed()))
+            seed = self._draw_seed()
+            self._choose_dim(z, options, seed)
+            found = search(z, options._search(seed))
             loss, n_reseeded = found.residual, found.n_reseeded
             gram = ops.segment_gram(z, found.labels, options.n_clusters)
             sizes = torch.bincount(found.labels, minlength=options.n_clusters)
@@ -224,6 +236,7 @@ class KSubspaces(_Found, Estimator):
         array = input_rows(self, X)
         options.image_shape = self._options.image_shape
         options._adapt_options(*array.shape)
+        options.subspace_dim = options.subspace_dim or self._options.subspace_dim
         for name in _KEPT_BY_PARTIAL_FIT:
             now, before = getattr(options, name), getattr(self._options, name)
             if now != before:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.commands import RESULTS
 from helpers.subspaces import D, K, P, model, planted, projectors
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
@@ -17,7 +18,14 @@ from sklearn.preprocessing import normalize
 from typer.testing import CliRunner
 
 from desc_ext import cli
-from desc_ext.algorithms.k_subspaces import KSubspacesOptions, lloyd, search, subspace_seeds
+from desc_ext.algorithms.k_subspaces import (
+    KSubspacesOptions,
+    lloyd,
+    search,
+    self_expressive_labels,
+    subspace_seeds,
+    typical_dimension,
+)
 from desc_ext.cli.run import scaled_input
 from desc_ext.data import Dataset
 from desc_ext.engine.callbacks import Callback, Evaluate
@@ -102,12 +110,70 @@ def test_seeds_are_drawn_from_what_fits_worst():
         assert sorted(distance.argmin(1)) == [0, 1, 2]
 
 
+def clusters_about_means(n, dims, p=40):
+    """n rows about each of far means, with equal energy in ``dims[k]`` directions of their own."""
+    random, rows = np.random.default_rng(0), []
+    for k, dim in enumerate(dims):
+        part = np.zeros((n, p))
+        part[:, k] = 10
+        start = len(dims) + sum(dims[:k])
+        part[:, start : start + dim] = np.linalg.qr(random.normal(size=(n, dim)))[0]
+        rows.append(part)
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-120])
+def test_the_dimension_is_that_of_the_directions_about_the_means(scale):
+    X = torch.from_numpy(scale * clusters_about_means(400, (3, 6, 9)))
+    assert typical_dimension(X, 3, 0) == 1 + 6
+    # not more than n/(5 K) or half of the columns
+    for n, most in ((25, 5), (10, 2), (9, 1)):
+        assert typical_dimension(torch.from_numpy(scale * clusters_about_means(n, (3, 6, 9))), 3, 0) == most
+    even = torch.from_numpy(scale * np.random.default_rng(0).normal(size=(400, 9)))
+    assert typical_dimension(even, 1, 0) == 4
+    assert typical_dimension(torch.zeros(50, 40), 1, 0) == 1
+
+
+def test_the_dimension_follows_the_spectra_of_the_clusters():
+    X = normalize(load_digits().data)
+    labels = KMeans(10, n_init=1, random_state=5).fit(X).labels_
+    counts = []
+    for k in range(10):
+        energy = np.sort(np.linalg.svd(X[labels == k], compute_uv=False) ** 2)[-2::-1]
+        counts.append(energy.sum() ** 2 / np.square(energy).sum())
+    assert typical_dimension(torch.from_numpy(X), 10, 5) == round(1 + np.mean(counts))
+    fitted = [
+        KSubspaces(10, n_init=1, max_iter=1, random_state=0, dtype=t).fit(X) for t in ("float32", "float64")
+    ]
+    assert len({model.resolved_params_["subspace_dim"] for model in fitted}) == 1
+    assert fitted[0].resolved_params_["subspace_dim"] in (round(np.mean(counts)) + i for i in (0, 1, 2))
+
+
+def test_mini_batches_keep_the_dimension_of_the_first():
+    X = load_digits().data
+    fitted = KSubspaces(10, n_init=2, random_state=0).partial_fit(X[:600])
+    d = fitted.resolved_params_["subspace_dim"]
+    fitted.partial_fit(X[600:650])
+    assert fitted.bases_.shape == (10, 64, d)
+    assert fitted.resolved_params_["subspace_dim"] == d > 1
+    with pytest.raises(ValueError, match=f"subspace_dim=1, but partial_fit goes on from .* subspace_dim={d}"):
+        fitted.set_params(subspace_dim=1).partial_fit(X[:100])
+
+
 def test_seeds_from_fewer_rows_than_dimensions():
     X = np.random.default_rng(0).normal(size=(3, 8))
     seeds = subspace_seeds(torch.from_numpy(X), 2, 5, 0).numpy()
     np.testing.assert_allclose(np.swapaxes(seeds, 1, 2) @ seeds, np.eye(5)[None].repeat(2, 0), atol=1e-12)
     zeros = subspace_seeds(torch.zeros(6, 8, dtype=torch.float64), 2, 5, 0).numpy()
     np.testing.assert_allclose(np.swapaxes(zeros, 1, 2) @ zeros, np.eye(5)[None].repeat(2, 0), atol=1e-12)
+
+
+def test_a_start_by_self_expression_keeps_subspaces_and_copies_apart():
+    X, y, _ = planted(400, noise=0.02, n_clusters=3, p=30)
+    rows = torch.from_numpy(normalize(X))
+    assert adjusted_rand_score(y, self_expressive_labels(rows, 3, 0).numpy()) == 1.0
+    few = rows[[0, 1, 0, 1, 1]]  # no more different rows than clusters
+    assert self_expressive_labels(few, 3, 0).tolist() == [0, 1, 0, 1, 1]
 
 
 def test_empty_clusters_are_repaired_and_counted():
@@ -137,13 +203,15 @@ def test_empty_clusters_are_repaired_and_counted():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("init", ["k-means", "k-subspaces++"])
+@pytest.mark.parametrize("init", ["k-means", "k-subspaces++", "self-expressive"])
 @pytest.mark.parametrize("unit_rows", [True, False])
 def test_planted_subspaces_are_recovered(dtype, init, unit_rows):
     # unit rows: only rows far from the origin tell their subspace in noise
     X, y, bases = planted(seed=2)
     X, y = (part[np.linalg.norm(X, axis=1) > 0.8] for part in (X, y))
     fitted = model(dtype=dtype, init=init, unit_rows=unit_rows).fit(X)
+    assert fitted.resolved_params_["n_init"] == (1 if init == "self-expressive" else 8)
+    assert len([r for r in fitted.history_ if r["stage"] == "restart"]) == fitted.resolved_params_["n_init"]
     assert adjusted_rand_score(y, fitted.labels_) == 1.0
     assert fitted.bases_.dtype == fitted.embedding_.dtype == np.dtype(dtype)
     rows = normalize(X) if unit_rows else X
@@ -173,8 +241,8 @@ def test_lines_and_the_whole_space():
 def test_results_agree_with_each_other():
     X = load_digits().data[:700]
     fitted = KSubspaces(10, random_state=0, n_init=3).fit(X)
-    assert fitted.resolved_params_["subspace_dim"] == 8
-    assert fitted.bases_.shape == (10, 64, 8)
+    d = fitted.resolved_params_["subspace_dim"]
+    assert fitted.bases_.shape == (10, 64, d)
     assert fitted.labels_.dtype == np.int64
     np.testing.assert_array_equal(fitted.predict(X), fitted.labels_)
     np.testing.assert_array_equal(fitted.predict(X[100:103]), fitted.labels_[100:103])
@@ -234,7 +302,7 @@ def test_tol_and_max_iter_end_the_alternation():
 
 
 @pytest.mark.bits
-@pytest.mark.parametrize("init", ["k-subspaces++", "k-means"])
+@pytest.mark.parametrize("init", ["k-subspaces++", "k-means", "self-expressive"])
 def test_same_seed_same_bits_for_any_number_of_threads(init):
     """From 100 columns on torch's decompositions and products depend on the number of threads; float64 shows it."""
     X = np.random.default_rng(0).normal(size=(3000, 130))
@@ -336,7 +404,10 @@ def test_damaged_folders_are_refused(tmp_path):
         ({"subspace_dim": 7, "n_components": 6}, "subspace_dim=7 must be <= n_components=6"),
         ({"n_components": 2.5}, "n_components must be an integer >= 1, or None, got 2.5"),
         ({"unit_rows": "yes"}, "unit_rows must be True or False, got 'yes'"),
-        ({"init": "random"}, "init must be one of 'k-subspaces\\+\\+', 'k-means', got 'random'"),
+        (
+            {"init": "random"},
+            "init must be one of 'k-subspaces\\+\\+', 'k-means', 'self-expressive', got 'random'",
+        ),
         ({"n_init": 0}, "n_init must be an integer >= 1, got 0"),
         ({"max_iter": 0}, "max_iter must be an integer >= 1, got 0"),
         ({"tol": -1}, "tol must be a finite number >= 0 and <= 1, got -1"),
@@ -438,7 +509,7 @@ def test_baselines_see_rows_scaled_alike():
 
 @pytest.mark.slow
 def test_quality_on_digits_with_defaults():
-    """The mean over 3 seeds is that of the published reading: k-subspaces with d = 8 on unit rows, ACC about .85."""
+    """The mean over 3 seeds is that of a plain reading: k-subspaces on unit rows, ACC about .85."""
     X, y = load_digits(return_X_y=True)
     scores = [adjusted_rand_score(y, KSubspaces(10, random_state=s).fit_predict(X)) for s in range(3)]
     assert np.mean(scores) > 0.7
