@@ -20,6 +20,8 @@ __all__ = ["Diffusion", "diffusion_clusters", "diffusion_coordinates", "diffusio
 _EQUAL = 1e-9
 # An eigenvector of a smaller eigenvalue is rounding noise, which the extension to new rows would only magnify.
 _SMALLEST_EIGENVALUE = 1e-6
+# An eigenvector with a larger entry at a row without affinity is that row's indicator.
+_ALONE = 0.5
 # k-means of few rows is a matter of milliseconds, and of many clusters its restarts seldom agree.
 _RESTART_ROWS, _FEWEST_RESTARTS, _MOST_RESTARTS = 500_000, 10, 300
 
@@ -34,12 +36,10 @@ class Diffusion:
     """
 
     eigenvalues: np.ndarray  # [m], descending from 1
-    vectors: np.ndarray  # [n, m]
     time: float  # t
     embedding: np.ndarray  # [n, q], coordinates of unit length; q = m − 1 of a connected graph
-    extension: (
-        np.ndarray
-    )  # [n, q], what each row adds to the coordinates of a new row, before their unit length
+    # [n, q], what each row adds to the coordinates of a new row, before their unit length
+    extension: np.ndarray
 
 
 def restarts_of(n_init: int | None, n: int) -> int:
@@ -86,14 +86,23 @@ def diffusion_coordinates(
     values = eigenvalues
     if weights is not None:
         values = 1 - (1 - values) * np.median(weights)
-    values = values.clip(0)
-    time = diffusion_time(values, n_clusters, ratio)
+    # Where the K-th is not positive (a few rows that are all linked), a walk that stays where it is every other step.
+    lazy = values[min(n_clusters, len(values)) - 1] <= _SMALLEST_EIGENVALUE
+    walk = (1 + values) / 2 if lazy else values.clip(0)
+    time = diffusion_time(walk, n_clusters, ratio)
     first = int(len(values) > 1 and values[1] < 1 - _EQUAL)
-    kept, roots = values[first:], degree_roots(affinity)[:, None]
-    embedding = normalize(vectors[:, first:] * roots * kept**time)
+    values, walk, vectors = values[first:], walk[first:], vectors[:, first:]
+    roots = degree_roots(affinity)
+    alone = roots == 0
+    roots[alone] = 1
+    # a row without affinity is where it began for ever, though its eigenvalue is 0
+    indicator = np.abs(vectors[alone]).max(0, initial=0) > _ALONE
+    weight = np.where(indicator, 1, walk**time)
+    coordinates = vectors * roots[:, None]
     # φ_j(i) = Σ_i' P_ii' φ_j(i') / λ_j
-    scale = np.where(kept > _SMALLEST_EIGENVALUE, kept.clip(_SMALLEST_EIGENVALUE) ** (time - 1), 0)
-    return Diffusion(eigenvalues, vectors, time, embedding, vectors[:, first:] * roots * scale)
+    usable = np.abs(values) > _SMALLEST_EIGENVALUE
+    step = np.divide(weight, values, out=np.zeros_like(values), where=usable)
+    return Diffusion(eigenvalues, time, normalize(coordinates * weight), coordinates * step)
 
 
 def diffusion_clusters(

@@ -15,6 +15,7 @@ __all__ = [
     "hold_copies",
     "join_small_components",
     "learned_affinity",
+    "row_maxima",
     "row_normalised",
     "symmetric_affinity",
 ]
@@ -27,10 +28,15 @@ _JOIN_ROWS = 256
 _BLOCK_ROWS = 512
 
 
+def row_maxima(values: Tensor) -> Tensor:
+    """max_j |C_ij| [n] of coefficients [n, k]; 0 where k = 0."""
+    return values.abs().max(1).values if values.shape[1] else values.new_zeros(len(values))
+
+
 def row_normalised(values: Tensor, largest: Tensor | None = None) -> Tensor:
     """|C_ij| / max_j |C_ij| of coefficients [n, k], or over the ``largest`` [n] of each row; a row of zeros stays."""
     values = values.abs()
-    largest = values.max(1).values if largest is None else largest
+    largest = row_maxima(values) if largest is None else largest
     return values / torch.where(largest > 0, largest, 1)[:, None]
 
 
@@ -133,7 +139,7 @@ def learned_affinity(
     kept = [_largest(block.abs(), k, kept_share) for block in coefficient.split(_BLOCK_ROWS)]
     values = torch.cat([ordered for ordered, _ in kept])
     indices = torch.cat([order for _, order in kept])
-    largest = values.max(1).values
+    largest = row_maxima(values)
 
     def candidates(rows: Tensor) -> Tensor:
         own = row_normalised(coefficient[rows], largest[rows])

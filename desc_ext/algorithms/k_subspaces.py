@@ -15,7 +15,7 @@ from torch import Tensor
 from desc_ext import ops
 from desc_ext.algorithms.distinct import distinct_rows
 from desc_ext.algorithms.kmeans import kmeans, one_thread
-from desc_ext.algorithms.self_expression import cluster_by_self_expression
+from desc_ext.algorithms.self_expression import self_expressive_clusters
 from desc_ext.norms import unit_rows
 
 __all__ = [
@@ -25,9 +25,6 @@ __all__ = [
 
 # Restarts see no more rows than this, which bounds their time; the best one is continued on all rows.
 _RESTART_ROWS = 10_000
-# Of the self-expression that a search may begin at: ridge (in units of the mean ‖x_i‖²) and coefficients kept, for clusters
-# of fewer than a hundred rows and of more; k-means runs.
-_SMALL_CLUSTER, _RIDGE_AND_NEIGHBORS, _KMEANS_RUNS = 100, ((1.0, 5), (10.0, 10)), 20
 # Fewer rows than this for each dimension of a subspace fit it by chance.
 _ROWS_PER_DIMENSION = 5
 # Lloyd's iteration ends by itself; this bounds one that re-seeding of empty clusters keeps from settling.
@@ -227,17 +224,7 @@ def self_expressive_labels(rows: Tensor, n_clusters: int, seed: int) -> Tensor:
     distinct = distinct_rows(rows)
     if len(distinct) <= n_clusters:
         return torch.from_numpy(distinct.number).to(rows.device)
-    ridge, n_neighbors = _RIDGE_AND_NEIGHBORS[len(rows) >= _SMALL_CLUSTER * n_clusters]
-    found = cluster_by_self_expression(
-        rows,
-        distinct,
-        n_clusters,
-        ridge=ridge * float(rows.double().square().sum(1).mean()),
-        n_neighbors=n_neighbors,
-        n_components=min(n_clusters + 1, len(distinct)),
-        n_init=_KMEANS_RUNS,
-        seed=seed,
-    )
+    found = self_expressive_clusters(rows, n_clusters, seed)
     return torch.from_numpy(found.labels).to(rows.device)
 
 

@@ -21,13 +21,20 @@ from torch import Tensor
 
 from desc_ext import ops
 from desc_ext.algorithms.diffusion import Diffusion, diffusion_clusters, diffusion_coordinates
-from desc_ext.algorithms.distinct import DistinctRows
+from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
+from desc_ext.algorithms.expression import (
+    elastic_net_coefficients,
+    low_rank_coefficients,
+    orthogonal_matching_pursuit,
+)
 from desc_ext.algorithms.graph import (
     hold_copies,
     join_small_components,
+    row_maxima,
     row_normalised,
     symmetric_affinity,
 )
+from desc_ext.norms import unit_rows
 
 __all__ = [
     "ExpressionOptions",
@@ -43,7 +50,8 @@ __all__ = [
     "ridge_affinity",
     "ridge_inverse",
     "ridge_of_dimension",
-]  # fmt: skip
+    "self_expressive_clusters",
+]
 
 _GRAM_ROWS = 8192  # added to a Gram matrix at a time
 # Coefficients kept of each row, below and above so many rows a cluster.
@@ -82,31 +90,35 @@ def affinities_to_all(y: Tensor, rows: Tensor, largest: Tensor) -> Tensor:
     return (y[rows] @ y.T).abs() * (scale[rows, None] + scale) / 2
 
 
-def sparse_affinity(
-    y: Tensor, indices: Tensor, values: Tensor, n_clusters: int, weights: np.ndarray | None = None
+def _row_normalised_affinity(
+    indices: Tensor,
+    values: Tensor,
+    candidates: Callable[[Tensor], Tensor],
+    n_clusters: int,
+    weights: np.ndarray | None,
 ) -> tuple[sparse.csr_array, int]:
-    """(|C| + |Cᵀ|)/2 of coefficients [n, k] from y, each row divided by its largest one, and how many rows were joined.
+    """(|C| + |Cᵀ|)/2 of coefficients [n, k], each row divided by its largest one, and how many rows were joined.
 
     Rows have very different norms of C: without the division those of small norms, at the borders and in sparse regions,
     would hardly be in the graph (as in SSC's code and in eq. 4 of NCSC).
 
-    Those of small components are joined to others (:func:`~desc_ext.algorithms.graph.join_small_components`); ``weights``
-    are those of :func:`~desc_ext.algorithms.graph.hold_copies`.
+    Those of small components are joined to others by ``candidates``, as
+    :func:`~desc_ext.algorithms.graph.join_small_components` does; ``weights`` are those of
+    :func:`~desc_ext.algorithms.graph.hold_copies`.
     """
-    largest = values.abs().max(1).values
-    affinity = symmetric_affinity(indices.cpu().numpy(), row_normalised(values, largest).cpu().numpy())
-    candidates = partial(affinities_to_all, y, largest=largest)
-    affinity, n_joined = join_small_components(affinity, candidates, n_clusters, y.device, weights)
+    affinity = symmetric_affinity(indices.cpu().numpy(), row_normalised(values).cpu().numpy())
+    affinity, n_joined = join_small_components(affinity, candidates, n_clusters, values.device, weights)
     return hold_copies(affinity, weights), n_joined
 
 
 def ridge_affinity(
     z: Tensor, ridge: float, n_neighbors: int, n_clusters: int, weights: np.ndarray | None = None
 ) -> sparse.csr_array:
-    """:func:`sparse_affinity` of the ``n_neighbors`` largest coefficients of each row of ``z`` [n, p]."""
+    """The affinity of the ``n_neighbors`` largest coefficients of each row of ``z`` [n, p], divided by the largest."""
     y = ops.ridge_self_expression(z, ridge)
     indices, values = ops.coefficient_topk(y, min(n_neighbors, len(z) - 1))
-    return sparse_affinity(y, indices, values, n_clusters, weights)[0]
+    candidates = partial(affinities_to_all, y, largest=row_maxima(values))
+    return _row_normalised_affinity(indices, values, candidates, n_clusters, weights)[0]
 
 
 @dataclass(frozen=True)
@@ -119,12 +131,13 @@ class ExpressionOptions:
     ratio: float = 0.65  # of desc_ext.algorithms.diffusion.diffusion_time
     n_init: int | None = None  # restarts of k-means
     eigen_solver: str = "arpack"
+    expression: str = "ridge"  # or "omp", "elastic-net", "low-rank"
 
 
 def expression_options(
     n: int, n_clusters: int, eigenvalues: np.ndarray | None, **given: Any
 ) -> ExpressionOptions:
-    """Options for n rows of K clusters where they are not ``given`` (None is not).
+    """Options for n distinct rows of K clusters where they are not ``given`` (None is not).
 
     Neighbours: 5 below 100 rows a cluster, where with more of them clusters join; 10 above. The ridge: see
     :func:`ridge_of_dimension`, with 7 dimensions a cluster, but a quarter of all at most.
@@ -247,13 +260,49 @@ def expressed_affinity(
 ) -> sparse.csr_array:
     """The affinity [d, d] of the distinct rows of ``z`` [n, p]; arguments as for :func:`cluster_by_self_expression`."""
     with stage("coefficients"):
-        unit = mean_square(z)
+        ridge = options.ridge * mean_square(z)
         z = distinct.take(z)
-        y = ops.ridge_self_expression(z, options.ridge * unit)
-        indices, values = ops.coefficient_topk(y, min(options.n_neighbors, len(z) - 1))
+        k = min(options.n_neighbors, len(z) - 1)
+        # what a row of a small component is joined by: its coefficients, or where most of them are 0 its products
+        if options.expression == "ridge":
+            y = ops.ridge_self_expression(z, ridge)
+            indices, values = ops.coefficient_topk(y, k)
+            candidates = partial(affinities_to_all, y, largest=row_maxima(values))
+        else:
+            indices, values = _few_coefficients(z, k, ridge, options.expression)
+            directions = unit_rows(z)
+            candidates = partial(_cosines_to_all, directions)
     with stage("affinity") as record:
-        affinity, record["n_joined"] = sparse_affinity(y, indices, values, n_clusters, distinct.weights)
+        affinity, record["n_joined"] = _row_normalised_affinity(
+            indices, values, candidates, n_clusters, distinct.weights
+        )
     return affinity
+
+
+def _few_coefficients(z: Tensor, k: int, ridge: float, expression: str) -> tuple[Tensor, Tensor]:
+    if expression == "omp":
+        return orthogonal_matching_pursuit(z, k)
+    if expression == "elastic-net":
+        return elastic_net_coefficients(z, k)
+    return low_rank_coefficients(z, k, ridge)
+
+
+def _cosines_to_all(directions: Tensor, rows: Tensor) -> Tensor:
+    return (directions[rows] @ directions.T).abs()
+
+
+def self_expressive_clusters(
+    z: Tensor, n_clusters: int, seed: int, n_init: int | None = None
+) -> SelfExpressiveClusters:
+    """Clusters of rows [n, p], each divided by its norm, by the closed form with its default options.
+
+    Where no more rows differ than there are clusters, :func:`distinct_rows` has the clusters already: ask it first.
+    """
+    z = unit_rows(z)
+    distinct = distinct_rows(z)
+    spectrum = gram_eigenvalues(distinct.take(z)) / mean_square(z)
+    options = expression_options(len(distinct), n_clusters, spectrum, n_init=n_init)
+    return cluster_by_self_expression(z, distinct, n_clusters, options, seed)
 
 
 def ridge_inverse(z: Tensor, ridge: float) -> Tensor:

@@ -120,7 +120,10 @@ def _is_of_device(error: RuntimeError) -> bool:
 def fit(
     source: DataArgument,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")],
-    clusters: Annotated[int, typer.Option(metavar="K", help="Number of clusters.")],
+    clusters: Annotated[
+        str,
+        typer.Option(metavar="K", help="Number of clusters; auto: found in the spectrum (self-expressive)."),
+    ],
     model: Annotated[
         str,
         typer.Option(
@@ -131,7 +134,10 @@ def fit(
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     preset: Annotated[str | None, typer.Option(help="robust (default where there is one) or paper.")] = None,
     features: Annotated[
-        str | None, typer.Option(help="scattering: cluster images by their wavelet scattering features.")
+        str | None,
+        typer.Option(
+            help="scattering: cluster images by their wavelet scattering features; none: as they are."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the clustering stage.")] = None,
     external: Annotated[
@@ -183,7 +189,7 @@ def fit(
 
     with plain_errors(), contextlib.ExitStack() as held:
         estimator_class = find_model(model)
-        chosen = {"n_clusters": clusters, "random_state": seed, "preset": preset, "epochs": epochs}
+        chosen = {"clusters": clusters, "random_state": seed, "preset": preset, "epochs": epochs}
         chosen |= {"features": features, "external": external}
         options = estimator_options(model, estimator_class, settings or [], chosen)
         check_options(estimator_class, options)
@@ -197,7 +203,7 @@ def fit(
         console.print(
             f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} "
             f"column{'s' * (dataset.X.shape[1] != 1)}, "
-            f"{clusters} clusters, seed {seed}",
+            f"{'as many clusters as are found' if clusters == 'auto' else f'{clusters} clusters'}, seed {seed}",
             markup=False,
         )
         try:

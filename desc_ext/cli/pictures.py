@@ -12,9 +12,17 @@ from desc_ext.data import Dataset
 
 __all__ = ["PICTURES", "draw_pictures", "numbered_classes", "rows_name"]
 
-PICTURES = ("embedding.png", "classes.png", "curves.png", "cluster_sizes.png", "examples.png", "affinity.png")
+PICTURES = (
+    "embedding.png",
+    "classes.png",
+    "curves.png",
+    "cluster_sizes.png",
+    "examples.png",
+    "affinity.png",
+    "spectrum.png",
+)
 # What the embedding of a method without a network consists of.
-_ROWS_NAMES = {"k-subspaces": "distances to the subspaces", "self-expressive": "rows of the eigenvectors"}
+_ROWS_NAMES = {"k-subspaces": "distances to the subspaces", "self-expressive": "diffusion coordinates"}
 
 
 def rows_name(method: str) -> str:
@@ -27,11 +35,12 @@ def draw_pictures(folder: Path, estimator: Any, dataset: Dataset) -> None:
     from desc_ext import plots  # matplotlib takes its time
 
     heading = f"{estimator.method} on {dataset.name}"
-    further = (
-        {"affinity.png": partial(_affinity, estimator, heading)}
-        if hasattr(estimator, "dense_affinity")
-        else {}
-    )
+    further = {}
+    if hasattr(estimator, "dense_affinity"):
+        further["affinity.png"] = partial(_affinity, estimator, heading)
+    spectra = [record for record in estimator.history_ if "eigenvalues" in record]
+    if spectra:  # the first is that of the graph in which the number of clusters was looked for
+        further["spectrum.png"] = partial(_spectrum, estimator, spectra[0], heading)
     plots.save_pictures(
         folder,
         estimator.history_,
@@ -39,7 +48,7 @@ def draw_pictures(folder: Path, estimator: Any, dataset: Dataset) -> None:
         estimator.labels_,
         estimator.confidence(),
         estimator.embedding_,
-        estimator.n_clusters,
+        estimator.resolved_params_["n_clusters"],
         dataset.image_shape,
         heading=heading,
         rows_name=rows_name(estimator.method),
@@ -62,6 +71,13 @@ def numbered_classes(dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
     ):
         return numbers, tuple(str(names[int(k)]) for k in classes)
     return numbers, tuple(str(value) for value in classes.tolist())
+
+
+def _spectrum(estimator: Any, record: dict[str, Any], heading: str) -> Any:
+    from desc_ext import plots
+
+    k, candidates = estimator.resolved_params_["n_clusters"], record.get("candidates", [])
+    return plots.spectrum_figure(record["eigenvalues"], k, candidates, f"{heading}: spectrum")
 
 
 def _affinity(estimator: Any, heading: str) -> Any:

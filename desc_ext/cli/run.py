@@ -176,7 +176,7 @@ class Run:
 
     def add_baselines(self) -> Metrics:
         """Runs k-means on the equally scaled rows and autoencoder + k-means, into metrics.json too."""
-        k, seed = self.options["n_clusters"], self.options["random_state"]
+        k, seed = self._estimator.resolved_params_["n_clusters"], self.options["random_state"]
         n_init = self._estimator.resolved_params_.get("n_init", 20)
         started = time.perf_counter()
         scaled = scaled_input(self._estimator, self.dataset).astype(np.float32)
@@ -185,6 +185,7 @@ class Run:
         if self.model != "ae-kmeans":
             allowed = option_fields(MODELS["ae-kmeans"])
             options = {key: value for key, value in self.options.items() if key in allowed}
+            options |= {"n_clusters": k, "features": self._estimator.resolved_params_["features"]}
             started = time.perf_counter()
             options = self._with_image_shape(options | {"callbacks": [ProgressBar()]})
             estimator = MODELS["ae-kmeans"](**options).fit(self.dataset.images)

@@ -51,6 +51,9 @@ def estimator_options(
     fields = option_fields(estimator_class)
     names = [name for name in fields if name not in (*FLAGS, *OF_THE_RUN)]
     options = {key: value for key, value in chosen.items() if value is not None}
+    options |= _clusters(name, options.pop("clusters"), fields["n_clusters"].hint)
+    if "features" in options:
+        options["features"] = parse_setting("--features", options["features"], fields["features"].hint)
     if "epochs" in options:
         length = next((option for option in LENGTHS if option in fields), "epochs")
         options[length] = options.pop("epochs")
@@ -71,6 +74,18 @@ def estimator_options(
             raise ValueError(f"{key} is set twice")
         options[key] = parse_setting(key, value.strip(), fields[key].hint)
     return options
+
+
+def _clusters(name: str, text: str, hint: Any) -> dict[str, int | None]:
+    if text == "auto":
+        if type(None) not in _alternatives(hint):
+            raise ValueError(
+                f"{name} needs the number of clusters; only self-expressive takes --clusters auto"
+            )
+        return {"n_clusters": None}
+    if not text.lstrip("-").isdecimal():
+        raise ValueError(f"--clusters: wanted a whole number, or auto; got {text!r}")
+    return {"n_clusters": int(text)}
 
 
 def check_options(estimator_class: type[Estimator], options: dict[str, Any]) -> None:

@@ -142,6 +142,12 @@ class SelfExpressiveClustering(_Found, Estimator):
     unit_rows: bool = option(
         "divide the scaled rows by their norm, so that rows count alike; a row of zeros stays", default=True
     )
+    expression: Literal["ridge", "omp", "elastic-net", "low-rank"] = option(
+        'C: "ridge", the closed form above; "omp", orthogonal matching pursuit with n_neighbors coefficients (SSC-OMP); '
+        '"elastic-net" (EnSC); or "low-rank", the closed form of low-rank representation (LRR) with the threshold ε. New '
+        "rows are expressed by ridge regression in all cases",
+        default="ridge",
+    )
     ridge: float | None = option(
         "ε, in units of the mean ‖z_i‖²; None takes that which leaves 7 K effective dimensions Σ_j λ_j/(λ_j + ε), λ_j the "
         "eigenvalues of ZᵀZ, but a quarter of them at most",
@@ -182,7 +188,8 @@ class SelfExpressiveClustering(_Found, Estimator):
                 number = self._find_number(z, distinct, spectrum, options, seed, record)
             options.n_clusters, self.cluster_candidates_ = number.best, list(number.candidates)
             _warn_of_uncertain(number)
-        chosen = options._expression(len(z), options.n_clusters, spectrum)
+        assert options.n_clusters is not None
+        chosen = options._expression(len(distinct), options.n_clusters, spectrum)
         stage = partial(_stage, recorder=recorder)
         found = cluster_by_self_expression(z, distinct, options.n_clusters, chosen, seed, stage)
         self._keep(z, found, chosen, options)
@@ -222,6 +229,7 @@ class SelfExpressiveClustering(_Found, Estimator):
             ratio=self.diffusion_ratio,
             n_init=self.n_init,
             eigen_solver=self.eigen_solver,
+            expression=self.expression,
         )
 
     def _find_number(
@@ -234,16 +242,17 @@ class SelfExpressiveClustering(_Found, Estimator):
         record: dict[str, Any],
     ) -> ClusterNumber:
         """The number of clusters by the graph for clusters of 100 rows and more, or, if they are smaller, by theirs."""
-        guess = max(len(z) // _USUAL_ROWS, 1)
+        n = len(distinct)
+        guess = max(n // _USUAL_ROWS, 1)
         while True:
-            chosen = options._expression(len(z), guess, spectrum)
+            chosen = options._expression(n, guess, spectrum)
             affinity = expressed_affinity(z, distinct, guess, chosen)
-            m = min(MOST_CLUSTERS + 1, len(distinct))
+            m = min(MOST_CLUSTERS + 1, n)
             values = diffusion_coordinates(
                 affinity, guess, m, chosen.ratio, chosen.eigen_solver, seed, distinct.weights
             ).eigenvalues
             found = cluster_number(values)
-            if guess >= found.best or len(z) >= _USUAL_ROWS * found.best:
+            if guess >= found.best or n >= _USUAL_ROWS * found.best:
                 break
             guess = found.best
         record["candidates"] = [list(pair) for pair in found.candidates]
@@ -259,7 +268,7 @@ class SelfExpressiveClustering(_Found, Estimator):
         options.n_components = len(diffusion.eigenvalues)
         options.n_init = restarts_of(options.n_init, len(distinct))
         self._set_options(options)
-        self.n_clusters_ = options.n_clusters
+        self.n_clusters_ = len(found.kmeans.cluster_centers_)
         self._z = distinct.take(z)
         self._inverse = ridge_inverse(self._z, chosen.ridge * mean_square(z))
         self._number = torch.from_numpy(distinct.number).to(self._z.device) if distinct.repeated else None

@@ -5,6 +5,7 @@ from desc_ext.plots.curves import curves_figure
 from desc_ext.plots.embedding import embedding_figure
 from desc_ext.plots.projection import Projection, project_to_plane
 from desc_ext.plots.saving import save_pictures
+from desc_ext.plots.spectrum import spectrum_figure
 from desc_ext.plots.style import cluster_colors, save_figure
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "save_figure",
     "save_pictures",
     "sizes_figure",
+    "spectrum_figure",
 ]

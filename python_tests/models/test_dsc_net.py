@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from typer.testing import CliRunner
 
-from desc_ext.algorithms.spectral import learned_affinity
+from desc_ext.algorithms.graph import learned_affinity
 from desc_ext.cli import app
 from desc_ext.models import MODELS, DSCNet, load_model
 
@@ -212,10 +212,11 @@ def test_kept_share_by_hand():
     kept = np.array([[0, 6, 3, 0], [0, 0, 0, 8], [0, 3, 0, 2.5], [0, 0, 0, 0]])
     np.testing.assert_allclose(learned_affinity(c, 0.7, 0, 2), (kept + kept.T) / 2)
     np.testing.assert_allclose(learned_affinity(c, 1.0, 0, 2), (c.abs() + c.abs().T) / 2)
-    two = np.array([[0, 6, 3, 0], [0, 0, 2, 8], [0, 3, 0, 2.5], [0, 0, 0, 0]])
-    np.testing.assert_allclose(learned_affinity(c, 1.0, 2, 1).toarray(), (two + two.T) / 2)
+    # few neighbours: each row over its largest
+    two = np.array([[0, 1, 1 / 2, 0], [0, 0, 1 / 4, 1], [0, 1, 0, 5 / 6], [0, 0, 0, 0]])
+    np.testing.assert_allclose(learned_affinity(c, 1.0, 2, 1).toarray(), (two + two.T) / 2, rtol=1e-6)
     np.testing.assert_allclose(
-        learned_affinity(c, 0.7, 2, 1).toarray(), (kept * (two > 0) + (kept * (two > 0)).T) / 2
+        learned_affinity(c, 0.7, 2, 1).toarray(), (two * (kept > 0) + (two * (kept > 0)).T) / 2, rtol=1e-6
     )
 
 
@@ -229,18 +230,35 @@ def test_lone_rows_are_joined_to_their_nearest():
     c[40, 7], c[25, 41] = 0.1, -0.3
     np.fill_diagonal(c, 0)
     affinity = learned_affinity(torch.from_numpy(c), 1.0, 1, 2).toarray()
-    assert affinity[40, 7] == pytest.approx(0.05)
-    assert affinity[41, 25] == pytest.approx(0.15)
+    assert affinity[40, 7] == pytest.approx(0.05)  # over the largest of row 40, which is 1
+    assert affinity[41, 25] == pytest.approx(0.3 / c[25, :40].max() / 2)
 
 
 @pytest.mark.parametrize("extra", [0, 1])
 def test_clusters_are_k_means_of_the_leading_eigenvectors(extra):
     """Of D^(-1/2) W D^(-1/2), K and ``extra_components`` of them, rows divided by their norm."""
-    model = DSCNet(3, extra_components=extra, n_neighbors=0, random_state=0, **SMALL).fit(random_rows())
+    model = DSCNet(
+        3, spectral="eigenvectors", extra_components=extra, n_neighbors=0, random_state=0, **SMALL
+    ).fit(random_rows())
     w = model.affinity_matrix_.astype(np.float64)
     roots = 1 / np.sqrt(w.sum(1))
     vectors = np.linalg.eigh(roots[:, None] * w * roots)[1][:, -3 - extra :]
     rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    seed = int(np.random.RandomState(0).randint(2**31 - 1))
+    expected = KMeans(3, n_init=SMALL["n_init"], random_state=seed).fit_predict(rows)
+    assert adjusted_rand_score(expected, model.labels_) == 1
+
+
+def test_clusters_are_k_means_of_a_dense_diffusion():
+    """λ^t v / √d of 2 K eigenvectors but the trivial one, (λ_4/λ_2)^t = 0.5, at unit length."""
+    model = DSCNet(3, diffusion_ratio=0.5, n_neighbors=0, random_state=0, **SMALL).fit(random_rows())
+    w = model.affinity_matrix_.astype(np.float64)
+    roots = 1 / np.sqrt(w.sum(1))
+    values, vectors = np.linalg.eigh(roots[:, None] * w * roots)
+    values, vectors = values[:-7:-1], vectors[:, :-7:-1]
+    time = np.log(0.5) / np.log(values[3] / values[1])
+    rows = values[1:].clip(0) ** time * vectors[:, 1:] * roots[:, None]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     seed = int(np.random.RandomState(0).randint(2**31 - 1))
     expected = KMeans(3, n_init=SMALL["n_init"], random_state=seed).fit_predict(rows)
     assert adjusted_rand_score(expected, model.labels_) == 1

@@ -12,8 +12,10 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
-from desc_ext.algorithms import spectral
-from desc_ext.algorithms.spectral import leading_eigenvectors, spectral_kmeans, symmetric_affinity
+from desc_ext.algorithms import graph
+from desc_ext.algorithms.cluster_number import cluster_number
+from desc_ext.algorithms.graph import symmetric_affinity
+from desc_ext.algorithms.spectral import leading_eigenvectors, spectral_kmeans
 from desc_ext.engine.callbacks import Callback
 from desc_ext.models import SelfExpressiveClustering, load_model
 
@@ -41,7 +43,7 @@ def affinity_by_definition(z, ridge, k):
     kept = np.zeros_like(size)
     for i, row in enumerate(size):
         top = np.argsort(-row)[:k]
-        kept[i, top] = row[top]
+        kept[i, top] = row[top] / row.max()
     return (kept + kept.T) / 2
 
 
@@ -56,6 +58,7 @@ def test_affinity_is_that_of_constrained_solves(p, ridge):
     expected = affinity_by_definition(normalize(X), ridge, 4)
     np.testing.assert_allclose(model.affinity_matrix_.toarray(), expected, rtol=1e-8, atol=1e-12)
     full = np.abs(coefficients(normalize(X), ridge))
+    full /= full.max(1, keepdims=True)
     rows = [3, 50, 17, 0]
     np.testing.assert_allclose(
         model.dense_affinity(rows), ((full + full.T) / 2)[np.ix_(rows, rows)], rtol=1e-8, atol=1e-12
@@ -79,6 +82,7 @@ def test_scaling_and_units_of_the_ridge(scaling, unit_rows):
         "scaling": scaling,
         "unit_rows": unit_rows,
         "ridge": 0.5,
+        "n_neighbors": 5,
         "dtype": "float64",
         "random_state": 0,
     }
@@ -150,11 +154,12 @@ def test_small_components_are_found_and_joined(monkeypatch):
     lone[:, 35] = 1
     lone[:, :35] = 1e-2 * random.normal(size=(7, 35))
     X = np.concatenate([np.pad(X, ((0, 0), (0, 10))), lone])
-    model = SelfExpressiveClustering(3, ridge=0.1, random_state=0).fit(X)
+    model = SelfExpressiveClustering(3, ridge=0.1, n_neighbors=5, random_state=0).fit(X)
     record = model.history_[2]
     assert (record["stage"], record["n_joined"]) == ("affinity", 7)
     assert adjusted_rand_score(truth, model.labels_[:300]) > 0.95
     coef = np.abs(coefficients(normalize(X), 0.1))
+    coef /= coef.max(1, keepdims=True)
     full = (coef + coef.T) / 2
     for row in range(300, 307):  # its strongest link out of the component, and no other
         linked = model.affinity_matrix_[[row]].toarray()[0, :300]
@@ -162,8 +167,11 @@ def test_small_components_are_found_and_joined(monkeypatch):
         assert np.flatnonzero(linked).tolist() == [best]
         np.testing.assert_allclose(linked[best], full[row, best], rtol=1e-3)
     assert model.eigenvalues_[1] < 0.999
-    monkeypatch.setattr(spectral, "_SMALL_SHARE", 0.0)  # without it the seven rows claim an eigenvector
-    assert SelfExpressiveClustering(3, ridge=0.1, random_state=0).fit(X).eigenvalues_[1] > 1 - 1e-6
+    monkeypatch.setattr(graph, "_SMALL_SHARE", 0.0)  # without it the seven rows claim an eigenvector
+    assert (
+        SelfExpressiveClustering(3, ridge=0.1, n_neighbors=5, random_state=0).fit(X).eigenvalues_[1]
+        > 1 - 1e-6
+    )
 
 
 # ---------------------------------------------------------------------- estimator
@@ -183,7 +191,7 @@ def test_labels_are_those_of_scikit_learn_on_the_same_affinity():
     model = SelfExpressiveClustering(10, random_state=0).fit(X)
     other = SpectralClustering(10, affinity="precomputed", assign_labels="kmeans", random_state=0, n_init=20)
     labels = other.fit(model.affinity_matrix_.toarray()).labels_
-    # scikit-learn divides eigenvectors by the root of the degree and rows by nothing, so not every row agrees
+    # scikit-learn takes K eigenvectors and divides rows by nothing, so not every row agrees
     assert adjusted_rand_score(labels, model.labels_) > 0.5
     wrong = np.random.default_rng(0).permutation(labels)
     assert adjusted_rand_score(wrong, model.labels_) < 0.1
@@ -193,10 +201,12 @@ def test_attributes_and_history():
     X = load_digits().data[:400].astype(np.float32)
     model = SelfExpressiveClustering(5, random_state=0).fit(X)
     assert model.labels_.dtype == np.int64
-    assert model.embedding_.shape == (400, 6)
-    assert model.cluster_centers_.shape == (5, 6)
-    assert model.eigenvalues_.shape == (6,)
-    assert SelfExpressiveClustering(5, n_components=4, random_state=0).fit(X).embedding_.shape == (400, 4)
+    assert model.eigenvalues_[1] < 1 - 1e-9  # one component, so the trivial eigenvector is left out
+    assert model.embedding_.shape == (400, 9)
+    assert model.cluster_centers_.shape == (5, 9)
+    assert model.eigenvalues_.shape == (10,)
+    assert (model.n_clusters_, model.cluster_candidates_) == (5, [])
+    assert SelfExpressiveClustering(5, n_components=4, random_state=0).fit(X).embedding_.shape == (400, 3)
     assert model.embedding_.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(model.embedding_, axis=1), 1, rtol=1e-6)
     assert model.eigenvalues_[0] == pytest.approx(1)
@@ -217,10 +227,38 @@ def test_attributes_and_history():
     assert model.inertia_ == pytest.approx(nearest.min(1).sum(), rel=1e-4)
 
 
-def test_new_rows_get_the_eigenvectors_extended():
-    """v_i = Σ_j W_ij v_j / (λ √(d_i d_j)), so an affinity row of the graph itself gives its own embedding."""
-    X, _ = subspaces()
-    model = SelfExpressiveClustering(3, dtype="float64", random_state=0).fit(X)
+def diffusion_by_definition(affinity, n_clusters, m, ratio):
+    """Coordinates λ^t v_i / √d_i without the trivial one, at unit length, from a dense decomposition; and λ, t."""
+    degree = affinity.sum(1)
+    values, vectors = np.linalg.eigh(affinity / np.sqrt(np.outer(degree, degree)))
+    values, vectors = values[: -m - 1 : -1], vectors[:, : -m - 1 : -1]
+    time = np.log(ratio) / np.log(values[n_clusters] / values[1])
+    coordinates = values[1:] ** time * vectors[:, 1:] / np.sqrt(degree)[:, None]
+    return normalize(coordinates), values, time
+
+
+def noisy_subspaces():
+    """Rows whose graph is connected."""
+    return subspaces(noise=0.25)[0]
+
+
+@pytest.mark.parametrize(("ratio", "m"), [(0.65, None), (0.3, None), (0.9, 5)])
+def test_embedding_is_a_dense_diffusion(ratio, m):
+    model = SelfExpressiveClustering(
+        3, diffusion_ratio=ratio, n_components=m, dtype="float64", random_state=0
+    ).fit(noisy_subspaces())
+    affinity = model.affinity_matrix_.toarray()
+    expected, values, time = diffusion_by_definition(affinity, 3, m or 6, ratio)
+    np.testing.assert_allclose(model.eigenvalues_, values, atol=1e-10)
+    assert model.history_[-2]["time"] == pytest.approx(time)
+    # P moves an embedding by one step of the walk, whatever the signs and rotations of the eigenvectors
+    np.testing.assert_allclose(model.embedding_ @ model.embedding_.T, expected @ expected.T, atol=1e-8)
+
+
+def test_new_rows_get_the_coordinates_extended():
+    """φ_j(i) = Σ_i' P_ii' φ_j(i') / λ_j, so an affinity row of the graph itself gives its own embedding."""
+    X = noisy_subspaces()
+    model = SelfExpressiveClustering(3, ridge=1.0, n_neighbors=5, dtype="float64", random_state=0).fit(X)
     extension = model._extension.numpy()
     embedding = normalize(model.affinity_matrix_ @ extension)
     np.testing.assert_allclose(embedding, model.embedding_, atol=1e-9)
@@ -230,11 +268,98 @@ def test_new_rows_get_the_eigenvectors_extended():
     coef = np.linalg.solve(z @ z.T + np.eye(len(z)), z @ x.T).T
     found = model._on_training_rows(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(found, coef, atol=1e-10)
-    expected = np.zeros((7, 4))
+    expected = np.zeros((7, extension.shape[1]))
     for i, row in enumerate(np.abs(coef)):
         top = np.argsort(-row)[:5]
         expected[i] = row[top] @ extension[top]
     np.testing.assert_allclose(model.transform(new), normalize(expected), atol=1e-9)
+    # a training row is expressed by the others: the coefficients of the fit, up to a factor
+    fitted = np.abs(coefficients(z, 1.0))[11]
+    top = np.argsort(-fitted)[:5]
+    expected = normalize((fitted[top] @ extension[top])[None])
+    np.testing.assert_allclose(model.transform(X[11:12]), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(200, 30), (40, 90)])
+def test_default_ridge_leaves_seven_dimensions_a_cluster(shape):
+    X = np.random.default_rng(0).normal(size=shape) * np.linspace(0.2, 2, shape[1])
+    model = SelfExpressiveClustering(2, dtype="float64", random_state=0).fit(X)
+    values = np.linalg.svd(normalize(X), compute_uv=False) ** 2
+    ridge = model.resolved_params_["ridge"]
+    wanted = min(14, 0.25 * min(shape))
+    assert (values / (values + ridge)).sum() == pytest.approx(wanted, rel=5e-3)
+    again = SelfExpressiveClustering(2, ridge=ridge, dtype="float64", random_state=0).fit(X)
+    np.testing.assert_array_equal(again.embedding_, model.embedding_)
+    # ε is in units of the mean ‖z_i‖²
+    longer = SelfExpressiveClustering(2, unit_rows=False, dtype="float64").fit(10 * normalize(X))
+    assert longer.resolved_params_["ridge"] == pytest.approx(ridge, rel=1e-2)
+
+
+@pytest.mark.parametrize("expression", ["omp", "elastic-net", "low-rank"])
+def test_other_expressions(expression):
+    X, truth = subspaces(n_each=(80, 80, 80), p=40, noise=0.005)
+    model = SelfExpressiveClustering(3, expression=expression, random_state=0).fit(X)
+    assert adjusted_rand_score(truth, model.labels_) > 0.97
+    assert adjusted_rand_score(truth, model.predict(X)) > 0.9
+    ridge = SelfExpressiveClustering(3, random_state=0).fit(X)
+    assert (model.affinity_matrix_ != ridge.affinity_matrix_).nnz > 100
+
+
+# ---------------------------------------------------------------------- the number of clusters
+
+
+@pytest.mark.parametrize("n_each", [(100,) * 5, (60,) * 12, (90, 60, 120), (30,) * 20])
+def test_number_of_subspaces_is_found(n_each, recwarn):
+    X, truth = subspaces(n_each=n_each, p=80, dim=4, noise=0.02)
+    model = SelfExpressiveClustering(None, random_state=0).fit(X)
+    assert model.n_clusters_ == model.resolved_params_["n_clusters"] == len(n_each)
+    assert model.cluster_candidates_[0][0] == len(n_each)
+    assert adjusted_rand_score(truth, model.labels_) > 0.99
+    assert not [warning for warning in recwarn if "uncertain" in str(warning.message)]
+    record = model.history_[1]
+    assert record["stage"] == "number of clusters"
+    assert [tuple(pair) for pair in record["candidates"]] == model.cluster_candidates_
+    assert len(record["eigenvalues"]) == 51
+
+
+def test_an_uncertain_number_is_told(tmp_path):
+    X = load_digits().data
+    with pytest.warns(UserWarning, match=r"number of clusters is uncertain\. 9 was taken.*give n_clusters"):
+        model = SelfExpressiveClustering(None, random_state=0).fit(X)
+    assert abs(model.n_clusters_ - 10) <= 1
+    gaps = [gap for _, gap in model.cluster_candidates_]
+    assert gaps == sorted(gaps, reverse=True)
+    model.save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.n_clusters is None
+    assert (loaded.n_clusters_, loaded.cluster_candidates_) == (model.n_clusters_, model.cluster_candidates_)
+    np.testing.assert_array_equal(loaded.predict(X[:50]), model.predict(X[:50]))
+
+
+def test_relative_gaps_of_a_spectrum():
+    values = np.array([1.0, 0.99, 0.98, 0.6, 0.58, 0.3, 0.1])
+    found = cluster_number(values)
+    gaps = {k: (values[k - 1] - values[k]) / (1 - values[k] + 0.02) for k in range(2, 7)}
+    assert found.best == 3
+    assert found.candidates == tuple(sorted(gaps.items(), key=lambda pair: -pair[1]))
+    assert found.certain  # .38/.42 against .28/.72 of 5
+    with pytest.raises(ValueError, match="2 eigenvalues show no gap; wanted at least 3"):
+        cluster_number(values[:2])
+    with pytest.raises(
+        ValueError, match=r"2 distinct rows .*n_clusters=None; name n_clusters, or give 3 rows"
+    ):
+        SelfExpressiveClustering(None).fit(np.eye(2))
+
+
+def test_images_are_scattered_where_that_helps():
+    images = np.random.default_rng(0).random((30, 16, 16))
+    model = SelfExpressiveClustering(3, random_state=0).fit(images)
+    assert model.resolved_params_["features"] == "scattering"
+    assert model.features_ is not None
+    assert SelfExpressiveClustering(3, features=None, random_state=0).fit(images).features_ is None
+    small = SelfExpressiveClustering(3, random_state=0).fit(images[:, :15])
+    assert (small.features_, small.resolved_params_["features"]) == (None, None)
+    assert SelfExpressiveClustering(3, random_state=0).fit(images.reshape(30, 256)).features_ is None
 
 
 @pytest.mark.bits
@@ -318,13 +443,13 @@ def test_callbacks_hear_of_every_stage():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ridge": 0.0}, "ridge must be a finite number > 0, got 0.0"),
-        ({"n_neighbors": 0}, "n_neighbors must be an integer >= 1, got 0"),
+        ({"ridge": 0.0}, "ridge must be a finite number > 0, or None, got 0.0"),
+        ({"n_neighbors": 0}, "n_neighbors must be an integer >= 1, or None, got 0"),
         ({"n_components": 0}, "n_components must be an integer >= 1, or None, got 0"),
         ({"scaling": "l2"}, "scaling must be one of"),
         ({"unit_rows": 1}, "unit_rows must be True or False"),
         ({"eigen_solver": "amg"}, "eigen_solver must be one of 'arpack', 'lobpcg', got 'amg'"),
-        ({"n_init": 0}, "n_init must be an integer >= 1"),
+        ({"n_init": 0}, "n_init must be an integer >= 1, or None"),
         ({"device": "tpu9"}, "device must be 'auto' or a torch device"),
         ({"features": "scattering"}, "of images, but X has flat rows"),
     ],

@@ -31,8 +31,8 @@ def low_rank_factor(z: Tensor, threshold: float = 1.0) -> Tensor:
 
     Args:
         z: rows [n, p], n ≥ 2; float32 or float64, finite.
-        threshold: ε = 1/λ > 0, in units of ‖z_i‖². The default, for rows of unit length, was the best of 0.1 to 100 on
-            digits, ORL, MNIST and 20 Newsgroups together.
+        threshold: ε = 1/λ > 0, in units of ‖z_i‖². The default is a compromise between data sets for rows of unit
+            length.
 
     Returns:
         y [n, r], 0 ≤ r ≤ min(n, p), columns by decreasing s, of the dtype of ``z``.

@@ -39,8 +39,8 @@ def orthogonal_matching_pursuit(
 
     Args:
         z: rows [n, p], n ≥ 2; float32 or float64, finite.
-        n_nonzero: size of a support at most, 1 to n − 1; no more than p rows are independent. The default was as good as the
-            paper's 10 or better on digits, ORL, MNIST and 20 Newsgroups, in half the time.
+        n_nonzero: size of a support at most, 1 to n − 1; no more than p rows are independent. The default is about as good as
+            the paper's 10 on digits, ORL, MNIST and 20 Newsgroups, in half the time.
         tolerance: the search ends at ‖r‖ ≤ ``tolerance`` · ‖z_i‖, taken as 1e-12 at least.
 
     Returns:

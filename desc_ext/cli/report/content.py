@@ -66,9 +66,9 @@ def describe_run(estimator: Any, dataset: Dataset, seconds: float, pictures: boo
         pictures: whether clusters of images are to be shown by images.
     """
     classes = None if dataset.labels is None else numbered_classes(dataset)
-    confidence = estimator.confidence()
+    confidence, n_clusters = estimator.confidence(), estimator.resolved_params_["n_clusters"]
     clusters, n_left_out = describe_clusters(
-        estimator.labels_, confidence, estimator.embedding_, estimator.n_clusters, classes
+        estimator.labels_, confidence, estimator.embedding_, n_clusters, classes
     )
     details = add_details(clusters, dataset, estimator.labels_, confidence, pictures)
     return Report(
@@ -88,7 +88,7 @@ def describe_run(estimator: Any, dataset: Dataset, seconds: float, pictures: boo
         ],
         clusters=clusters,
         n_left_out=n_left_out,
-        confusion=None if classes is None else confusion(estimator.labels_, estimator.n_clusters, *classes),
+        confusion=None if classes is None else confusion(estimator.labels_, n_clusters, *classes),
         confidence=_meaning_of_confidence(estimator),
         rows_name=rows_name(estimator.method),
         details=details,
@@ -104,7 +104,10 @@ def _facts(estimator: Any, dataset: Dataset, seconds: float) -> list[tuple[str, 
         ("rows", f"{len(dataset.X):,}"),
         ("columns", f"{dataset.X.shape[1]:,}"),
         ("images of", "" if shape is None else " × ".join(map(str, shape))),
-        ("clusters", f"{estimator.n_clusters}, of which {len(np.unique(estimator.labels_))} have rows"),
+        (
+            "clusters",
+            f"{estimator.resolved_params_['n_clusters']}, of which {len(np.unique(estimator.labels_))} have rows",
+        ),
         ("preset", str(getattr(estimator, "preset", ""))),
         ("seed", str(estimator.random_state)),
         ("iterations", f"{estimator.n_iter_:,}"),
