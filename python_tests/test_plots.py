@@ -218,6 +218,17 @@ def test_sizes_count_empty_clusters_too():
     assert axes.get_lines()[0].get_ydata()[0] == pytest.approx(6 / 5)
 
 
+def test_a_spectrum_shows_laplacian_eigenvalues_and_the_chosen_number():
+    values = [1.0, 0.99, 0.7, 0.6]
+    axes = plots.spectrum_figure(values, 2, [(2, 0.9), (3, 0.2)], "title").axes[0]
+    first, further, *_ = axes.get_lines()
+    np.testing.assert_allclose(first.get_xydata(), [(1, 0), (2, 0.01)], atol=1e-12)
+    np.testing.assert_allclose(further.get_xydata(), [(3, 0.3), (4, 0.4)])
+    assert [line.get_xdata()[0] for line in axes.get_lines()[2:]] == [2.5, 3.5]
+    assert "2 clusters: 0.90\n3 clusters: 0.20" in axes.texts[0].get_text()
+    assert not plots.spectrum_figure(values, 4, [], "title").axes[0].texts
+
+
 def test_examples_go_from_most_to_least_certain():
     X = np.arange(40, dtype=np.float32).repeat(4).reshape(40, 4)  # row i is the image of constant i
     X[:, 0] = 100

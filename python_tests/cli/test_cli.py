@@ -158,6 +158,7 @@ def test_scattering_features_of_a_known_data_set(tmp_path):
         "affinity.png",
         "classes.png",
         "examples.png",
+        "spectrum.png",
     }
     labels = np.load(folder / "labels.npy")
     expected = SelfExpressiveClustering(10, features="scattering", feature_dim=60, random_state=0)
@@ -194,6 +195,40 @@ def test_scattering_features_of_colour_images_and_of_rows(tmp_path):
     shape = ["--set", "image_shape=8,9"]
     code, _, errors = run("fit", tmp_path / "rows.npy", *arguments, *shape, "--out", tmp_path / "b")
     assert code == 0, errors
+
+
+def test_number_of_clusters_is_found(tmp_path):
+    folder = tmp_path / "out"
+    arguments = ["--model", "self-expressive", "--clusters", "auto", "--baselines", "--set", "features=none"]
+    random = np.random.default_rng(0)
+    bases = [np.linalg.qr(random.normal(size=(30, 3)))[0] for _ in range(4)]
+    np.save(tmp_path / "rows.npy", np.concatenate([random.normal(size=(60, 3)) @ basis.T for basis in bases]))
+    code, output, errors = run("fit", tmp_path / "rows.npy", *arguments, "--out", folder, "--epochs", 1)
+    assert code == 2  # the method has no epochs
+    code, output, errors = run("fit", tmp_path / "rows.npy", *arguments[:5], "--out", folder)
+    assert code == 0, errors
+    assert len(set(np.load(folder / "labels.npy"))) == 4
+    assert json.loads((folder / "config.json").read_text())["parameters"]["n_clusters"] == 4
+    assert "as many clusters as are found" in output
+    assert imread(folder / "spectrum.png").std() > 0.05
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"self-expressive", "k-means", "ae-kmeans"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--model", "desc", "--clusters", "auto"],
+            "desc needs the number of clusters; only self-expressive",
+        ),
+        (["--model", "desc", "--clusters", "ten"], "--clusters: wanted a whole number, or auto; got 'ten'"),
+        (["--clusters", "3", "--features", "wavelets"], "--features=wavelets: wanted scattering or none"),
+    ],
+)
+def test_numbers_of_clusters_and_features_that_are_none(arguments, message, tmp_path):
+    code, _, errors = run("fit", "digits", *arguments, "--out", tmp_path / "o")
+    assert (code, message in errors) == (2, True), errors
 
 
 # predict and evaluate
