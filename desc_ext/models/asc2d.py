@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from desc_ext import ops
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.refined import UNANCHORED
 from desc_ext.engine.stages import BatchLosses
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.student_t import StudentTClusterer, StudentTNetwork, require_a_loss
@@ -43,6 +44,7 @@ _PAPER: dict[str, Any] = {
     "learning_rate": 3e-3,
     "discriminator_learning_rate": 1e-3,
     "tol": 1e-3,
+    **UNANCHORED,
 }
 
 _ROBUST: dict[str, Any] = _PAPER | {

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from desc_ext.engine.optimizers import adam, sgd
 from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.refined import UNANCHORED
 from desc_ext.engine.stages import BatchLosses
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.student_t import StudentTClusterer, StudentTNetwork, require_a_loss
@@ -34,6 +35,7 @@ _DEC: dict[str, Any] = {
     "optimizer": "sgd",
     "learning_rate": 0.01,
     "tol": 1e-3,
+    **UNANCHORED,
 }
 _IDEC: dict[str, Any] = _DEC | {
     "reconstruction_weight": 1.0,
@@ -86,7 +88,7 @@ class DEC(StudentTClusterer[State]):
 
     def _complete_options(self) -> None:
         super()._complete_options()
-        require_a_loss(self, ["clustering_weight", "reconstruction_weight"])
+        require_a_loss(self, ["clustering_weight", "reconstruction_weight", "anchor_weight"])
 
     @property
     def _latent_dim(self) -> int:

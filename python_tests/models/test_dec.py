@@ -195,7 +195,10 @@ def test_terms_of_weight_zero_are_not_computed(monkeypatch):
         ({"channels": ()}, "channels must be a tuple of integers >= 1, at least one"),
         ({"image_network": "residual"}, "image_network must be one of 'conv', 'dense'"),
         ({"latent_dim": 0}, "latent_dim must be an integer >= 1"),
-        ({"clustering_weight": 0.0}, "at least one of clustering_weight, reconstruction_weight must be > 0"),
+        (
+            {"clustering_weight": 0.0},
+            "at least one of clustering_weight, reconstruction_weight, anchor_weight must be > 0",
+        ),
         ({"resume": True}, "DEC: resume=True needs checkpoint"),
     ],
 )
