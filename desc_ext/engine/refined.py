@@ -30,7 +30,7 @@ from desc_ext.engine.starts import check_labels, first_clusters_of_rows, labels_
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.nn import augmented
 
-__all__ = ["REFINE", "UNANCHORED", "RefinedClusterer"]
+__all__ = ["ANCHORED", "REFINE", "UNANCHORED", "RefinedClusterer"]
 
 S = TypeVar("S", bound=FitState)
 REFINE = "refine"  # the name of the stage that is anchored
@@ -45,6 +45,15 @@ UNANCHORED: dict[str, Any] = {
     "warmup_epochs": 0,
     "average_decay": 0.99,
     "schedule": "constant",
+}
+
+# The values that measurements justify (benchmarks/papers/results/refinement.md).
+ANCHORED: dict[str, Any] = UNANCHORED | {
+    "init": "self-expressive",
+    "augment": "auto",
+    "anchor_weight": 1.0,
+    "warmup_epochs": 5,
+    "schedule": "cosine",
 }
 
 
@@ -168,13 +177,17 @@ class RefinedClusterer(DeepClusterer[S]):
 
     # ------------------------------------------------------------------ mini-batches
     def _batch(self, state: S, index: Tensor) -> tuple[Tensor, Tensor]:
-        """What the encoder is given for the rows with the numbers ``index``, and what the decoder has to give back."""
-        options, change = state.options, None
+        """What the encoder is given for the rows with the numbers ``index``, and what the decoder has to give back.
+
+        That is the image before augmentation: a code need not say how an image was turned, only what it shows.
+        """
+        options = state.options
+        x = given = state.rows.take(index.numpy())
         if options.augment != "none":
             flip = options.augment == "affine-flip"
             change = partial(augmented, image_shape=options.image_shape, generator=state.noise, flip=flip)
-        x = state.rows.take(index.numpy(), change)
-        return self._corrupted(state, x), x
+            given = state.rows.take(index.numpy(), change)
+        return self._corrupted(state, given), x
 
     # ------------------------------------------------------------------ the anchor
     def _anchored(self, state: S, stage: Stage) -> Stage:

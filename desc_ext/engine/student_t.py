@@ -25,6 +25,7 @@ from desc_ext.nn import Autoencoder, ConvAutoencoder
 __all__ = ["StudentTClusterer", "StudentTNetwork", "require_a_loss"]
 
 S = TypeVar("S", bound=FitState)
+_FEWEST_BATCHES = 40  # of a round without update_interval
 
 
 class StudentTNetwork(ClusteringNetwork):
@@ -80,7 +81,8 @@ class StudentTClusterer(RefinedClusterer[S]):
         "of the reconstruction error in refinement", default=None, at_least=0
     )
     update_interval: Option[int | None] = option(
-        "mini-batches between two targets; an epoch of refinement is one such round. None: one pass over the rows",
+        "mini-batches between two targets; an epoch of refinement is one such round. None: one pass over the rows, of few "
+        "rows as many as give 40 mini-batches",
         default=None,
         at_least=1,
     )
@@ -156,7 +158,9 @@ class StudentTClusterer(RefinedClusterer[S]):
         return self.max_rounds
 
     def _membership(self, network: Any, z: Tensor) -> Tensor:
-        return network.assign(z)
+        """q² over its row sum: q is so flat that certain rows would go on outweighing the others in the anchor's loss."""
+        squared = network.assign(z).square()
+        return squared / squared.sum(1, keepdim=True)
 
     def _refinement_optimizer(self, state: S) -> torch.optim.Optimizer:
         return adam(state.network.parameters(), state.options.learning_rate)
@@ -181,8 +185,8 @@ class StudentTClusterer(RefinedClusterer[S]):
 
     def _batches_of_round(self, state: S) -> list[Tensor]:
         interval = state.options.update_interval
-        batches: list[Tensor] = list(self._shuffled_batches(state))
-        while interval is not None and len(batches) < interval:
+        batches: list[Tensor] = []
+        while len(batches) < (interval or _FEWEST_BATCHES):
             batches += self._shuffled_batches(state)
         return batches[:interval]
 

@@ -439,7 +439,11 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         found = self._collaborative_terms(state, index, z, y)
         collaborative = {name: (scale * weight, value) for name, (weight, value) in found.items()}
         error = self._decoding_error(state, x, expressed)
-        anchor = self._anchor_terms(state, z, index.to(x.device), evaluation)
+        unit = self._last_losses(state).get(_EXPRESSION, 1.0)
+        anchor: Losses = {
+            name: (unit * weight, value)
+            for name, (weight, value) in self._anchor_terms(state, z, index.to(x.device), evaluation).items()
+        }
         return {"reconstruction": (0.5, error)} | losses | collaborative | anchor, {}
 
     def _decoding_error(self, state: CollaborativeState, x: Tensor, expressed: Tensor) -> Tensor:
@@ -485,9 +489,13 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         state.n_pairs = counts if state.n_pairs is None else state.n_pairs + counts
         return losses
 
+    def _last_losses(self, state: CollaborativeState) -> dict[str, float]:
+        """The loss in the last epoch of each stage so far."""
+        return {record["stage"]: record["loss"] for record in state.history}
+
     def _collaborative_scale(self, state: CollaborativeState) -> float:
         """λ_cl: collaborative_weight times what makes the two losses, as their own stages left them, equal."""
-        last = {record["stage"]: record["loss"] for record in state.history}
+        last = self._last_losses(state)
         ratio = 1.0
         if _EXPRESSION in last and _CLASSIFIER in last:
             ratio = last[_EXPRESSION] / max(last[_CLASSIFIER], _SMALLEST_LOSS)

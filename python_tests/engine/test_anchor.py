@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.estimators import small
 from helpers.fits import begun
+from helpers.student_formulas import student_t
 
 from desc_ext.engine.anchor import anchor_loss, anchor_targets, cosine, share_of_start
 from desc_ext.models import DEC
@@ -131,7 +132,8 @@ def test_terms_of_warm_up_and_after_it():
         state.epoch = epoch
         evaluation = model._evaluate(state)
         with torch.no_grad():
-            q = state.network.assign(evaluation.z).numpy()
+            q = student_t(evaluation.z.numpy(), state.network.centroids.numpy()) ** 2
+        q /= q.sum(1, keepdims=True)
         t = q**2 / q.sum(0)
         t /= t.sum(1, keepdims=True)
         start = np.eye(3)[state.initial_labels]
@@ -146,7 +148,7 @@ def test_terms_of_warm_up_and_after_it():
 
 
 def test_without_a_weight_there_is_neither_anchor_nor_average():
-    model = small("idec")
+    model = small("idec", anchor_weight=0.0)
     state, stage = begun(model, rows(), "refine")
     state.initial_labels = model._find_start(state, model._encode_all(state))
     assert stage.before is None
