@@ -42,7 +42,6 @@ if __name__ == "__main__":
         METHODS,
         PUBLISHED,
         "DEC, IDEC and DCEC",
-        "Settings of the methods' own code, where an epoch is a round of 140 mini-batches and a start is k-means on the "
-        "codes of the pretrained autoencoder, and the preset robust, where it is a pass over the rows and a start is the closed "
-        "form's clusters.",
+        "Settings of the methods' own code (an epoch is a round of 140 mini-batches, a start is k-means on the codes of the "
+        "pretrained autoencoder), and the preset robust (a pass over the rows; the closed form's clusters).",
     )

@@ -19,11 +19,13 @@ from desc_ext.engine.state import FitState
 
 __all__ = ["anchor_loss", "anchor_targets", "cosine", "evaluate_average", "share_of_start", "update_average"]
 
-_LAST_SHARE = 0.2  # of the first share of the start, in the last epoch
+# Of the first share of the start, in the last epoch. With less, what the network is sure of outweighs the start, and errors
+# feed on themselves: on 10,000 images of MNIST accuracy fell from .983 to .973 while the share went from .2 to .1.
+_LAST_SHARE = 0.5
 
 
 def share_of_start(first: float, epoch: int, warmup_epochs: int, epochs: int) -> float:
-    """Share of the start in the targets of an epoch (0, 1, ...): ``first`` after the warm-up, a fifth of it in the last."""
+    """Share of the start in the targets of an epoch (0, 1, ...): ``first`` after the warm-up, half of it in the last."""
     passed = (epoch - warmup_epochs) / max(epochs - 1 - warmup_epochs, 1)
     return first * (1 - (1 - _LAST_SHARE) * min(max(passed, 0.0), 1.0))
 

@@ -85,7 +85,7 @@ class RefinedClusterer(DeepClusterer[S]):
         at_least=0,
     )
     anchor_share: Option[float] = option(
-        "share of the first clusters in these targets, which falls to a fifth of it; the rest are sharpened assignments",
+        "share of the first clusters in these targets, which falls to half of it; the rest are sharpened assignments",
         default=None,
         earlier=UNANCHORED["anchor_share"],
         at_least=0,

@@ -146,7 +146,8 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
     2. "classifier": the classifier minimises Ω = L_pos + α L_neg (eqs. 5 to 7, with the sign that makes them
        losses): L_pos = −mean A_s log A_c over pairs with A_s > u, L_neg = −mean (1 − A_c) log(1 − A_s) over pairs with
        A_c < l. (The paper's values of u and l are exchanged in its text.)
-    3. "refine": everything minimises eq. 9 + λ_cl Ω (eq. 8).
+    3. "refine": everything minimises eq. 9 + λ_cl Ω (eq. 8), and with an anchor its loss in units of eq. 9's at the end of
+       stage 1.
 
     A row's cluster is arg max ν (eq. 10). C is by default the exact minimiser of ‖C‖² + (λ1/2)‖Z − CZ‖² for each
     mini-batch, C_ij = y_i·y_j / (1 − ‖y_i‖²), of which only y [batch, p] is ever stored; ``self_expression="learned"``
@@ -174,7 +175,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         n_iter_: epochs of stage 3.
         history_: one dict an epoch: stage ("pretrain", "expression", "start", "classifier", "refine"), epoch, seconds,
             loss and its terms, means over rows or pairs before their weights: reconstruction ‖x − x̂‖², coefficients
-            ‖C‖², fidelity ½‖Z − CZ‖², start, positive, negative, separation, balance; n_positive, n_negative,
+            ‖C‖², fidelity ½‖Z − CZ‖², start, positive, negative, separation, balance, anchor; n_positive, n_negative,
             n_separated (pairs); with clusters also mean_max_assignment, collapsed, label_change, cluster_sizes.
         resolved_params_, features_, n_features_in_: as for :class:`desc_ext.models.DESC`.
     """
@@ -440,10 +441,8 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         collaborative = {name: (scale * weight, value) for name, (weight, value) in found.items()}
         error = self._decoding_error(state, x, expressed)
         unit = self._last_losses(state).get(_EXPRESSION, 1.0)
-        anchor: Losses = {
-            name: (unit * weight, value)
-            for name, (weight, value) in self._anchor_terms(state, z, index.to(x.device), evaluation).items()
-        }
+        found = self._anchor_terms(state, z, index.to(x.device), evaluation)
+        anchor = {name: (unit * weight, value) for name, (weight, value) in found.items()}
         return {"reconstruction": (0.5, error)} | losses | collaborative | anchor, {}
 
     def _decoding_error(self, state: CollaborativeState, x: Tensor, expressed: Tensor) -> Tensor:

@@ -47,9 +47,9 @@ def test_a_cluster_without_assignments_gives_no_nan():
     np.testing.assert_allclose(found, q)
 
 
-def test_the_share_falls_linearly_to_a_fifth():
+def test_the_share_falls_linearly_to_half_of_it():
     found = [share_of_start(0.5, epoch, 3, 12) for epoch in range(12)]
-    np.testing.assert_allclose(found, [0.5, 0.5, 0.5, *np.linspace(0.5, 0.1, 9)])
+    np.testing.assert_allclose(found, [0.5, 0.5, 0.5, *np.linspace(0.5, 0.25, 9)])
     assert share_of_start(0.5, 0, 0, 1) == 0.5
 
 
