@@ -123,3 +123,26 @@ def test_training_sees_changed_images_and_evaluation_those_given():
     np.testing.assert_array_equal(fitted.transform(images), fitted.embedding_)
     again = small("idec", augment="affine", max_rounds=2, anchor_weight=1.0).fit(images)
     np.testing.assert_array_equal(again.embedding_, fitted.embedding_)
+
+
+@pytest.mark.parametrize("method", ["dec", "idec", "asc2d", "desc", "ncsc"])
+def test_an_anchored_refinement_keeps_the_start_and_its_numbers(method):
+    """A partition that no loss of the methods would find: each cluster is half of two blobs."""
+    rng = np.random.default_rng(0)
+    centres = 6 * rng.normal(size=(6, 8))
+    blobs = (centres[np.repeat(np.arange(6), 30)] + rng.normal(size=(180, 8))).astype(np.float32)
+    start = np.array([2, 0, 1, 2, 0, 1])[np.repeat(np.arange(6), 30)]
+    options = {
+        "init": start,
+        "anchor_weight": 10.0,
+        "anchor_share": 1.0,
+        "warmup_epochs": 1,
+        "average_decay": 0.5,
+    }
+    length = {"ncsc": {"max_epochs": 60}, "desc": {"max_epochs": 60, "tol": 0.0}}.get(
+        method, {"max_rounds": 60}
+    )
+    rate = {"learning_rate": 5e-3} | ({"autoencoder_learning_rate": 5e-3} if method == "ncsc" else {})
+    model = small(method, **options | length | rate).fit(blobs)
+    assert (model.labels_ == start).mean() > 0.95
+    assert (model.predict(blobs) == model.labels_).all()
