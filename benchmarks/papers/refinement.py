@@ -23,7 +23,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "all-rows-first": ("· all rows in the warm-up", {"certain_share": 1.0}),
     "no-warm-up": ("· no warm-up", {"warmup_epochs": 0}),
     "no-average": ("· the network itself for its average", {"average_decay": 0.0}),
-    "start-alone": ("· the start alone as target", {"anchor_share": 1.0}),
+    "larger-share": ("· the share of the start falls from 1 to .5", {"anchor_share": 1.0}),
     "no-start": ("· no share of the start after the warm-up", {"anchor_share": 0.0}),
     "constant-rate": ("· constant learning rate", {"schedule": "constant"}),
     "no-anchor": ("· no anchor at all: IDEC's loss from this start", {"anchor_weight": 0.0}),

@@ -11,7 +11,7 @@ from torch import Tensor
 from desc_ext import ops
 from desc_ext.algorithms.distinct import distinct_rows
 from desc_ext.algorithms.k_subspaces import k_subspaces
-from desc_ext.algorithms.kmeans import kmeans_model
+from desc_ext.algorithms.kmeans import kmeans_model, one_thread
 from desc_ext.algorithms.self_expression import cluster_by_self_expression
 from desc_ext.norms import unit_rows
 
@@ -101,9 +101,10 @@ def given_clusters(z: Tensor, labels: np.ndarray, n_clusters: int) -> FirstClust
 
 def cluster_means(z: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
     """Means [K, p] of the rows ``z`` [n, p] of each cluster; the mean of all rows where a cluster has none."""
-    means = z.double().mean(0).repeat(n_clusters, 1)
-    for cluster in labels.unique():
-        means[cluster] = z[labels == cluster].double().mean(0)
+    with one_thread():
+        means = z.double().mean(0).repeat(n_clusters, 1)
+        for cluster in labels.unique():
+            means[cluster] = z[labels == cluster].double().mean(0)
     return means.to(z.dtype)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from desc_ext import ops
+from desc_ext.algorithms.kmeans import one_thread
 from desc_ext.engine.state import FitState
 
 __all__ = ["anchor_loss", "anchor_targets", "cosine", "evaluate_average", "share_of_start", "update_average"]
@@ -45,8 +46,10 @@ def anchor_targets(labels: Tensor, assignment: Tensor, share: float, certain: Te
     start = nn.functional.one_hot(labels, assignment.shape[1]).to(assignment.dtype)
     if certain is not None:
         return start * certain[:, None]
+    with one_thread():
+        frequency = assignment.sum(0, dtype=torch.float64)
     # a cluster that no row is assigned to would divide 0 by 0
-    frequency = assignment.sum(0, dtype=torch.float64).clamp_min(torch.finfo(assignment.dtype).tiny)
+    frequency = frequency.clamp_min(torch.finfo(assignment.dtype).tiny)
     sharpened = ops.target_distribution(assignment, frequency.to(assignment.dtype))
     return share * start + (1 - share) * sharpened
 

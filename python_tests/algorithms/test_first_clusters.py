@@ -93,13 +93,13 @@ def test_means_of_clusters():
 
 @pytest.mark.bits
 def test_the_same_bits_for_any_number_of_threads():
-    z = torch.from_numpy(np.random.default_rng(0).normal(size=(600, 30)).astype(np.float32))
+    z = torch.from_numpy(np.random.default_rng(0).normal(size=(3000, 30)).astype(np.float32))
     found, before = [], torch.get_num_threads()
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             starts = by_kmeans(z, K, 3, 0), by_self_expression(z, K, 3, 0)
-            starts += (given_clusters(z, np.arange(600) % K, K),)
+            starts += (given_clusters(z, np.arange(3000) % K, K),)
             found.append([part for start in starts for part in (start.labels, start.certainty)])
     finally:
         torch.set_num_threads(before)
