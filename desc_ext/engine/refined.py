@@ -52,6 +52,8 @@ ANCHORED: dict[str, Any] = UNANCHORED | {
     "init": "self-expressive",
     "augment": "auto",
     "anchor_weight": 1.0,
+    # 0.5 ended .006 higher on digits, but fell from .984 to .983 on 10,000 images of MNIST, where this rose to .986
+    "anchor_share": 0.9,
     "warmup_epochs": 5,
     "schedule": "cosine",
 }

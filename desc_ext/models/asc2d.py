@@ -102,7 +102,7 @@ class ASC2D(StudentTClusterer[State]):
     takes means instead of sums and smaller steps, begins at the clusters of the closed form and keeps them by an anchor
     (:class:`~desc_ext.engine.refined.RefinedClusterer`). It has no discriminator (λ1 = 0): D2 is sharper than D1 by its
     very definition, so a discriminator soon tells all rows apart, and what deceives it then outweighs the reconstruction
-    and every other loss.
+    and every other loss (with it, an earlier preset ended lower on MNIST-test: benchmarks/papers/results/asc2d.md).
 
     Every weight may be 0: then its term is not computed (without λ1 there is no discriminator), which gives the paper's
     Tables 5 and 6. Without an image shape, or with features, data are rows.
