@@ -44,7 +44,8 @@ def fit_asc2d(options: dict, dataset: Dataset, seed: int, place: runs.Place) -> 
 
 
 def fit_dcec(dataset: Dataset, seed: int, place: runs.Place) -> DCEC:
-    return DCEC(len(np.unique(dataset.labels)), random_state=seed, **place).fit(dataset.images)
+    n_clusters = len(np.unique(dataset.labels))
+    return DCEC(n_clusters, preset="paper", random_state=seed, **place).fit(dataset.images)
 
 
 METHODS = {"dcec": runs.Method("DCEC", fit_dcec)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -28,7 +27,6 @@ class InitializationOptions(CollaborationOptions, Protocol):
 
     n_clusters: int
     n_init: int
-    init: str
     batch_size: int
     fidelity_weight: float
     upper: float
@@ -36,17 +34,14 @@ class InitializationOptions(CollaborationOptions, Protocol):
 
 
 def first_labels(z: Tensor, options: InitializationOptions, seed: int) -> Tensor:
-    """Clusters of the codes z [n, p], int64 [n], by the method that ``init`` names.
+    """Clusters of the codes z [n, p], int64 [n]: by k-means, or by the closed form of λ1.
 
-    "best" takes whichever of the two others has the smaller Ω, with a classifier that is certain of them: no label is seen.
+    It takes whichever has the smaller Ω with a classifier that is certain of them: no label is seen.
     """
-    finders: dict[str, Callable[[Tensor, InitializationOptions, int], Tensor]] = {
-        "k-means": lambda z, options, seed: kmeans(z, options.n_clusters, options.n_init, seed)[0],
-        "self-expressive": _self_expressive_labels,
-    }
-    if options.init != "best":
-        return finders[options.init](z, options, seed)
-    found = [find(z, options, seed) for find in finders.values()]
+    found = [
+        kmeans(z, options.n_clusters, options.n_init, seed)[0],
+        _self_expressive_labels(z, options, seed),
+    ]
     return min(found, key=lambda labels: _loss_of_labels(z, labels, options, seed))
 
 

@@ -160,7 +160,8 @@ def expression_options(
 
 def mean_square(z: Tensor) -> float:
     """The mean ‖z_i‖² of rows [n, p], the unit of a ridge."""
-    return float(z.double().square().sum(1).mean())
+    # NumPy adds on one thread: the same bits for any number of them
+    return float(z.double().square().sum(1).cpu().numpy().mean())
 
 
 def gram_eigenvalues(z: Tensor) -> np.ndarray:
@@ -199,13 +200,6 @@ class SelfExpressiveClusters:
     def labels(self) -> np.ndarray:
         """int64 [n]."""
         return self.kmeans.labels_.astype(np.int64)[self.distinct.number]
-
-    @property
-    def margins(self) -> np.ndarray:
-        """How much nearer each row is to its centre than to the next one, [n]: how certain its cluster is."""
-        distances = np.sort(self.kmeans.transform(self.diffusion.embedding), axis=1)
-        nearest, second = distances[:, 0], distances[:, min(1, distances.shape[1] - 1)]
-        return (second - nearest)[self.distinct.number]
 
 
 # Times a part of the clustering by its name; what is put into its dictionary is recorded with it.

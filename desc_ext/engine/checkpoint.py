@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Sequence
@@ -11,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from desc_ext.engine.options import under_new_names
+from desc_ext.engine.options import with_later_options
 from desc_ext.engine.state import FitState
 from desc_ext.engine.state_folder import CONFIG_FILE, check_tensors, read_state_folder, write_state_folder
 
 __all__ = ["Checkpoint", "restore_optimizer"]
 
+_AVERAGE = "average."
+_OF_START = ("initial_labels", "certainty")  # what is known from the end of pretraining on, [n] each
 _PROGRESS = {"epoch": int, "stopped": bool, "history": list}  # entries of a checkpoint, and their types
 
 
@@ -52,12 +55,16 @@ class Checkpoint:
             for key, value in moments.items():
                 tensors[f"optimizer.{index}.{key}"] = value
         tensors["random.order"], tensors["random.noise"] = state.order.get_state(), state.noise.get_state()
-        if state.initial_labels is not None:
-            tensors["initial_labels"] = state.initial_labels
+        if state.average is not None:
+            tensors |= {_AVERAGE + name: value for name, value in state.average.state_dict().items()}
+        for name in _OF_START:
+            if getattr(state, name) is not None:
+                tensors[name] = getattr(state, name)
         config = self._identity(state) | {
             "stage": state.stage,
             "epoch": state.epoch,
             "stopped": state.stopped,
+            "averaged": state.average is not None,
             "history": state.history,
         }
         try:
@@ -96,7 +103,7 @@ class Checkpoint:
         assert self.folder is not None
         config, tensors = read_state_folder(self.folder, "checkpoint", state.rows.device)
         if isinstance(config.get("options"), dict):
-            config["options"] = under_new_names(type(state.options), config["options"])
+            config["options"] = with_later_options(type(state.options), config["options"])
         wanted = self._identity(state)
         if (
             "data_digest" not in config
@@ -119,6 +126,8 @@ class Checkpoint:
             "random.order": state.order.get_state().shape,
             "random.noise": state.noise.get_state().shape,
         }
+        if config.get("averaged"):
+            needed |= {_AVERAGE + name: value.shape for name, value in state.network.state_dict().items()}
         if stages.index(config["stage"]) > stages.index("pretrain"):
             needed["initial_labels"] = [len(state.rows)]
         check_tensors(path, {name: t for name, t in tensors.items() if name in needed}, needed)
@@ -131,7 +140,11 @@ class Checkpoint:
         state.network.load_state_dict({name[8:]: tensors[name] for name in network})
         state.order.set_state(tensors["random.order"].cpu())
         state.noise.set_state(tensors["random.noise"].cpu())
-        state.initial_labels = tensors.get("initial_labels")
+        if config.get("averaged"):
+            state.average = copy.deepcopy(state.network)
+            state.average.load_state_dict({name[8:]: tensors[_AVERAGE + name[8:]] for name in network})
+        for name in _OF_START:
+            setattr(state, name, tensors.get(name))
         state.saved_optimizer = _moments(tensors)
         state.stage, state.epoch, state.stopped = config["stage"], config["epoch"], config["stopped"]
         state.history.extend(config["history"])

@@ -175,8 +175,8 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         options, parameters = state.options, list(state.network.autoencoder.parameters())
 
         def terms(index: Tensor, evaluation: Evaluation | None) -> BatchLosses:
-            x = state.rows.take(index.numpy())
-            z, decoded = state.network.autoencoder(self._corrupted(state, x))
+            given, x = self._batch(state, index)
+            z, decoded = state.network.autoencoder(given)
             losses: Losses = {"reconstruction": (weight, reconstruction_loss(x, decoded, reconstruction))}
             return losses | further(index.to(x.device), z), {}
 
@@ -195,6 +195,11 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
     def _shuffled_batches(self, state: S) -> Sequence[Tensor]:
         """Row numbers of all rows in random order, ``batch_size`` together."""
         return torch.randperm(len(state.rows), generator=state.order).split(state.options.batch_size)
+
+    def _batch(self, state: S, index: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder is given for the rows with the numbers ``index``, and what the decoder has to give back."""
+        x = state.rows.take(index.numpy())
+        return self._corrupted(state, x), x
 
     def _corrupted(self, state: S, x: Tensor) -> Tensor:
         """What the encoder is given for the rows ``x`` in training."""

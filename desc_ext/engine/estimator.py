@@ -29,6 +29,7 @@ from desc_ext.engine.options import (
     plain,
     preset_names,
     under_new_names,
+    with_later_options,
 )
 from desc_ext.engine.state_folder import check_tensors, read_state_folder, write_state_folder
 from desc_ext.features import Scattering2D
@@ -276,7 +277,9 @@ def _check_random_state(name: str, value: Any) -> None:
 
 
 def _native(value: Any) -> Any:
-    """An option in Python's own types: no NumPy numbers, no lists."""
+    """An option in Python's own types: no NumPy numbers, no lists; an array of labels stays one."""
+    if isinstance(value, np.ndarray):
+        return value
     value = plain(value)
     return tuple(value) if isinstance(value, list) else value
 
@@ -309,7 +312,7 @@ def _from_config(cls: type[Estimator], folder: str | os.PathLike[str], config: d
     model = cls(**given)
     for name, field in option_fields(cls).items():
         _check_option(cls, field, getattr(model, name))
-    resolved = under_new_names(cls, _tuples(config["resolved_params"]))
+    resolved = with_later_options(cls, _tuples(config["resolved_params"]))
     model._set_options(cls(**model.get_params(deep=False) | _saved_options(cls, given, resolved)))
     model.n_features_in_ = config["n_features"]
     if type(model.n_features_in_) is not int or model.n_features_in_ < 1:

@@ -29,6 +29,7 @@ class OptionInfo:
     wanted: str | None = None
     of_run: bool = False
     formerly: str | None = None
+    earlier: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,8 @@ def _check(kind: Any, info: OptionInfo) -> tuple[Callable[[Any], bool], str]:
         return _with(functools.partial(_is_integer, info), info), f"an integer{_bounds(info)}"
     if kind is float:
         return _with(functools.partial(_is_number, info), info), f"a finite number{_bounds(info)}"
+    if kind is np.ndarray:
+        return lambda value: isinstance(value, np.ndarray), "an array of labels [n_samples]"
     if get_origin(kind) is tuple:
         item = functools.partial(_is_integer, info)
         accepts = lambda value: isinstance(value, (tuple, list)) and all(map(item, value))  # noqa: E731

@@ -14,7 +14,14 @@ from desc_ext.engine.rows import check_rows, check_training_rows
 from desc_ext.features import Scattering2D, image_rows
 from desc_ext.nn import parameter_dtype
 
-__all__ = ["input_rows", "input_width", "restore_features", "saved_features", "training_rows"]
+__all__ = [
+    "input_rows",
+    "input_width",
+    "restore_features",
+    "saved_features",
+    "training_rows",
+    "worth_scattering",
+]
 
 _PREFIX = "features."
 # Images of fewer pixels a side leave scattering too little to average over: of the 8×8 digits its features are worse.
@@ -49,8 +56,7 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
     check_training_rows(X, options.n_clusters or 1)
     model.features_ = None
     if options.features == "auto":
-        large = shape is not None and min(shape[1:]) >= _SCATTERED_PIXELS
-        options.features = "scattering" if large else None
+        options.features = "scattering" if worth_scattering(shape) else None
     if options.features is not None:
         if shape is None:
             raise ValueError(
@@ -65,6 +71,11 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
         X, shape = model.features_.fit_transform(X), None
     options.image_shape = shape
     return X
+
+
+def worth_scattering(shape: tuple[int, ...] | None) -> bool:
+    """Whether scattering features of images (C, H, W) are better rows than their pixels; never where ``shape`` is None."""
+    return shape is not None and min(shape[1:]) >= _SCATTERED_PIXELS
 
 
 def input_rows(model: Any, X: Any) -> np.ndarray:

@@ -21,6 +21,7 @@ from desc_ext.engine.documentation import options_text
 from desc_ext.engine.fields import OptionField, OptionInfo, check_value
 
 __all__ = [
+    "LABELS",
     "Option",
     "estimator",
     "option",
@@ -28,11 +29,13 @@ __all__ = [
     "plain",
     "preset_names",
     "under_new_names",
+    "with_later_options",
 ]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=type)
 
+LABELS = "labels"  # stands for an array that is not saved
 _OF_PRESET = "the default is the preset's value"
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ def option(
     wanted: str | None = None,
     of_run: bool = False,
     formerly: str | None = None,
+    earlier: Any = None,
     kw_only: bool = True,
 ) -> Any:
     """A field of an estimator.
@@ -78,9 +82,10 @@ def option(
         of_run: whether it belongs to the run (device, callbacks ...) and not to the method: it is then no part of
             ``resolved_params_``.
         formerly: an earlier name, which the constructor takes with a FutureWarning and saved folders without one.
+        earlier: its value in models and checkpoints that were saved before it was there; None: the preset's, or the default.
         kw_only: whether the argument may only be given by its name.
     """
-    info = OptionInfo(meaning, at_least, above, at_most, below, where, wanted, of_run, formerly)
+    info = OptionInfo(meaning, at_least, above, at_most, below, where, wanted, of_run, formerly, earlier)
     return dataclasses.field(default=default, kw_only=kw_only, metadata={"option": info})
 
 
@@ -186,6 +191,12 @@ def under_new_names(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {former.get(name, name): value for name, value in values.items()}
 
 
+def with_later_options(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved resolved options of the estimator ``cls``, and the value that each later option had in effect."""
+    later = {name: field.info.earlier for name, field in option_fields(cls).items()}
+    return {name: value for name, value in later.items() if value is not None} | under_new_names(cls, values)
+
+
 _FIELDS: dict[type, dict[str, OptionField]] = {}
 
 
@@ -224,9 +235,11 @@ def preset_names(cls: type) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """The same value in types that JSON writes and reads back unchanged, tuples as lists."""
+    """The same value in types that JSON writes and reads back unchanged: tuples as lists, arrays as the word "labels"."""
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return LABELS
     if isinstance(value, (bool, str)) or value is None:
         return value
     if isinstance(value, np.bool_):

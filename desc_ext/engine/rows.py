@@ -216,9 +216,12 @@ class Rows:
         place = torch.from_numpy(index).to(self.device) if isinstance(index, np.ndarray) else index
         return self._resident[place].double()
 
-    def take(self, index: np.ndarray | slice) -> Tensor:
-        """Rows (x − offset) / scale at ``index``."""
-        return ((self._read(index) - self.offset) / self.scale).to(self.dtype)
+    def take(self, index: np.ndarray | slice, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Rows (x − offset) / scale at ``index``, where ``change`` is given of ``change(x)``, x being float64."""
+        rows = self._read(index)
+        if change is not None:
+            rows = change(rows)
+        return ((rows - self.offset) / self.scale).to(self.dtype)
 
     def chunks(self, directions: bool = False) -> Iterator[Tensor]:
         """All rows, or their directions, in order, at most CHUNK_ROWS at a time."""

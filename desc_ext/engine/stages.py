@@ -38,6 +38,8 @@ class Stage:
         tol, warmup_epochs: with clusters, the stage ends when a smaller share of labels than ``tol`` changes in an epoch,
             but never in the warm-up.
         train_epoch: replaces the single pass over ``batches``: trains an epoch and returns the means of its losses.
+        after_step: is called after every step of the optimizer.
+        rate: share of the learning rates that an epoch trains with, given the share [0, 1) of the stage that has passed.
         before: is called before the first epoch, and before the first one of a resumed fit.
         after: is called once, after the last epoch.
     """
@@ -51,6 +53,8 @@ class Stage:
     tol: float = 0.0
     warmup_epochs: int = 0
     train_epoch: Callable[[Stage, Evaluation | None], dict[str, float]] | None = None
+    after_step: Callable[[], None] | None = None
+    rate: Callable[[float], float] | None = None
     before: Callable[[], None] | None = None
     after: Callable[[], None] | None = None
 
@@ -92,12 +96,16 @@ def _run_stage(
     recorder.enter(stage.name)
     state.optimizer = stage.optimizer()
     restore_optimizer(state)
+    rates = [group["lr"] for group in state.optimizer.param_groups]
     if stage.before is not None:
         stage.before()
     evaluation = model._evaluate(state) if stage.has_clusters else None
     train = stage.train_epoch or (lambda stage, evaluation: train_on_batches(state, stage, evaluation))
     while state.epoch < stage.epochs and not state.stopped:
         started = time.perf_counter()
+        if stage.rate is not None:
+            for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * stage.rate(state.epoch / stage.epochs)
         losses = train(stage, evaluation)
         state.epoch += 1
         _require_finite(model, state, losses["loss"])
@@ -127,6 +135,8 @@ def train_on_batches(state: FitState, stage: Stage, evaluation: Evaluation | Non
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if stage.after_step is not None:
+            stage.after_step()
         found = {"loss": loss} | {name: value for name, (_, value) in losses.items()} | metrics
         if len(losses) > 1:
             found |= {WEIGHTED + name: weight * value for name, (weight, value) in losses.items()}

@@ -25,6 +25,7 @@ class Evaluation:
     labels: Tensor  # int64 [n]
     target: Tensor | None = None  # [n, K], what the clustering loss aims at
     sample_weight: Tensor | None = None  # H [n]
+    anchor: Tensor | None = None  # [n, K], the anchor's targets; rows of zeros have none
     record: dict[str, Any] = field(default_factory=dict)  # what it adds to the history
 
 
@@ -37,12 +38,14 @@ class FitState(Generic[OptionsT, NetworkT]):
     network: NetworkT
     seed: int
     order: torch.Generator  # draws the mini-batches (CPU)
-    noise: torch.Generator  # draws the input corruption (on the device)
+    noise: torch.Generator  # draws corruption and augmentation of the input (on the device)
     stage: str = ""  # its name; empty before the first one
     epoch: int = 0  # epochs finished in this stage
     stopped: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
-    initial_labels: Tensor | None = None
+    initial_labels: Tensor | None = None  # int64 [n]
+    certainty: Tensor | None = None  # of these labels, float64 [n], where there is an anchor
+    average: NetworkT | None = None  # the slow-moving average of the network, where there is one
     optimizer: torch.optim.Optimizer | None = None  # of this stage
     saved_optimizer: dict[int, dict[str, Tensor]] | None = None  # read from a checkpoint, not yet in use
     further_data: dict[str, Any] = field(default_factory=dict)  # identifies data beside X, for checkpoints

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from desc_ext import ops
-from desc_ext.engine.deep import DeepClusterer, first_centroids, reconstruction_loss
+from desc_ext.algorithms.first_clusters import FirstClusters, cluster_means
+from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.refined import REFINE, RefinedClusterer
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
 from desc_ext.engine.state import Evaluation, FitState
@@ -23,6 +25,7 @@ from desc_ext.nn import Autoencoder, ConvAutoencoder
 __all__ = ["StudentTClusterer", "StudentTNetwork", "require_a_loss"]
 
 S = TypeVar("S", bound=FitState)
+_FEWEST_BATCHES = 40  # of a round without update_interval
 
 
 class StudentTNetwork(ClusteringNetwork):
@@ -45,7 +48,7 @@ class StudentTNetwork(ClusteringNetwork):
 
 
 @estimator
-class StudentTClusterer(DeepClusterer[S]):
+class StudentTClusterer(RefinedClusterer[S]):
     """Pretraining, k-means on the codes, then refinement in rounds: the base class of DEC and its kin.
 
     An epoch of refinement is a round of ``update_interval`` mini-batches, however many passes over the rows that is.
@@ -77,8 +80,11 @@ class StudentTClusterer(DeepClusterer[S]):
     reconstruction_weight: Option[float] = option(
         "of the reconstruction error in refinement", default=None, at_least=0
     )
-    update_interval: Option[int] = option(
-        "mini-batches between two targets; an epoch of refinement is one such round", default=None, at_least=1
+    update_interval: Option[int | None] = option(
+        "mini-batches between two targets; an epoch of refinement is one such round. None: one pass over the rows, of few "
+        "rows as many as give 40 mini-batches",
+        default=None,
+        at_least=1,
     )
     max_rounds: Option[int] = option("rounds of refinement, at most", default=None, at_least=0)
     learning_rate: Option[float] = option("of the refinement", default=None, above=0)
@@ -126,19 +132,35 @@ class StudentTClusterer(DeepClusterer[S]):
     # ------------------------------------------------------------------ stages
     def stages(self, state: S) -> list[Stage]:
         options = state.options
+        refinement = Stage(
+            REFINE,
+            options.max_rounds,
+            lambda: self._refinement_optimizer(state),
+            lambda: self._batches_of_round(state),
+            lambda index, evaluation: self._terms(state, index, evaluation),
+            has_clusters=True,
+            tol=options.tol,
+            after=lambda: self._end_refinement(state),
+        )
         return [
-            self._pretraining(state, options._reconstruction, lambda z: first_centroids(state, z)),
-            Stage(
-                "refine",
-                options.max_rounds,
-                lambda: self._refinement_optimizer(state),
-                lambda: self._batches_of_round(state),
-                lambda index, evaluation: self._terms(state, index, evaluation),
-                has_clusters=True,
-                tol=options.tol,
-                after=lambda: self._end_refinement(state),
-            ),
+            self._pretraining(state, options._reconstruction, lambda z: self._find_start(state, z)),
+            self._anchored(state, refinement),
         ]
+
+    def _take_start(self, state: S, z: Tensor, start: FirstClusters) -> None:
+        means = start.centres
+        if means is None:
+            means = cluster_means(z, start.labels, state.options.n_clusters)
+        state.network.centroids.copy_(means)
+
+    @property
+    def _refinement_epochs(self) -> int:
+        return self.max_rounds
+
+    def _membership(self, network: Any, z: Tensor) -> Tensor:
+        """q² over its row sum: q is so flat that certain rows would go on outweighing the others in the anchor's loss."""
+        squared = network.assign(z).square()
+        return squared / squared.sum(1, keepdim=True)
 
     def _refinement_optimizer(self, state: S) -> torch.optim.Optimizer:
         return adam(state.network.parameters(), state.options.learning_rate)
@@ -162,22 +184,24 @@ class StudentTClusterer(DeepClusterer[S]):
         return Evaluation(z, labels, target, record=record)
 
     def _batches_of_round(self, state: S) -> list[Tensor]:
+        interval = state.options.update_interval
         batches: list[Tensor] = []
-        while len(batches) < state.options.update_interval:
+        while len(batches) < (interval or _FEWEST_BATCHES):
             batches += self._shuffled_batches(state)
-        return batches[: state.options.update_interval]
+        return batches[:interval]
 
     def _terms(self, state: S, index: Tensor, evaluation: Evaluation | None) -> BatchLosses:
         options, autoencoder = state.options, state.network.autoencoder
         assert evaluation is not None
-        x = state.rows.take(index.numpy())
-        z = autoencoder.encode(self._corrupted(state, x))
+        given, x = self._batch(state, index)
+        z = autoencoder.encode(given)
+        index = index.to(x.device)
         losses: Losses = {}
         if options.reconstruction_weight:
             error = reconstruction_loss(x, autoencoder.decode(z), options._reconstruction)
             losses["reconstruction"] = (options.reconstruction_weight, error)
-        further, metrics = self._refinement_terms(state, z, index.to(x.device), evaluation)
-        return losses | further, metrics
+        further, metrics = self._refinement_terms(state, z, index, evaluation)
+        return losses | further | self._anchor_terms(state, z, index, evaluation), metrics
 
     @abstractmethod
     def _refinement_terms(self, state: S, z: Tensor, index: Tensor, evaluation: Evaluation) -> BatchLosses:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from desc_ext import ops
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.refined import ANCHORED, UNANCHORED
 from desc_ext.engine.stages import BatchLosses
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.student_t import StudentTClusterer, StudentTNetwork, require_a_loss
@@ -43,13 +44,24 @@ _PAPER: dict[str, Any] = {
     "learning_rate": 3e-3,
     "discriminator_learning_rate": 1e-3,
     "tol": 1e-3,
+    **UNANCHORED,
 }
 
-_ROBUST: dict[str, Any] = _PAPER | {
+_ROBUST: dict[str, Any] = {
+    **_PAPER,
+    **ANCHORED,
     "scaling": "global",
-    "adversarial_weight": 0.005,
+    "reconstruction": "mean",
+    "row_losses": "mean",
+    "reconstruction_weight": 0.1,
+    "adversarial_weight": 0.0,
+    "update_interval": None,
+    "pretrain_epochs": 20,
+    "max_rounds": 30,
+    "batch_size": 128,
     "pretrain_learning_rate": 1e-3,
-    "learning_rate": 3e-4,
+    "learning_rate": 3e-3,
+    "tol": 0.0,
 }
 _WEIGHTS = [name for name in _PAPER if name.endswith("_weight")]
 _DISCRIMINATOR_STREAM = 3  # distance of its seed from that of the network
@@ -87,8 +99,10 @@ class ASC2D(StudentTClusterer[State]):
     "paper" is the text, literally: the four losses of the clusters are sums over the mini-batch, L_AE is the mean over its
     rows of squared errors summed over columns, and both sides learn in large steps. With these, the pretraining of rows in
     a small range can end with one code for all of them, and the refinement in one cluster. "robust" scales the input,
-    takes smaller steps and a hundredth of λ1: D2 is sharper than D1 by its very definition, so the discriminator soon tells
-    all rows apart, and what deceives it then outweighs the reconstruction and every other loss.
+    takes means instead of sums and smaller steps, begins at the clusters of the closed form and keeps them by an anchor
+    (:class:`~desc_ext.engine.refined.RefinedClusterer`). It has no discriminator (λ1 = 0): D2 is sharper than D1 by its
+    very definition, so a discriminator soon tells all rows apart, and what deceives it then outweighs the reconstruction
+    and every other loss (with it, an earlier preset ended lower on MNIST-test: benchmarks/papers/results/asc2d.md).
 
     Every weight may be 0: then its term is not computed (without λ1 there is no discriminator), which gives the paper's
     Tables 5 and 6. Without an image shape, or with features, data are rows.
@@ -100,7 +114,7 @@ class ASC2D(StudentTClusterer[State]):
         embedding_: [n, K], their codes.
         cluster_centers_: μ [K, K].
         frequencies_: f [K] of the last round.
-        initial_labels_: int64 [n], the k-means clusters.
+        initial_labels_: int64 [n], the clusters of ``init``.
         n_iter_: rounds run.
         history_: one dict an epoch of pretraining or round: stage ("pretrain" or "refine"), epoch, seconds, loss and its
             terms, means over rows before their weights (reconstruction, adversarial, consistency, self_supervision,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from desc_ext.engine.optimizers import adam, sgd
 from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.refined import ANCHORED, UNANCHORED
 from desc_ext.engine.stages import BatchLosses
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.student_t import StudentTClusterer, StudentTNetwork, require_a_loss
@@ -34,6 +35,7 @@ _DEC: dict[str, Any] = {
     "optimizer": "sgd",
     "learning_rate": 0.01,
     "tol": 1e-3,
+    **UNANCHORED,
 }
 _IDEC: dict[str, Any] = _DEC | {
     "reconstruction_weight": 1.0,
@@ -42,6 +44,18 @@ _IDEC: dict[str, Any] = _DEC | {
     "learning_rate": 1e-3,
 }
 _DCEC: dict[str, Any] = _IDEC | {"scaling": "minmax", "image_network": "conv"}
+_ROBUST: dict[str, Any] = ANCHORED | {
+    "image_network": "conv",
+    "hidden_sizes": (500, 500, 1000),
+    "update_interval": None,
+    "pretrain_epochs": 20,
+    "max_rounds": 30,
+    "batch_size": 128,
+    "optimizer": "adam",
+    "learning_rate": 3e-3,
+    "clustering_weight": 0.1,
+    "tol": 0.0,
+}
 _MOMENTUM = 0.9
 
 State = FitState["DEC", StudentTNetwork]
@@ -54,9 +68,11 @@ class DEC(StudentTClusterer[State]):
     After an autoencoder's pretraining and k-means on its codes z [n, p], encoder and centroids μ_k minimise
     KL(P ‖ Q): q_ik ∝ 1 / (1 + ‖z_i − μ_k‖²) is the Student-t assignment, p_ik ∝ q_ik² / Σ_i q_ik the target over the
     whole data set, constant until the next ``update_interval`` mini-batches are through. A row's cluster is arg max q.
-    The decoder is not updated in refinement. The settings are those of the authors' code and of its widely used Keras
-    version; the original layer-wise pretraining with dropout is replaced, as there, by training the whole autoencoder.
-    Without an image shape, or with features, data are rows.
+    The decoder is not updated in refinement. The settings of "paper" are those of the authors' code and of its widely used
+    Keras version; the original layer-wise pretraining with dropout is replaced, as there, by training the whole
+    autoencoder. "robust" begins at the clusters of the closed form, sees augmented images through convolutions, and keeps
+    its start by an anchor (:class:`~desc_ext.engine.refined.RefinedClusterer`): the loss above alone sharpens whatever it
+    is given. Without an image shape, or with features, data are rows.
 
     {options}
 
@@ -64,18 +80,17 @@ class DEC(StudentTClusterer[State]):
         labels_: int64 [n], clusters of the training rows at the end of the last round.
         embedding_: [n, p], their codes.
         cluster_centers_: μ [K, p].
-        initial_labels_: int64 [n], the k-means clusters.
+        initial_labels_: int64 [n], the clusters of ``init``.
         n_iter_: rounds run.
         history_: one dict an epoch of pretraining or round: stage ("pretrain" or "refine"), epoch, seconds, loss and its
-            terms before their weights (reconstruction, clustering), mean_max_assignment and mean_max_target (means over
-            the rows of the largest q and p), label_change, cluster_sizes.
+            terms before their weights (reconstruction, clustering, anchor), mean_max_assignment and mean_max_target (means
+            over the rows of the largest q and p), label_change, cluster_sizes.
         resolved_params_, features_, n_features_in_: as for :class:`desc_ext.models.DESC`.
     """
 
     method = "dec"
-    presets: ClassVar = {"paper": _DEC}
+    presets: ClassVar = {"paper": _DEC, "robust": _DEC | _ROBUST}
 
-    preset: Literal["paper"] = option("the values of the paper, the only ones", default="paper")
     latent_dim: Option[int] = option("length of a code, p", default=None, at_least=1)
     clustering_weight: Option[float] = option(
         "of KL(P ‖ Q), a mean over rows; 0: not computed", default=None, at_least=0
@@ -86,7 +101,7 @@ class DEC(StudentTClusterer[State]):
 
     def _complete_options(self) -> None:
         super()._complete_options()
-        require_a_loss(self, ["clustering_weight", "reconstruction_weight"])
+        require_a_loss(self, ["clustering_weight", "reconstruction_weight", "anchor_weight"])
 
     @property
     def _latent_dim(self) -> int:
@@ -114,14 +129,14 @@ class DEC(StudentTClusterer[State]):
 class IDEC(DEC):
     """Improved deep embedded clustering (Guo et al., IJCAI 2017): DEC that keeps reconstructing its rows.
 
-    Refinement minimises the mean squared error of the reconstruction plus 0.1 KL(P ‖ Q), with Adam; network, schedule
-    and attributes are those of :class:`DEC`.
+    Refinement minimises the mean squared error of the reconstruction plus 0.1 KL(P ‖ Q), with Adam; network, schedule,
+    attributes and what "robust" adds are those of :class:`DEC`.
 
     {options}
     """
 
     method = "idec"
-    presets: ClassVar = {"paper": _IDEC}
+    presets: ClassVar = {"paper": _IDEC, "robust": _IDEC | _ROBUST | {"reconstruction_weight": 0.1}}
 
 
 @estimator
@@ -136,4 +151,4 @@ class DCEC(DEC):
     """
 
     method = "dcec"
-    presets: ClassVar = {"paper": _DCEC}
+    presets: ClassVar = {"paper": _DCEC, "robust": IDEC.presets["robust"]}

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from desc_ext import ops
-from desc_ext.algorithms.k_subspaces import k_subspaces, subspace_bases
-from desc_ext.algorithms.kmeans import kmeans
-from desc_ext.engine.deep import DeepClusterer, reconstruction_loss
+from desc_ext.algorithms.first_clusters import FirstClusters, by_subspaces
+from desc_ext.algorithms.k_subspaces import subspace_bases
+from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.refined import REFINE, UNANCHORED, RefinedClusterer
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
 from desc_ext.engine.state import Evaluation, FitState
@@ -32,7 +33,7 @@ _PAPER: dict[str, Any] = {
     "unit_codes": False,
     "corruption": 0.0,
     "reconstruction": "sum",
-    "init": "k-means",
+    **UNANCHORED,
     "n_init": 20,
     "objective": "projection",
     "smoothing": 5.0,
@@ -45,7 +46,6 @@ _PAPER: dict[str, Any] = {
     "head_target": "own",
     "head_weight": 0.1,
     "head_trains_encoder": False,
-    "warmup_epochs": 0,
     "pretrain_epochs": 50,
     "max_epochs": 50,
     "batch_size": 512,
@@ -74,8 +74,6 @@ _ROBUST: dict[str, Any] = _PAPER | {
 }
 # Codes of "robust" are no longer than this: K·d of many clusters would only make the layers slower.
 _MOST_LATENT_DIMENSIONS = 256
-# Rows of more columns than this are reduced to as many principal directions before k-subspaces looks for clusters.
-_REDUCED_COLUMNS = 100
 
 
 class SubspaceNetwork(ClusteringNetwork):
@@ -130,7 +128,7 @@ def latent_dim_of(preset: str, n_clusters: int, subspace_dim: int) -> int:
 
 
 @estimator
-class DESC(DeepClusterer[State]):
+class DESC(RefinedClusterer[State]):
     """Deep embedded subspace clustering with hard-sample mining (Zou et al.).
 
     An autoencoder maps rows to codes z [n, p]; each of K clusters is a subspace of the code space with
@@ -168,8 +166,12 @@ class DESC(DeepClusterer[State]):
     reconstruction: Option[Literal["mean", "sum"]] = option(
         'squared error of a row: "sum" or "mean" over its columns', default=None
     )
-    init: Option[Literal["k-means", "k-subspaces", "latent-k-subspaces"]] = option(
-        'first clusters: "k-means" on the codes, "k-subspaces" on the input rows, or "latent-k-subspaces" on the codes',
+    init: Option[
+        Literal["self-expressive", "k-subspaces", "k-means", "latent-k-subspaces", "labels"] | np.ndarray
+    ] = option(  # type: ignore[assignment]
+        'first clusters: "self-expressive" (SelfExpressiveClustering) or "k-subspaces", on scattering features of images of '
+        '16 pixels a side and more, else on the rows; "k-means" or "latent-k-subspaces" on the codes; or an array of labels '
+        '[n_samples], integers from 0 to K − 1, which is saved as the word "labels"',
         default=None,
     )
     objective: Option[Literal["projection", "kl"]] = option(
@@ -200,9 +202,6 @@ class DESC(DeepClusterer[State]):
     )
     head_weight: Option[float] = option("of the head's cross-entropy", default=None, at_least=0)
     head_trains_encoder: Option[bool] = option("whether that loss reaches the encoder", default=None)
-    warmup_epochs: Option[int] = option(
-        "refinement epochs that aim at the first clusters before they aim at w", default=None, at_least=0
-    )
     max_epochs: Option[int] = option("refinement epochs, at most", default=None, at_least=0)
     learning_rate: Option[float] = option("of Adam in refinement", default=None, above=0)
     tol: Option[float] = option(
@@ -234,38 +233,39 @@ class DESC(DeepClusterer[State]):
 
     def stages(self, state: State) -> list[Stage]:
         options = state.options
+        refinement = Stage(
+            REFINE,
+            options.max_epochs,
+            lambda: adam(state.network.parameters(), options.learning_rate),
+            lambda: self._shuffled_batches(state),
+            lambda index, evaluation: self._terms(state, index, evaluation),
+            has_clusters=True,
+            tol=options.tol,
+            warmup_epochs=options.warmup_epochs,
+            after=lambda: self._warn_of_no_hard_samples(state),
+        )
         return [
-            self._pretraining(state, options.reconstruction, lambda z: self._first_clusters(state, z)),
-            Stage(
-                "refine",
-                options.max_epochs,
-                lambda: adam(state.network.parameters(), options.learning_rate),
-                lambda: self._shuffled_batches(state),
-                lambda index, evaluation: self._terms(state, index, evaluation),
-                has_clusters=True,
-                tol=options.tol,
-                warmup_epochs=options.warmup_epochs,
-                after=lambda: self._warn_of_no_hard_samples(state),
-            ),
+            self._pretraining(state, options.reconstruction, lambda z: self._find_start(state, z)),
+            self._anchored(state, refinement),
         ]
 
-    @torch.no_grad()
-    def _first_clusters(self, state: State, z: Tensor) -> Tensor:
-        options, seed = state.options, state.seed
-        n_clusters, dim, n_init, init = options.n_clusters, options.subspace_dim, options.n_init, options.init
-        # In few columns every row fits every subspace: residuals say nothing.
-        if init == "k-subspaces" and state.rows.n_features < 2 * dim:
-            init = "k-means"
-        if init == "k-means":
-            labels, _ = kmeans(z, n_clusters, n_init, seed)
-        elif init == "latent-k-subspaces":
-            labels, _ = k_subspaces(z, n_clusters, dim, n_init, seed)
-        else:
-            generator = torch.Generator().manual_seed(seed)
-            directions, _ = state.rows.reduced(_REDUCED_COLUMNS, generator, directions=True)
-            labels, _ = k_subspaces(directions, n_clusters, dim, n_init, seed)
-        state.network.bases.copy_(subspace_bases(z, labels, n_clusters, dim))
-        return labels
+    def _first_clusters(self, state: State, z: Tensor) -> FirstClusters:
+        options = state.options
+        if isinstance(options.init, str) and options.init == "latent-k-subspaces":
+            return by_subspaces(z, options.n_clusters, options.subspace_dim, options.n_init, state.seed)
+        return super()._first_clusters(state, z)
+
+    def _take_start(self, state: State, z: Tensor, start: FirstClusters) -> None:
+        options = state.options
+        state.network.bases.copy_(subspace_bases(z, start.labels, options.n_clusters, options.subspace_dim))
+
+    @property
+    def _start_dim(self) -> int:
+        return self.subspace_dim
+
+    @property
+    def _refinement_epochs(self) -> int:
+        return self.max_epochs
 
     # ------------------------------------------------------------------ assignment and targets
     def _smoothing(self, network: SubspaceNetwork) -> float:
@@ -307,12 +307,14 @@ class DESC(DeepClusterer[State]):
     # ------------------------------------------------------------------ losses
     def _terms(self, state: State, index: Tensor, evaluation: Evaluation | None) -> BatchLosses:
         assert evaluation is not None
-        x = state.rows.take(index.numpy())
-        z, decoded = state.network.autoencoder(self._corrupted(state, x))
+        given, x = self._batch(state, index)
+        z, decoded = state.network.autoencoder(given)
+        index = index.to(x.device)
         losses: Losses = {
             "reconstruction": (1.0, reconstruction_loss(x, decoded, state.options.reconstruction))
         }
-        return losses | self._subspace_terms(state, z, index.to(x.device), evaluation), {}
+        losses |= self._subspace_terms(state, z, index, evaluation)
+        return losses | self._anchor_terms(state, z, index, evaluation), {}
 
     def _subspace_terms(self, state: State, z: Tensor, index: Tensor, evaluation: Evaluation) -> Losses:
         """ℓ_basis, ℓ_desc and the head's loss on the codes ``z`` of the rows ``index``."""
@@ -346,6 +348,10 @@ class DESC(DeepClusterer[State]):
 
     # ------------------------------------------------------------------ empty clusters, warnings
     def _reseed_empty(self, state: State, evaluation: Evaluation) -> int:
+        if (
+            state.average is not None
+        ):  # the anchor keeps every cluster, and an average would not follow a leap
+            return 0
         n_clusters, bases, z = state.options.n_clusters, state.network.bases, evaluation.z
         empty = (torch.bincount(evaluation.labels, minlength=n_clusters) == 0).nonzero().flatten().tolist()
         if not empty:

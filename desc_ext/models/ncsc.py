@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from desc_ext import ops
+from desc_ext.algorithms.first_clusters import FirstClusters, given_clusters
 from desc_ext.algorithms.ncsc_initialization import first_labels
 from desc_ext.algorithms.ncsc_losses import (
     collaborative_terms,
@@ -19,11 +20,12 @@ from desc_ext.algorithms.ncsc_losses import (
     separation_limit,
 )
 from desc_ext.algorithms.self_expression import closed_form_expression
-from desc_ext.engine.deep import DeepClusterer, reconstruction_loss
+from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.image_or_row import ImageOrRowClusterer
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.refined import REFINE, UNANCHORED, RefinedClusterer
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, train_on_batches
 from desc_ext.engine.state import Evaluation, FitState
@@ -53,6 +55,7 @@ _PAPER: dict[str, Any] = {
     "separation_weight": 0.0,
     "separation_share": 0.2,
     "balance_weight": 0.0,
+    **UNANCHORED,
     "init": "random",
     "n_init": 20,
     "pretrain_epochs": 60,
@@ -87,7 +90,7 @@ _ROBUST: dict[str, Any] = _PAPER | {
     "min_batches": 5,
     "learning_rate": 1e-4,
 }
-_EXPRESSION, _START, _CLASSIFIER, _JOINT = "expression", "start", "classifier", "refine"
+_EXPRESSION, _START, _CLASSIFIER, _JOINT = "expression", "start", "classifier", REFINE
 _COLLAPSED_SHARE = 0.9
 # The code space must hold the subspaces of all clusters: the paper's guess of the dimensions of one (section 4).
 _DIMENSIONS_PER_CLUSTER = 9
@@ -131,7 +134,7 @@ class CollaborativeState(FitState["NCSC", CollaborativeNetwork]):
 
 
 @estimator
-class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeState]):
+class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[CollaborativeState]):
     """Neural collaborative subspace clustering (Zhang et al., ICML 2019): no spectral clustering, any number of rows.
 
     An autoencoder maps rows or images to codes z; a classifier on the codes gives ν_i, its softmax output at length 1.
@@ -143,7 +146,8 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
     2. "classifier": the classifier minimises Ω = L_pos + α L_neg (eqs. 5 to 7, with the sign that makes them
        losses): L_pos = −mean A_s log A_c over pairs with A_s > u, L_neg = −mean (1 − A_c) log(1 − A_s) over pairs with
        A_c < l. (The paper's values of u and l are exchanged in its text.)
-    3. "refine": everything minimises eq. 9 + λ_cl Ω (eq. 8).
+    3. "refine": everything minimises eq. 9 + λ_cl Ω (eq. 8), and with an anchor its loss in units of eq. 9's at the end of
+       stage 1.
 
     A row's cluster is arg max ν (eq. 10). C is by default the exact minimiser of ‖C‖² + (λ1/2)‖Z − CZ‖² for each
     mini-batch, C_ij = y_i·y_j / (1 − ‖y_i‖²), of which only y [batch, p] is ever stored; ``self_expression="learned"``
@@ -171,7 +175,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
         n_iter_: epochs of stage 3.
         history_: one dict an epoch: stage ("pretrain", "expression", "start", "classifier", "refine"), epoch, seconds,
             loss and its terms, means over rows or pairs before their weights: reconstruction ‖x − x̂‖², coefficients
-            ‖C‖², fidelity ½‖Z − CZ‖², start, positive, negative, separation, balance; n_positive, n_negative,
+            ‖C‖², fidelity ½‖Z − CZ‖², start, positive, negative, separation, balance, anchor; n_positive, n_negative,
             n_separated (pairs); with clusters also mean_max_assignment, collapsed, label_change, cluster_sizes.
         resolved_params_, features_, n_features_in_: as for :class:`desc_ext.models.DESC`.
     """
@@ -209,9 +213,13 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
         "share of pairs it takes, those with the smallest A_s", default=None, at_least=0, at_most=1
     )
     balance_weight: Option[float] = option("of the balance term in Ω", default=None, at_least=0)
-    init: Option[Literal["random", "k-means", "self-expressive", "best"]] = option(
-        'what the classifier is taught before stage 2: clusters of the codes by "k-means" or "self-expressive" (with the '
-        'closed form\'s C, SelfExpressiveClustering), "best": that of smaller Ω; "random": nothing',
+    init: Option[
+        Literal["self-expressive", "k-subspaces", "k-means", "random", "best", "labels"] | np.ndarray
+    ] = option(  # type: ignore[assignment]
+        'what the classifier is taught before stage 2: clusters by "self-expressive" (SelfExpressiveClustering) or '
+        '"k-subspaces", on scattering features of images of 16 pixels a side and more, else on the rows; by "k-means" on '
+        'the codes; "best": on the codes, by k-means or the closed form of λ1, whichever has the smaller Ω; "random": '
+        'nothing; or an array of labels [n_samples], integers from 0 to K − 1, which is saved as the word "labels"',
         default=None,
     )
     expression_epochs: Option[int] = option("stage 1", default=None, at_least=0)
@@ -287,7 +295,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
         options, head = state.options, _parameters(state.network.head)
         start = Stage(
             _START,
-            0 if options.init == "random" else options.start_epochs,
+            0 if isinstance(options.init, str) and options.init == "random" else options.start_epochs,
             lambda: adam(head, options.pretrain_learning_rate),
             lambda: self._pretraining_batches(state),
             lambda index, _: self._start_terms(state, index),
@@ -309,18 +317,19 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
     def _joint_stage(self, state: CollaborativeState) -> Stage:
         options, network = state.options, state.network
         fast = [*_parameters(network.expression), *_parameters(network.head)]
-        return Stage(
+        refinement = Stage(
             _JOINT,
             options.max_epochs,
             lambda: adam([self._slow_group(state), {"params": fast}], options.learning_rate),
             lambda: self._batches(state),
-            lambda index, _: self._joint_terms(state, index),
+            lambda index, evaluation: self._joint_terms(state, index, evaluation),
             has_clusters=True,
             tol=options.tol,
             train_epoch=lambda stage, evaluation: self._train_on_pairs(state, stage, evaluation),
             before=lambda: self._forget_codes(state),
             after=lambda: self._end_training(state),
         )
+        return self._anchored(state, refinement)
 
     def _slow_group(self, state: CollaborativeState) -> dict[str, Any]:
         rate = state.options.autoencoder_learning_rate
@@ -345,11 +354,19 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
         """Sets the clusters [n] that the classifier is taught first."""
         self._keep_codes(state)
         assert state.codes is not None
-        if state.options.init == "random":
-            with torch.no_grad():
-                state.initial_labels = self._evaluate_codes(state, state.codes).labels
-        else:
-            state.initial_labels = first_labels(state.codes, state.options, state.seed)
+        state.initial_labels = self._find_start(state, state.codes)
+
+    def _first_clusters(self, state: CollaborativeState, z: Tensor) -> FirstClusters:
+        options = state.options
+        if isinstance(options.init, np.ndarray) or options.init not in ("random", "best"):
+            return super()._first_clusters(state, z)
+        drawn = options.init == "random"
+        labels = self._evaluate_codes(state, z).labels if drawn else first_labels(z, options, state.seed)
+        return given_clusters(z, labels.cpu().numpy(), options.n_clusters)
+
+    @property
+    def _refinement_epochs(self) -> int:
+        return self.max_epochs
 
     def _keep_codes(self, state: CollaborativeState) -> None:
         state.codes = self._encode_all(state)
@@ -412,16 +429,21 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
         _, expressed, losses = self._express(state, index, z)
         return {"reconstruction": (0.5, self._decoding_error(state, x, expressed))} | losses, {}
 
-    def _joint_terms(self, state: CollaborativeState, index: Tensor) -> BatchLosses:
-        x = state.rows.take(index.numpy())
-        z = state.network.autoencoder.encode(x)
+    def _joint_terms(
+        self, state: CollaborativeState, index: Tensor, evaluation: Evaluation | None
+    ) -> BatchLosses:
+        given, x = self._batch(state, index)
+        z = state.network.autoencoder.encode(given)
         y, expressed, losses = self._express(state, index, z)
         # before decoding: passes over pairs do not meet the decoder's maps in memory
         scale = self._collaborative_scale(state)
         found = self._collaborative_terms(state, index, z, y)
         collaborative = {name: (scale * weight, value) for name, (weight, value) in found.items()}
         error = self._decoding_error(state, x, expressed)
-        return {"reconstruction": (0.5, error)} | losses | collaborative, {}
+        unit = self._last_losses(state).get(_EXPRESSION, 1.0)
+        found = self._anchor_terms(state, z, index.to(x.device), evaluation)
+        anchor = {name: (unit * weight, value) for name, (weight, value) in found.items()}
+        return {"reconstruction": (0.5, error)} | losses | collaborative | anchor, {}
 
     def _decoding_error(self, state: CollaborativeState, x: Tensor, expressed: Tensor) -> Tensor:
         return reconstruction_loss(x, state.network.autoencoder.decode(expressed), "sum")
@@ -466,9 +488,13 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], DeepClusterer[CollaborativeS
         state.n_pairs = counts if state.n_pairs is None else state.n_pairs + counts
         return losses
 
+    def _last_losses(self, state: CollaborativeState) -> dict[str, float]:
+        """The loss in the last epoch of each stage so far."""
+        return {record["stage"]: record["loss"] for record in state.history}
+
     def _collaborative_scale(self, state: CollaborativeState) -> float:
         """λ_cl: collaborative_weight times what makes the two losses, as their own stages left them, equal."""
-        last = {record["stage"]: record["loss"] for record in state.history}
+        last = self._last_losses(state)
         ratio = 1.0
         if _EXPRESSION in last and _CLASSIFIER in last:
             ratio = last[_EXPRESSION] / max(last[_CLASSIFIER], _SMALLEST_LOSS)

@@ -14,7 +14,7 @@ COLLABORATIVE = {
     "hidden_sizes": (24,), "head_sizes": (16,), "pretrain_epochs": 2, "expression_epochs": 1, "classifier_epochs": 2,
     "max_epochs": 2, "pretrain_batch_size": 64, "batch_size": 64, "min_batches": 1,
 }  # fmt: skip
-ROUNDS = SMALL | {"max_rounds": 4, "update_interval": 6, "tol": 0.0}
+ROUNDS = SMALL | {"max_rounds": 4, "update_interval": 6, "warmup_epochs": 1, "tol": 0.0}
 OPTIONS = {
     "desc": REFINED,
     "edesc": REFINED,

@@ -19,7 +19,8 @@ from desc_ext.nn import Discriminator
 
 SMALL = {
     "hidden_sizes": (16,), "discriminator_sizes": (12, 7), "pretrain_epochs": 3, "max_rounds": 3, "update_interval": 5,
-    "batch_size": 16, "n_init": 3, "tol": 0.0, "random_state": 0,
+    "batch_size": 16, "n_init": 3, "tol": 0.0, "random_state": 0, "preset": "paper", "scaling": "global",
+    "pretrain_learning_rate": 1e-3, "learning_rate": 3e-4,
 }  # fmt: skip
 WEIGHTS = {
     "reconstruction": 1.0, "adversarial": 0.5, "consistency": 1.0, "self_supervision": 1e-4, "specificity": 1e-5,
@@ -32,7 +33,7 @@ def test_loss_terms_follow_the_formulas(row_losses, reconstruction):
     """Eqs. 2 to 8; the discriminator's own loss and accuracy are metrics."""
     X = random_rows()
     how = {"scaling": "none", "row_losses": row_losses, "reconstruction": reconstruction, "dtype": "float64"}
-    model = ASC2D(3, preset="paper", **SMALL | how)
+    model = ASC2D(3, **SMALL | how)
     fit = begin(model, X)
     network = fit.network
     with torch.no_grad():
@@ -305,6 +306,7 @@ def test_command_line(tmp_path):
     np.savez(images, X=digits.images[:100].astype(np.float32) / 16, labels=digits.target[:100])
     settings = {
         "channels": "3,4,5",
+        "adversarial_weight": 0.005,
         "discriminator_sizes": "8,8",
         "pretrain_epochs": 1,
         "update_interval": 3,

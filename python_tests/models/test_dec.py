@@ -15,7 +15,7 @@ from desc_ext.models import DCEC, DEC, IDEC
 
 SMALL = {
     "hidden_sizes": (16,), "latent_dim": 4, "pretrain_epochs": 3, "max_rounds": 3, "update_interval": 5, "batch_size": 16,
-    "n_init": 3, "tol": 0.0, "random_state": 0,
+    "n_init": 3, "tol": 0.0, "random_state": 0, "preset": "paper",
 }  # fmt: skip
 CONV = {"channels": (3, 4, 5), "batch_size": 32}
 
@@ -146,7 +146,7 @@ def test_history():
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28), (1, 16, 16), (3, 55, 55), (1, 9, 13)])
 def test_convolutional_network(shape):
     """DCEC: three convolutions of stride 2, 32-64-128, 5-5-3, one linear layer to ten values, and back to every size."""
-    network = DCEC(3).begin(np.random.default_rng(0).random((8, *shape))).network.float()
+    network = DCEC(3, preset="paper").begin(np.random.default_rng(0).random((8, *shape))).network.float()
     layers = [m for m in network.autoencoder.encoder if isinstance(m, torch.nn.Conv2d)]
     assert [(m.out_channels, *m.kernel_size, *m.stride) for m in layers] == [
         (32, 5, 5, 2, 2), (64, 5, 5, 2, 2), (128, 3, 3, 2, 2),
@@ -155,7 +155,7 @@ def test_convolutional_network(shape):
     assert z.shape == (2, 10)
     assert back.shape == (2, np.prod(shape))
     assert network.centroids.shape == (3, 10)
-    dense = DEC(3).begin(np.random.default_rng(0).random((8, 8, 8))).network
+    dense = DEC(3, preset="paper").begin(np.random.default_rng(0).random((8, 8, 8))).network
     widths = [layer.out_features for layer in dense.autoencoder.encoder if hasattr(layer, "out_features")]
     assert widths == [500, 500, 2000, 10]
 
@@ -187,7 +187,7 @@ def test_terms_of_weight_zero_are_not_computed(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "robust"}, "preset must be one of 'paper', got 'robust'"),
+        ({"preset": "best"}, "preset must be one of 'paper', 'robust', got 'best'"),
         ({"optimizer": "lbfgs"}, "optimizer must be one of 'sgd', 'adam', got 'lbfgs'"),
         ({"update_interval": 0}, "update_interval must be an integer >= 1, got 0"),
         ({"kernels": (4, 5, 3)}, "kernels must be a tuple of odd integers >= 1"),
@@ -195,7 +195,10 @@ def test_terms_of_weight_zero_are_not_computed(monkeypatch):
         ({"channels": ()}, "channels must be a tuple of integers >= 1, at least one"),
         ({"image_network": "residual"}, "image_network must be one of 'conv', 'dense'"),
         ({"latent_dim": 0}, "latent_dim must be an integer >= 1"),
-        ({"clustering_weight": 0.0}, "at least one of clustering_weight, reconstruction_weight must be > 0"),
+        (
+            {"clustering_weight": 0.0},
+            "at least one of clustering_weight, reconstruction_weight, anchor_weight must be > 0",
+        ),
         ({"resume": True}, "DEC: resume=True needs checkpoint"),
     ],
 )

@@ -151,8 +151,8 @@ def test_spectral_start_finds_subspaces():
     z, truth = independent_subspaces()
     found = {}
     for init in ("k-means", "self-expressive"):
-        _, fit, _ = begun("start", X=z, init=init)
-        labels = ncsc_initialization.first_labels(torch.from_numpy(z), fit.options, fit.seed)
+        model, fit, _ = begun("start", X=z, init=init)
+        labels = model._find_start(fit, torch.from_numpy(z))
         found[init] = adjusted_rand_score(truth, labels.numpy())
     assert found["self-expressive"] == 1
     assert found["k-means"] < 0.7
@@ -292,7 +292,7 @@ def test_images_and_latent_dim_do_not_go_together():
         ({"soft_indicator": 1}, "soft_indicator must be True or False"),
         (
             {"init": "first"},
-            "init must be one of 'random', 'k-means', 'self-expressive', 'best', got 'first'",
+            "init must be one of .*'best'.* or an array of labels .*, got 'first'",
         ),
         ({"min_batches": 0}, "min_batches must be an integer >= 1"),
         ({"preset": "best"}, "preset must be one of 'paper', 'robust'"),

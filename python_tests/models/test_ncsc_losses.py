@@ -22,6 +22,7 @@ from helpers.collaborative import (
 
 from desc_ext import ops
 from desc_ext.algorithms.ncsc_losses import imbalance, separation_limit
+from desc_ext.engine.state import Evaluation
 from desc_ext.models import NCSC, ncsc
 
 
@@ -154,6 +155,22 @@ def test_loss_weight_brings_both_losses_to_one_size():
     assert terms["fidelity"][0] == 3.0
     fit.history = []  # without those stages λ_cl is the weight itself
     assert stage.terms(index, None)[0]["positive"][0] == 2.0
+
+
+def test_the_anchor_is_in_units_of_the_loss_of_stage_1():
+    _, fit, stage = begun("refine", anchor_weight=0.5)
+    fit.history = [{"stage": "expression", "loss": 50.0}, {"stage": "expression", "loss": 12.0}]
+    n, n_clusters = len(fit.rows), fit.options.n_clusters
+    targets = torch.eye(n_clusters, dtype=torch.float64)[torch.arange(n) % n_clusters]
+    index = stage.batches()[0]
+    evaluation = Evaluation(torch.zeros(n, 1), torch.zeros(n), anchor=targets)
+    weight, loss = stage.terms(index, evaluation)[0]["anchor"]
+    assert weight == 0.5 * 12.0
+    x = fit.rows.take(index.numpy())
+    with torch.no_grad():
+        proba = fit.network.classify(fit.network.autoencoder.encode(x)).numpy()
+    expected = -np.mean(np.log(proba[np.arange(len(index)), index.numpy() % n_clusters]))
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_separation_limit_is_a_quantile():

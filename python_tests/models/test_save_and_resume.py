@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
 import pytest
 import torch
 from helpers.estimators import small
+from helpers.estimators import small as small_model
 from helpers.interrupt import Interrupt
 
 from desc_ext.models import DESC, MODELS, load_model
@@ -17,6 +19,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:no row was ever confident"),
     pytest.mark.filterwarnings("ignore:NCSC collapsed"),
 ]
+
+ANCHORED = {
+    "init": "self-expressive", "anchor_weight": 1.0, "warmup_epochs": 2, "schedule": "cosine", "average_decay": 0.9,
+}  # fmt: skip
 
 
 @pytest.mark.bits
@@ -147,20 +153,27 @@ def test_missing_tensor_is_named(digits, tmp_path):
 
 @pytest.mark.bits
 @pytest.mark.parametrize(
-    ("method", "stage", "epoch"),
+    ("method", "stage", "epoch", "options"),
     [
-        ("desc", "pretrain", 3),
-        ("desc", "refine", 1),
-        ("desc", "refine", 3),
-        ("edesc", "refine", 2),
-        ("asc2d", "refine", 3),
-        ("dec", "refine", 2),
-        ("idec", "refine", 2),
-        ("dcec", "pretrain", 4),
-        ("ae-kmeans", "pretrain", 2),
+        ("desc", "pretrain", 3, {}),
+        ("desc", "refine", 1, {}),
+        ("desc", "refine", 3, {}),
+        ("desc", "refine", 2, ANCHORED),
+        ("edesc", "refine", 2, {}),
+        ("asc2d", "refine", 3, {}),
+        ("asc2d", "refine", 2, ANCHORED),
+        ("dec", "refine", 2, {}),
+        ("idec", "refine", 2, {}),
+        ("idec", "pretrain", 4, ANCHORED),
+        ("idec", "refine", 1, ANCHORED),
+        ("idec", "refine", 3, ANCHORED),
+        ("dcec", "pretrain", 4, {}),
+        ("ae-kmeans", "pretrain", 2, {}),
+        ("ncsc", "refine", 1, ANCHORED),
     ],
 )
-def test_resumed_fit_has_the_same_bits(method, stage, epoch, digits, tmp_path):
+def test_resumed_fit_has_the_same_bits(method, stage, epoch, options, digits, tmp_path):
+    small = functools.partial(small_model, **options)
     whole = small(method).fit(digits)
     interrupt = Interrupt(stage, epoch)
     model = small(method, checkpoint=str(tmp_path), callbacks=[interrupt])

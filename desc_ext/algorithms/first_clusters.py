@@ -1,0 +1,117 @@
+"""First clusters of a refinement, and how certain each row's is; no label of the data is seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from desc_ext import ops
+from desc_ext.algorithms.distinct import distinct_rows
+from desc_ext.algorithms.k_subspaces import k_subspaces
+from desc_ext.algorithms.kmeans import kmeans_model, one_thread
+from desc_ext.algorithms.self_expression import self_expressive_clusters
+from desc_ext.norms import unit_rows
+
+__all__ = [
+    "FirstClusters", "by_kmeans", "by_self_expression", "by_subspaces", "certainty_of_margins", "cluster_means",
+    "given_clusters",
+]  # fmt: skip
+
+_BLOCK_VALUES = 2**24  # of differences that are held at a time
+
+
+@dataclass(frozen=True)
+class FirstClusters:
+    """A partition of n rows.
+
+    Attributes:
+        labels: int64 [n].
+        certainty: float64 [n] in (0, 1]: the rank of a row's margin among those of its cluster, over the cluster's size, so
+            that every cluster has rows of all certainties.
+        centres: [K, p] where the partition is one by k-means, else None.
+    """
+
+    labels: Tensor
+    certainty: Tensor
+    centres: Tensor | None = None
+
+
+def by_kmeans(z: Tensor, n_clusters: int, n_init: int, seed: int) -> FirstClusters:
+    """k-means on rows ``z`` [n, p]; the margin is between the distances to the two nearest centres."""
+    model = kmeans_model(z.cpu().numpy(), n_clusters, n_init, seed)
+    labels, centres = model.labels_.astype(np.int64), model.cluster_centers_
+    certainty = certainty_of_margins(_distances(z.cpu().numpy(), centres), labels)
+    return FirstClusters(_on(z, labels), _on(z, certainty), torch.from_numpy(centres).to(z))
+
+
+def by_subspaces(directions: Tensor, n_clusters: int, dim: int, n_init: int, seed: int) -> FirstClusters:
+    """k-subspaces on unit rows [n, p]; the margin is between the residuals to the two nearest subspaces."""
+    labels, bases = k_subspaces(directions, n_clusters, dim, n_init, seed)
+    residual = ops.projection_residual(directions, bases).double().cpu().numpy()
+    return FirstClusters(labels, _on(labels, certainty_of_margins(residual, labels.cpu().numpy())))
+
+
+def by_self_expression(z: Tensor, n_clusters: int, seed: int) -> FirstClusters:
+    """The closed form on rows [n, p], each divided by its norm; the margin is that of k-means in its embedding.
+
+    Where no more rows differ than there are clusters, every distinct row is a cluster.
+    """
+    distinct = distinct_rows(unit_rows(z))
+    if len(distinct) <= n_clusters:
+        certainty = torch.ones(len(z), dtype=torch.float64, device=z.device)
+        return FirstClusters(_on(z, distinct.number), certainty)
+    found = self_expressive_clusters(z, n_clusters, seed)
+    embedding = found.diffusion.embedding[found.distinct.number]
+    distances = _distances(embedding, found.kmeans.cluster_centers_)
+    return FirstClusters(_on(z, found.labels), _on(z, certainty_of_margins(distances, found.labels)))
+
+
+def given_clusters(z: Tensor, labels: np.ndarray, n_clusters: int) -> FirstClusters:
+    """The partition ``labels`` [n] of rows ``z`` [n, p]; the margin is between the distances to the two nearest means.
+
+    A row that another cluster's mean is nearer to has a negative margin.
+    """
+    rows = z.double().cpu().numpy()
+    means = cluster_means(torch.from_numpy(rows), torch.from_numpy(labels), n_clusters).numpy()
+    return FirstClusters(_on(z, labels), _on(z, certainty_of_margins(_distances(rows, means), labels)))
+
+
+def cluster_means(z: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
+    """Means [K, p] of the rows ``z`` [n, p] of each cluster; the mean of all rows where a cluster has none."""
+    with one_thread():
+        means = z.double().mean(0).repeat(n_clusters, 1)
+        for cluster in labels.unique():
+            means[cluster] = z[labels == cluster].double().mean(0)
+    return means.to(z.dtype)
+
+
+def certainty_of_margins(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Certainty [n] of :class:`FirstClusters` from distances [n, K] and labels [n]; equal margins rank by their row.
+
+    The margin of a row is its distance to the nearest other cluster less that to its own.
+    """
+    rows = np.arange(len(labels))
+    others = distances.copy()
+    others[rows, labels] = np.inf
+    margin = others.min(1) - distances[rows, labels]
+    certainty = np.empty(len(labels))
+    for cluster in np.unique(labels):
+        members = np.flatnonzero(labels == cluster)
+        order = members[np.argsort(margin[members], kind="stable")]
+        certainty[order] = np.arange(1, len(members) + 1) / len(members)
+    return certainty
+
+
+def _distances(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Euclidean distances [n, K], float64, from differences: no product whose bits depend on the number of threads."""
+    n_rows = max(_BLOCK_VALUES // centres.size, 1)
+    blocks = (rows[start : start + n_rows] for start in range(0, len(rows), n_rows))
+    centres = centres.astype(np.float64)
+    return np.concatenate([np.sqrt(np.square(block[:, None] - centres).sum(2)) for block in blocks])
+
+
+def _on(like: Tensor, array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array).to(like.device)

@@ -1,0 +1,251 @@
+"""What the methods with a refinement share: where it begins, augmented images, and the anchor that keeps the start."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from desc_ext.algorithms.first_clusters import FirstClusters, by_kmeans
+from desc_ext.engine.anchor import (
+    anchor_loss,
+    anchor_targets,
+    cosine,
+    evaluate_average,
+    share_of_start,
+    update_average,
+)
+from desc_ext.engine.deep import DeepClusterer
+from desc_ext.engine.options import LABELS, Option, estimator, option
+from desc_ext.engine.rows import map_chunks
+from desc_ext.engine.stages import Losses, Stage
+from desc_ext.engine.starts import check_labels, first_clusters_of_rows, labels_digest
+from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.nn import augmented
+
+__all__ = ["ANCHORED", "REFINE", "UNANCHORED", "RefinedClusterer"]
+
+S = TypeVar("S", bound=FitState)
+REFINE = "refine"  # the name of the stage that is anchored
+_SUBSPACE_DIM = 8  # of k-subspaces, where a method has no dimension of its own
+# The values of the shared options in presets that are a paper's text, which has none of them.
+UNANCHORED: dict[str, Any] = {
+    "init": "k-means",
+    "augment": "none",
+    "anchor_weight": 0.0,
+    "anchor_share": 0.5,
+    "certain_share": 0.6,
+    "warmup_epochs": 0,
+    "average_decay": 0.99,
+    "schedule": "constant",
+}
+
+# The values that measurements justify (benchmarks/papers/results/refinement.md).
+ANCHORED: dict[str, Any] = UNANCHORED | {
+    "init": "self-expressive",
+    "augment": "auto",
+    "anchor_weight": 1.0,
+    # 0.5 ended .006 higher on digits, but fell from .984 to .983 on 10,000 images of MNIST, where this rose to .986
+    "anchor_share": 0.9,
+    "warmup_epochs": 5,
+    "schedule": "cosine",
+}
+
+
+@estimator
+class RefinedClusterer(DeepClusterer[S]):
+    """Base class of the methods that find first clusters, and refine network and clusters from there.
+
+    A method defines ``_take_start``, makes its first clusters by ``_find_start``, passes its refinement through
+    ``_anchored``, reads mini-batches by ``_batch`` and adds ``_anchor_terms`` to its losses.
+    """
+
+    init: Option[Literal["self-expressive", "k-subspaces", "k-means", "labels"] | np.ndarray] = option(
+        'first clusters: "self-expressive" (SelfExpressiveClustering) or "k-subspaces", on scattering features of images of '
+        '16 pixels a side and more, else on the rows; "k-means" on the codes; or an array of labels [n_samples], integers '
+        'from 0 to K − 1, which is saved as the word "labels"',
+        default=None,
+        earlier=UNANCHORED["init"],
+    )
+    augment: Option[Literal["auto", "none", "affine", "affine-flip"]] = option(
+        'of images in training: "affine" (rotation ±12°, shift ±10%, scale ±12%), "affine-flip" (and mirror images), "none"; '
+        '"auto": "affine" for images, "none" for rows. Targets are those of the images as they are',
+        default=None,
+        earlier=UNANCHORED["augment"],
+    )
+    anchor_weight: Option[float] = option(
+        "of the cross-entropy with targets that keep the start; 0: no anchor, no average of the network",
+        default=None,
+        earlier=UNANCHORED["anchor_weight"],
+        at_least=0,
+    )
+    anchor_share: Option[float] = option(
+        "share of the first clusters in these targets, which falls to half of it; the rest are sharpened assignments",
+        default=None,
+        earlier=UNANCHORED["anchor_share"],
+        at_least=0,
+        at_most=1,
+    )
+    certain_share: Option[float] = option(
+        "share of the rows of each cluster, the most certain ones, that the anchor teaches in the warm-up",
+        default=None,
+        earlier=UNANCHORED["certain_share"],
+        above=0,
+        at_most=1,
+    )
+    warmup_epochs: Option[int] = option(
+        "epochs of refinement that aim at the first clusters alone",
+        default=None,
+        earlier=UNANCHORED["warmup_epochs"],
+        at_least=0,
+    )
+    average_decay: Option[float] = option(
+        "with an anchor: share that the average of the network keeps at a step; the average gives targets and results",
+        default=None,
+        earlier=UNANCHORED["average_decay"],
+        at_least=0,
+        below=1,
+    )
+    schedule: Option[Literal["constant", "cosine"]] = option(
+        'of the learning rate in refinement: "constant", or "cosine", falling towards 0',
+        default=None,
+        earlier=UNANCHORED["schedule"],
+    )
+
+    # ------------------------------------------------------------------ what a method adds
+    def _take_start(self, state: S, z: Tensor, start: FirstClusters) -> None:
+        """Sets the method's own parameters by the codes ``z`` [n, p] of all rows and their first clusters, if it can."""
+
+    def _membership(self, network: Any, z: Tensor) -> Tensor:
+        """The soft assignment [n, K] of codes that the anchor trains, differentiable."""
+        return self._assign(network, z)
+
+    @property
+    def _start_dim(self) -> int:
+        """Dimensions of the subspaces of ``init="k-subspaces"``, of the resolved options."""
+        return _SUBSPACE_DIM
+
+    # ------------------------------------------------------------------ options
+    def _complete_options(self) -> None:
+        super()._complete_options()
+        if isinstance(self.init, str) and self.init == LABELS:
+            raise ValueError(
+                f"{type(self).__name__}: init={LABELS!r} stands for an array that a saved model was given and that is not "
+                "saved with it; pass the array of labels [n_samples], or the name of a method"
+            )
+
+    def _adapt_options(self, n_samples: int, n_features: int) -> None:
+        super()._adapt_options(n_samples, n_features)
+        if isinstance(self.init, np.ndarray):
+            self.init = check_labels(type(self).__name__, self.init, n_samples, self.n_clusters)
+        images = self.image_shape is not None
+        if self.augment == "auto":
+            self.augment = "affine" if images else "none"
+        elif self.augment != "none" and not images:
+            raise ValueError(
+                f"{type(self).__name__}: augment={self.augment!r} is for images, but X has rows; use augment='none', or "
+                "set image_shape=(H, W) or (C, H, W) and leave out features"
+            )
+
+    def _begin(self, X: Any, options: Self) -> S:
+        state = super()._begin(X, options)
+        if isinstance(options.init, np.ndarray):
+            state.further_data = state.further_data | {"init_digest": labels_digest(options.init)}
+        return state
+
+    # ------------------------------------------------------------------ the start
+    @torch.no_grad()
+    def _find_start(self, state: S, z: Tensor) -> Tensor:
+        """First clusters [n] by ``init``, given all codes ``z`` [n, p]; sets the method's parameters by them."""
+        start = self._first_clusters(state, z)
+        if state.options.anchor_weight:
+            state.certainty = start.certainty
+        self._take_start(state, z, start)
+        return start.labels
+
+    def _first_clusters(self, state: S, z: Tensor) -> FirstClusters:
+        """First clusters by ``init``, given all codes ``z`` [n, p]; a method with further values of ``init`` adds them."""
+        options, start = state.options, None
+        if isinstance(options.init, np.ndarray) or options.init != "k-means":
+            start = first_clusters_of_rows(state, options._start_dim)
+        return start or by_kmeans(z, options.n_clusters, options.n_init, state.seed)
+
+    # ------------------------------------------------------------------ mini-batches
+    def _batch(self, state: S, index: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder is given for the rows with the numbers ``index``, and what the decoder has to give back.
+
+        That is the image before augmentation: a code need not say how an image was turned, only what it shows.
+        """
+        options = state.options
+        x = given = state.rows.take(index.numpy())
+        if options.augment != "none":
+            flip = options.augment == "affine-flip"
+            change = partial(augmented, image_shape=options.image_shape, generator=state.noise, flip=flip)
+            given = state.rows.take(index.numpy(), change)
+        return self._corrupted(state, given), x
+
+    # ------------------------------------------------------------------ the anchor
+    def _anchored(self, state: S, stage: Stage) -> Stage:
+        """The refinement ``stage`` with the average of the network, and the schedule of the learning rate."""
+        options = state.options
+        stage = replace(stage, rate=cosine if options.schedule == "cosine" else None)
+        if not options.anchor_weight:
+            return stage
+
+        def before() -> None:
+            if stage.before is not None:
+                stage.before()
+            if state.average is None:
+                state.average = deepcopy(state.network)
+
+        def after() -> None:
+            state.network, state.average = state.average, None
+            if stage.after is not None:
+                stage.after()
+
+        return replace(
+            stage,
+            before=before,
+            after_step=lambda: update_average(state, options.average_decay),
+            after=after,
+            warmup_epochs=options.warmup_epochs,
+        )
+
+    @torch.no_grad()
+    def _evaluate(self, state: S) -> Evaluation:
+        with evaluate_average(state):
+            evaluation = super()._evaluate(state)
+            if state.average is not None:
+                evaluation.anchor = self._anchor(state, evaluation.z)
+        return evaluation
+
+    def _anchor(self, state: S, z: Tensor) -> Tensor:
+        """Targets [n, K] of the epoch that comes, from the codes ``z`` [n, p] of the average."""
+        options = state.options
+        assert state.certainty is not None
+        q = map_chunks(lambda part: self._membership(state.network, part), z)
+        certain = None
+        if state.epoch < options.warmup_epochs:
+            certain = state.certainty > 1 - options.certain_share
+        epochs = options._refinement_epochs
+        share = share_of_start(options.anchor_share, state.epoch, options.warmup_epochs, epochs)
+        return anchor_targets(state.first_labels, q, share, certain)
+
+    @property
+    @abstractmethod
+    def _refinement_epochs(self) -> int:
+        """Epochs of refinement, at most, of the resolved options."""
+
+    def _anchor_terms(self, state: S, z: Tensor, index: Tensor, evaluation: Evaluation | None) -> Losses:
+        """The anchor's loss on the codes ``z`` of the rows ``index`` of a mini-batch; none without an anchor."""
+        if evaluation is None or evaluation.anchor is None:
+            return {}
+        loss = anchor_loss(self._membership(state.network, z), evaluation.anchor[index])
+        return {"anchor": (state.options.anchor_weight, loss)}

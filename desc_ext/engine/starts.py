@@ -1,0 +1,101 @@
+"""Where a refinement begins: the option ``init``, and the rows in which it looks for the first clusters."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from desc_ext.algorithms.first_clusters import FirstClusters, by_self_expression, by_subspaces, given_clusters
+from desc_ext.engine.inputs import worth_scattering
+from desc_ext.engine.rows import Rows
+from desc_ext.engine.state import FitState
+from desc_ext.features import Scattering2D
+from desc_ext.nn import parameter_dtype
+
+__all__ = ["check_labels", "first_clusters_of_rows", "labels_digest"]
+
+_SCATTERING_DIM = 500
+# Rows of more columns are reduced to as many principal directions before k-subspaces looks for clusters.
+_REDUCED_COLUMNS = 100
+
+
+def check_labels(name: str, labels: np.ndarray, n_samples: int, n_clusters: int) -> np.ndarray:
+    """The option ``init`` of the estimator ``name``, an array, as int64 [n_samples].
+
+    Raises:
+        ValueError: another shape, values that are not the integers 0 to K − 1, or a cluster without rows.
+    """
+    wanted = f"labels [n_samples] = [{n_samples}], integers from 0 to n_clusters - 1 = {n_clusters - 1}"
+    if labels.shape != (n_samples,):
+        raise ValueError(
+            f"{name}: init must be {wanted}; got shape {list(labels.shape)}: give one label for every row of X"
+        )
+    if labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name}: init must be {wanted}; got dtype {labels.dtype}: convert it, init.astype(np.int64)"
+        )
+    outside = np.flatnonzero((labels < 0) | (labels >= n_clusters))
+    if len(outside):
+        raise ValueError(
+            f"{name}: init must be {wanted}; got {labels[outside[0]]} at row {outside[0]}: number the clusters from 0, "
+            "np.unique(init, return_inverse=True)[1], or set n_clusters"
+        )
+    empty = np.setdiff1d(np.arange(n_clusters), labels)
+    if len(empty):
+        raise ValueError(
+            f"{name}: init must be {wanted}, and every cluster needs rows; got none of cluster {empty[0]} "
+            f"({len(empty)} of {n_clusters} are empty): set n_clusters to the number of clusters that init has"
+        )
+    return labels.astype(np.int64)
+
+
+def labels_digest(labels: np.ndarray) -> str:
+    """SHA-256 of labels, in 16 hexadecimal digits: they are part of what a checkpoint is of."""
+    return hashlib.sha256(np.ascontiguousarray(labels, dtype=np.int64).tobytes()).hexdigest()[:16]
+
+
+def first_clusters_of_rows(state: FitState[Any, Any], subspace_dim: int) -> FirstClusters | None:
+    """First clusters by the options ``init`` "self-expressive", "k-subspaces" or an array of labels.
+
+    They are looked for in the scattering features of images of 16 pixels a side and more, else in the rows: by
+    self-expression in those that came, by k-subspaces in the scaled ones.
+
+    Returns:
+        None where rows have too few columns for subspaces of ``subspace_dim`` dimensions: every row would fit each of them.
+    """
+    options, seed = state.options, state.seed
+    rows = _start_rows(state)
+    n_clusters = options.n_clusters
+    if isinstance(options.init, np.ndarray):
+        return given_clusters(_all(rows), options.init, n_clusters)
+    if options.init == "self-expressive":
+        return by_self_expression(_all(_unscaled(rows.X, rows)), n_clusters, seed)
+    if rows.n_features < 2 * subspace_dim:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    directions, _ = rows.reduced(_REDUCED_COLUMNS, generator, directions=True)
+    return by_subspaces(directions, n_clusters, subspace_dim, options.n_init, seed)
+
+
+def _start_rows(state: FitState[Any, Any]) -> Rows:
+    """The rows of ``state``, or the features of its images."""
+    options, rows = state.options, state.rows
+    shape = options.image_shape
+    if not worth_scattering(shape):
+        return rows
+    dtype = str(parameter_dtype(options.dtype)).removeprefix("torch.")
+    scattering = Scattering2D(_SCATTERING_DIM, image_shape=shape, device=rows.device, dtype=dtype)
+    return _unscaled(scattering.fit_transform(rows.X), rows)
+
+
+def _unscaled(X: np.ndarray, like: Rows) -> Rows:
+    width = X.shape[1]
+    return Rows(X, torch.zeros(width), torch.ones(width), like.device, like.dtype)
+
+
+def _all(rows: Rows) -> Tensor:
+    return torch.cat(list(rows.chunks(directions=True)))
