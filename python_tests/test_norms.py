@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.subspaces import K, planted
+from sklearn.metrics import adjusted_rand_score
 from torch.nn import functional
 
 from desc_ext.engine.rows import Rows, scaling_statistics
@@ -60,6 +61,11 @@ def test_directions_of_rows(factor):
     np.testing.assert_allclose(Rows(X, *place).directions(slice(0, 300)).numpy(), expected, atol=1e-6)
 
 
+def distances(rows):
+    """Between all pairs, which know nothing of the order of the columns."""
+    return np.linalg.norm(rows[:, None] - rows, axis=2)
+
+
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("method", [KSubspaces, SelfExpressiveClustering])
 def test_clusters_do_not_depend_on_the_lengths_of_rows(method, factor):
@@ -69,9 +75,11 @@ def test_clusters_do_not_depend_on_the_lengths_of_rows(method, factor):
     plain = method(K, **options).fit(X)
     scaled = (X * lengths * factor).astype(np.float32)
     model = method(K, **options).fit(scaled)
-    np.testing.assert_array_equal(model.labels_, plain.labels_)
-    np.testing.assert_array_equal(model.predict(scaled), plain.predict(X))
-    np.testing.assert_allclose(model.transform(scaled), plain.transform(X), atol=2e-3)
+    # rounding may change which restart comes first, and so the numbers of the clusters
+    assert adjusted_rand_score(plain.labels_, model.labels_) == 1
+    assert adjusted_rand_score(plain.predict(X), model.predict(scaled)) == 1
+    found, expected = model.transform(scaled), plain.transform(X)
+    np.testing.assert_allclose(distances(found), distances(expected), atol=5e-3)
 
 
 def test_mini_batches_of_short_rows():

@@ -93,7 +93,7 @@ def test_models_are_listed_with_what_they_can_do():
     for name, cls in MODELS.items():
         assert (" yes " if hasattr(cls, "predict") else " no ") in rows[name]
     assert " convolutional " in rows["dcec"]
-    assert " convolutional " not in rows["dec"]
+    assert " convolutional " not in rows["ae-kmeans"]
     assert "(Zou et al.)" in output
 
 
