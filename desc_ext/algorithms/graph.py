@@ -14,6 +14,7 @@ __all__ = [
     "degree_roots",
     "hold_copies",
     "join_small_components",
+    "keep_share",
     "learned_affinity",
     "row_maxima",
     "row_normalised",
@@ -128,11 +129,7 @@ def learned_affinity(
     rows of small components are joined to others. ``weights`` are those of :func:`hold_copies`.
     """
     if not n_neighbors:
-        size = coefficient.abs()
-        if kept_share < 1:
-            for block in size.split(_BLOCK_ROWS):
-                ordered, order = _largest(block, block.shape[1], kept_share)
-                block.scatter_(1, order, ordered)
+        size = keep_share(coefficient.abs(), kept_share)
         affinity = size + size.T
         return hold_copies(affinity.div_(2).cpu().numpy(), weights)
     k = min(n_neighbors, len(coefficient) - 1)
@@ -148,6 +145,17 @@ def learned_affinity(
     affinity = symmetric_affinity(indices.cpu().numpy(), row_normalised(values, largest).cpu().numpy())
     affinity, _ = join_small_components(affinity, candidates, n_clusters, coefficient.device, weights)
     return hold_copies(affinity, weights)
+
+
+def keep_share(coefficient: Tensor, kept_share: float) -> Tensor:
+    """C [n, n], zero but for the largest |C_ij| of each row that together make up ``kept_share`` of its Σ_j |C_ij|."""
+    if kept_share == 1:
+        return coefficient
+    kept = torch.zeros_like(coefficient)
+    for block, found in zip(coefficient.split(_BLOCK_ROWS), kept.split(_BLOCK_ROWS), strict=True):
+        ordered, order = _largest(block.abs(), block.shape[1], kept_share)
+        found.scatter_(1, order, torch.where(ordered > 0, block.gather(1, order), 0))
+    return kept
 
 
 def _largest(size: Tensor, k: int, kept_share: float) -> tuple[Tensor, Tensor]:

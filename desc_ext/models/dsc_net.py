@@ -15,14 +15,18 @@ from torch import Tensor, nn
 from desc_ext import ops
 from desc_ext.algorithms.diffusion import diffusion_clusters, diffusion_coordinates
 from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
-from desc_ext.algorithms.graph import learned_affinity
+from desc_ext.algorithms.graph import hold_copies, learned_affinity
 from desc_ext.algorithms.kmeans import kmeans
 from desc_ext.algorithms.self_expression import (
     closed_form_coefficients,
     closed_form_expression,
+    expression_options,
+    gram_eigenvalues,
+    mean_square,
     ridge_affinity,
 )
 from desc_ext.algorithms.spectral import leading_eigenvectors, spectral_kmeans
+from desc_ext.algorithms.svd_affinity import svd_power_affinity
 from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.image_or_row import ImageOrRowClusterer
 from desc_ext.engine.networks import ClusteringNetwork
@@ -50,6 +54,7 @@ PAPER: dict[str, Any] = {
     "coefficient_scale": "absolute",
     "kept_share": 1.0,
     "n_neighbors": 0,
+    "svd_power": None,
     "spectral": "eigenvectors",
     "extra_components": 0,
     "diffusion_ratio": 0.65,
@@ -67,15 +72,15 @@ ROBUST: dict[str, Any] = PAPER | {
     "reconstruction": "mean",
     "coefficient_init": "closed-form",
     "fidelity_weight": 1.0,
-    "coefficient_weight": 0.5,
-    "coefficient_scale": "relative",
+    "coefficient_scale": "dimensions",
     "autoencoder_learning_rate": 1e-4,
-    "n_neighbors": 40,
+    "n_neighbors": None,
     "spectral": "diffusion",
 }
 EXPRESSION = "expression"
 _MOST_ROWS = 10_000
-_CLOSED_FORM_NEIGHBORS = 20
+# Neighbours kept of each row where rows are no images; texts lose by fewer, images by more.
+_ROW_NEIGHBORS = 20
 # Codes of few dimensions leave no room for subspaces: the rows of all clusters would express each other.
 _DIMENSIONS_PER_CLUSTER = 40
 _L1_WEIGHT = 0.03
@@ -124,9 +129,10 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
     coefficient_weight: Option[float] = option(
         'w_c; "robust" with penalty "l1": 0.03', default=None, at_least=0
     )
-    coefficient_scale: Option[Literal["absolute", "relative"]] = option(
-        '"relative": w_c in units of the mean eigenvalue of ZᵀZ, which is ‖Z‖²/min(n, p) (penalty "l1": of the mean ‖z_i‖²); '
-        'or "absolute"',
+    coefficient_scale: Option[Literal["absolute", "relative", "dimensions"]] = option(
+        'the unit of w_c: "absolute", 1; "relative", the mean eigenvalue of ZᵀZ, which is ‖Z‖²/min(n, p) (penalty "l1": the '
+        'mean ‖z_i‖²); "dimensions" (penalty "l2"), w_e/2 times the ridge that leaves 7 effective dimensions a cluster, as '
+        "SelfExpressiveClustering's",
         default=None,
     )
     kept_share: Option[float] = option(
@@ -136,11 +142,20 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         above=0,
         at_most=1,
     )
-    n_neighbors: Option[int] = option(
-        "only so many of the largest |C_ij| of each row enter the affinity; 0: all of a learned C, 20 of the closed form. "
-        "Rows of small components that this makes are joined to their nearest other row",
+    n_neighbors: Option[int | None] = option(
+        "only so many of the largest |C_ij| of each row enter the affinity; 0: all of a learned C; None, and 0 of the closed "
+        "form: 20 of rows, of images 5 below 100 a cluster, else 10. Rows of small components that this makes are joined to "
+        "their nearest other row",
         default=None,
         at_least=0,
+    )
+    svd_power: Option[tuple[int, ...] | None] = option(
+        "(d, α): of a learned C the affinity max(u_i·u_j, 0)^α of the unit rows u of U S^(1/2), the truncated singular value "
+        "decomposition of ½(C + Cᵀ) + I of rank K d + 1, as DSC-Net's code; None: ½(|C| + |C|ᵀ), as its paper",
+        default=None,
+        at_least=1,
+        where=lambda value: value is None or len(value) == 2,
+        wanted="a pair of integers >= 1, dimension of a subspace and power, or None",
     )
     spectral: Option[Literal["eigenvectors", "diffusion"]] = option(
         'what k-means clusters: "eigenvectors", the leading ones of the affinity, or "diffusion", the diffusion coordinates '
@@ -181,7 +196,7 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
 
     @property
     def affinity_matrix_(self) -> np.ndarray | sparse.csr_array:
-        """½(|C| + |C|ᵀ) [n, n] of the coefficients that enter it; a row whose code repeats an earlier one has none."""
+        """½(|C| + |C|ᵀ), or that of ``svd_power``, [n, n] of the coefficients that enter it; a row whose code repeats an earlier one has none."""
         self._require_fit("affinity_matrix_")
         device = next(self.network_.autoencoder.parameters()).device
         z = torch.from_numpy(self.embedding_).to(device)
@@ -203,8 +218,24 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
             raise ValueError(f"{name}: penalty='l1' has no closed form; use self_expression='learned'")
         if closed or self.coefficient_init == "closed-form":
             self._require_ridge()
-        if closed and not self.n_neighbors:
-            self.n_neighbors = _CLOSED_FORM_NEIGHBORS
+        if self.svd_power is not None:
+            self._complete_svd_power()
+        elif closed and not self.n_neighbors:
+            self.n_neighbors = None
+
+    def _complete_svd_power(self) -> None:
+        name = type(self).__name__
+        if self.self_expression == "closed-form":
+            raise ValueError(
+                f"{name}: svd_power={self.svd_power} is of a learned C, got self_expression='closed-form'; use "
+                "self_expression='learned' or svd_power=None"
+            )
+        if self.n_neighbors:
+            raise ValueError(
+                f"{name}: svd_power={self.svd_power} takes whole rows of C, got n_neighbors={self.n_neighbors}; use "
+                "n_neighbors=0, and kept_share for fewer coefficients"
+            )
+        self.n_neighbors = 0
 
     def _require_ridge(self) -> None:
         for option_name in ("fidelity_weight", "coefficient_weight"):
@@ -215,12 +246,15 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
 
     def _resolve_options(self) -> Any:
         options = super()._resolve_options()
-        if (
-            self.coefficient_weight is None
-            and options.penalty == "l1"
-            and options.coefficient_scale == "relative"
-        ):
-            options.coefficient_weight = _L1_WEIGHT
+        if options.penalty == "l1" and options.coefficient_scale == "dimensions":
+            if self.coefficient_scale is not None:
+                raise ValueError(
+                    f"{type(self).__name__}: coefficient_scale='dimensions' is of a ridge, penalty 'l2', got penalty='l1'; "
+                    "use coefficient_scale='relative' or leave it out"
+                )
+            options.coefficient_scale = "relative"
+            if self.coefficient_weight is None:
+                options.coefficient_weight = _L1_WEIGHT
         return options
 
     def _default_latent_dim(self, n_features: int) -> int:
@@ -228,6 +262,10 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
 
     def _adapt_options(self, n_samples: int, n_features: int) -> None:
         super()._adapt_options(n_samples, n_features)
+        if self.n_neighbors is None:
+            rule = expression_options(n_samples, self.n_clusters, None, ridge=1.0)
+            images = self.image_shape is not None or self.features is not None
+            self.n_neighbors = rule.n_neighbors if images else _ROW_NEIGHBORS
         if self.self_expression == "learned" and n_samples > _MOST_ROWS:
             raise ValueError(
                 f"{type(self).__name__}: X has {n_samples:,} rows, but coefficients [n, n] are learned for {_MOST_ROWS:,} at "
@@ -321,9 +359,11 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         return {}
 
     def _scaled_weight(self, z: Tensor, penalty: str) -> float:
-        """w_c, which ``coefficient_scale`` may have in units of the mean eigenvalue of ZᵀZ, or of ‖z_i‖² for l1."""
+        """w_c in the unit of ``coefficient_scale`` for the codes ``z`` [n, p]."""
         if self.coefficient_scale == "absolute":
             return self.coefficient_weight
+        if self.coefficient_scale == "dimensions":
+            return self.coefficient_weight * self.fidelity_weight / 2 * _default_ridge(z, self.n_clusters)
         # the mean ‖z_i‖²: of unit codes without a look at them
         square = 1.0 if self.unit_codes else float(z.detach().double().square().sum() / len(z))
         return self.coefficient_weight * square * (len(z) / min(z.shape) if penalty == "l2" else 1.0)
@@ -363,11 +403,25 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         """The affinity [d, d] between the distinct codes among ``z`` [n, p]."""
         if network.expression is not None:
             size = distinct.merged(network.expression.coefficient)
+            if self.svd_power is not None:
+                dimension, power = self.svd_power
+                affinity = svd_power_affinity(size, self.kept_share, dimension * self.n_clusters + 1, power)
+                return hold_copies(affinity, distinct.weights)
             return learned_affinity(
                 size, self.kept_share, self.n_neighbors, self.n_clusters, distinct.weights
             )
         ridge, z = self._ridge(z), distinct.take(z)
         return ridge_affinity(z, ridge, self.n_neighbors, self.n_clusters, distinct.weights)
+
+
+@torch.no_grad()
+def _default_ridge(z: Tensor, n_clusters: int) -> float:
+    """The ridge that SelfExpressiveClustering would take for codes [n, p]; 1 where they have no length."""
+    square = mean_square(z)
+    if not 0 < square < math.inf:
+        return 1.0
+    eigenvalues = gram_eigenvalues(z) / square
+    return expression_options(len(z), n_clusters, eigenvalues).ridge * square
 
 
 @estimator
@@ -392,8 +446,8 @@ class DSCNet(SelfExpressiveEmbedding["ExpressionState[DSCNet]"]):
 
     {options}
 
-    What DSC-Net's code further does to the affinity for single data sets (a truncated SVD and a power of it) is not part
-    of the paper and not done.
+    DSC-Net's code further makes an affinity of a truncated singular value decomposition of C and of a power, other ones for
+    each data set, which its paper does not say: ``svd_power``. benchmarks/papers/dsc_net.py has what it is worth.
 
     Attributes:
         labels_: int64 [n].

@@ -369,3 +369,59 @@ def test_save_and_load(options, tmp_path):
         np.testing.assert_array_equal(loaded.transform(X), model.transform(X))
         assert loaded.history_ == model.history_
     assert MODELS["dsc-net"] is DSCNet
+
+
+@pytest.mark.parametrize("n, latent_dim", [(60, 6), (60, 80)])
+def test_weight_by_effective_dimensions(n, latent_dim):
+    options = SMALL | {"latent_dim": latent_dim}
+    fit, stage = started(DSCNet(3, dtype="float64", random_state=0, **options), random_rows(n))
+    (index,) = stage.batches()
+    terms, _ = stage.terms(index, None)
+    z = fit.network.autoencoder.encode(torch.from_numpy(scaled(random_rows(n)))).detach().numpy()
+    eigenvalues = np.linalg.eigvalsh(z.T @ z).clip(0)
+    ridge = 2 * terms["coefficients"][0] / terms["fidelity"][0]
+    wanted = min(7 * 3, 0.25 * min(n, latent_dim))
+    assert (eigenvalues / (eigenvalues + ridge)).sum() == pytest.approx(wanted, rel=1e-2)
+
+
+def test_l1_has_no_dimensions():
+    fit, stage = started(DSCNet(3, penalty="l1", random_state=0, **SMALL), random_rows())
+    (index,) = stage.batches()
+    terms, _ = stage.terms(index, None)
+    assert terms["coefficients"][0] == pytest.approx(0.03)  # codes of unit length
+    with pytest.raises(ValueError, match="coefficient_scale='dimensions' is of a ridge"):
+        DSCNet(3, penalty="l1", coefficient_scale="dimensions", **SMALL).fit(random_rows())
+
+
+@pytest.mark.parametrize("n, images, kept", [(60, False, 20), (60, True, 5), (400, True, 10)])
+def test_neighbours_by_kind_of_rows(n, images, kept):
+    X = random_rows(n, 64)
+    options = (IMAGES | {"channels": (4,)}) if images else SMALL
+    model = DSCNet(3, random_state=0, pretrain_epochs=1, max_steps=0, **{
+        name: value for name, value in options.items() if name not in ("pretrain_epochs", "max_steps")
+    }).fit(X.reshape(n, 8, 8) if images else X)  # fmt: skip
+    assert model.resolved_params_["n_neighbors"] == kept
+    # each row keeps so many, and is kept by others
+    assert (model.affinity_matrix_ > 0).sum(axis=1).min() == kept
+
+
+def test_svd_power_is_the_affinity():
+    model = DSCNet(3, svd_power=(2, 4), random_state=0, **SMALL).fit(random_rows())
+    c = model.coefficients_.astype(np.float64)
+    u, s, _ = np.linalg.svd((c + c.T) / 2 + np.eye(40))
+    rows = u[:, :7] * np.sqrt(s[:7])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    expected = np.maximum(rows @ rows.T, 0) ** 4 * (1 - np.eye(40))
+    np.testing.assert_allclose(model.affinity_matrix_, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"self_expression": "closed-form"}, "is of a learned C"),
+        ({"n_neighbors": 5}, "takes whole rows of C"),
+    ],
+)
+def test_svd_power_refuses_what_it_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        DSCNet(3, svd_power=(2, 4), **SMALL, **options).fit(random_rows())
