@@ -58,6 +58,7 @@ _GRAM_ROWS = 8192  # added to a Gram matrix at a time
 _FEW_ROWS, _NEIGHBORS_OF_FEW, _NEIGHBORS = 100, 5, 10
 # Effective dimensions that the ridge leaves: so many a cluster, and of all dimensions no larger share.
 _DIMENSIONS_PER_CLUSTER, _LARGEST_SHARE = 7, 0.25
+_LOW_RANK_THRESHOLD = 1.0
 
 
 def leverage_scale(leverage: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -140,16 +141,20 @@ def expression_options(
     """Options for n distinct rows of K clusters where they are not ``given`` (None is not).
 
     Neighbours: 5 below 100 rows a cluster, where with more of them clusters join; 10 above. The ridge: see
-    :func:`ridge_of_dimension`, with 7 dimensions a cluster, but a quarter of all at most.
+    :func:`ridge_of_dimension`, with 7 dimensions a cluster, but a quarter of all at most; as the threshold of "low-rank",
+    which takes more of the spectrum away than a ridge of the same size, 1.
 
     Args:
-        eigenvalues: of :func:`gram_eigenvalues`, in units of the mean ‖z_i‖²; not needed where the ridge is given.
+        eigenvalues: of :func:`gram_eigenvalues`, in units of the mean ‖z_i‖²; not needed where the ridge is given, or for
+            "low-rank".
     """
     chosen: dict[str, Any] = {
         "n_neighbors": _NEIGHBORS_OF_FEW if n < _FEW_ROWS * n_clusters else _NEIGHBORS,
         "n_components": 2 * n_clusters,
     }
-    if given.get("ridge") is None:
+    if given.get("expression") == "low-rank":
+        chosen["ridge"] = _LOW_RANK_THRESHOLD
+    elif given.get("ridge") is None:
         assert eigenvalues is not None
         dimension = min(_DIMENSIONS_PER_CLUSTER * n_clusters, _LARGEST_SHARE * len(eigenvalues))
         chosen["ridge"] = ridge_of_dimension(eigenvalues, dimension)

@@ -150,7 +150,7 @@ class SelfExpressiveClustering(_Found, Estimator):
     )
     ridge: float | None = option(
         "ε, in units of the mean ‖z_i‖²; None takes that which leaves 7 K effective dimensions Σ_j λ_j/(λ_j + ε), λ_j the "
-        "eigenvalues of ZᵀZ, but a quarter of them at most",
+        'eigenvalues of ZᵀZ, but a quarter of them at most; for "low-rank" 1',
         default=None,
         above=0,
     )
@@ -181,7 +181,9 @@ class SelfExpressiveClustering(_Found, Estimator):
         recorder.begin(dict.fromkeys((*_STAGES[:1], *[_NUMBER] * unknown, *_STAGES[1:]), 1))
         with _stage("rows", recorder):
             z, distinct = self._read(X, options)
-            spectrum = None if options.ridge else gram_eigenvalues(distinct.take(z)) / mean_square(z)
+            spectrum = None
+            if options.ridge is None and options.expression != "low-rank":
+                spectrum = gram_eigenvalues(distinct.take(z)) / mean_square(z)
         self.cluster_candidates_ = []
         if unknown:
             with _stage(_NUMBER, recorder) as record:
