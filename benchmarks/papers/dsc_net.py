@@ -30,7 +30,7 @@ RECIPE: dict[str, dict[str, Any]] = {
     },
     "coil20": {
         "image_network": "strided", "channels": (15,), "scaling": "minmax", "fidelity_weight": 150.0,
-        "pretrain_epochs": 300, "batch_size": 256, "max_steps": 40, "kept_share": 0.04,
+        "pretrain_epochs": 100, "batch_size": 256, "max_steps": 40, "kept_share": 0.04,
     },
 }  # fmt: skip
 SVD_POWER = {"orl": (3, 1), "coil20": (12, 8)}
@@ -44,9 +44,9 @@ def recipe(svd_power: bool, penalty: str = "l2"):
             options["svd_power"] = SVD_POWER[data.name]
         else:
             options["kept_share"] = 1.0
-        return DSCNet(
-            len(np.unique(data.labels)), preset="paper", random_state=seed, **place, **options
-        ).fit(data.images)
+        return DSCNet(len(np.unique(data.labels)), preset="paper", random_state=seed, **place, **options).fit(
+            data.images
+        )
 
     return fit
 
@@ -91,13 +91,19 @@ def load(name: str) -> Dataset:
     paths = [folder / name / f"{name}.mat" for folder in data_folders()]
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
-        raise SystemExit(f"{name}: there is no {name}/{name}.mat in a folder of data; set DESC_EXT_DATA to that folder")
+        raise SystemExit(
+            f"{name}: there is no {name}/{name}.mat in a folder of data; set DESC_EXT_DATA to that folder"
+        )
     content = loadmat(found)
     images = content["fea"].reshape(-1, SIDE, SIDE).transpose(0, 2, 1).astype(np.float32)
     labels = content["gnd"].ravel().astype(np.int64)
-    return Dataset(name, np.ascontiguousarray(images.reshape(len(images), -1)), labels, image_shape=(SIDE, SIDE))
+    return Dataset(
+        name, np.ascontiguousarray(images.reshape(len(images), -1)), labels, image_shape=(SIDE, SIDE)
+    )
 
 
 if __name__ == "__main__":
     options = parser(__doc__, METHODS, ["orl", "coil20"])
-    main(options.parse_args(), METHODS, PUBLISHED, "DSC-Net on ORL and COIL20", __doc__.split("\n\n")[1], load)
+    main(
+        options.parse_args(), METHODS, PUBLISHED, "DSC-Net on ORL and COIL20", __doc__.split("\n\n")[1], load
+    )
