@@ -406,6 +406,7 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         self, network: SelfExpressiveNetwork, z: Tensor, distinct: DistinctRows
     ) -> np.ndarray | sparse.csr_array:
         """The affinity [d, d] between the distinct codes among ``z`` [n, p]."""
+        assert self.n_neighbors is not None  # since the rows are known
         if network.expression is not None:
             size = distinct.merged(network.expression.coefficient)
             if self.svd_power is not None:
