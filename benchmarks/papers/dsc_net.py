@@ -30,7 +30,7 @@ RECIPE: dict[str, dict[str, Any]] = {
     },
     "coil20": {
         "image_network": "strided", "channels": (15,), "scaling": "minmax", "fidelity_weight": 150.0,
-        "pretrain_epochs": 300, "batch_size": 256, "max_steps": 40, "kept_share": 0.04,
+        "pretrain_epochs": 100, "batch_size": 256, "max_steps": 40, "kept_share": 0.04,
     },
 }  # fmt: skip
 SVD_POWER = {"orl": (3, 1), "coil20": (12, 8)}

@@ -13,7 +13,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from desc_ext import ops
-from desc_ext.algorithms.diffusion import diffusion_clusters, diffusion_coordinates
+from desc_ext.algorithms.diffusion import diffusion_clusters, diffusion_coordinates, restarts_of
 from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
 from desc_ext.algorithms.graph import hold_copies, learned_affinity
 from desc_ext.algorithms.kmeans import kmeans
@@ -159,7 +159,7 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
     )
     spectral: Option[Literal["eigenvectors", "diffusion"]] = option(
         'what k-means clusters: "eigenvectors", the leading ones of the affinity, or "diffusion", the diffusion coordinates '
-        "of 2 K, as :class:`desc_ext.models.SelfExpressiveClustering`",
+        "of 2 K, as :class:`desc_ext.models.SelfExpressiveClustering`, with 500,000/n restarts at least (10 to 300)",
         default=None,
     )
     extra_components: Option[int] = option(
@@ -196,7 +196,10 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
 
     @property
     def affinity_matrix_(self) -> np.ndarray | sparse.csr_array:
-        """½(|C| + |C|ᵀ), or that of ``svd_power``, [n, n] of the coefficients that enter it; a row whose code repeats an earlier one has none."""
+        """½(|C| + |C|ᵀ) [n, n] of the coefficients that enter it, or with ``svd_power`` what it makes of them.
+
+        A row whose code repeats an earlier one has none.
+        """
         self._require_fit("affinity_matrix_")
         device = next(self.network_.autoencoder.parameters()).device
         z = torch.from_numpy(self.embedding_).to(device)
@@ -390,7 +393,9 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
             found = diffusion_coordinates(
                 affinity, k, min(2 * k, d), self.diffusion_ratio, "arpack", seed, weights
             )
-            clusters = diffusion_clusters(found.embedding, k, self.n_init, seed, weights)
+            # of the many local minima of k-means here, 20 restarts do not find the same one for every seed
+            n_init = max(self.n_init, restarts_of(None, d))
+            clusters = diffusion_clusters(found.embedding, k, n_init, seed, weights)
         else:
             _, vectors = leading_eigenvectors(affinity, min(k + self.extra_components, d), "arpack", seed)
             _, clusters = spectral_kmeans(vectors, k, self.n_init, seed, weights)
@@ -401,6 +406,7 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         self, network: SelfExpressiveNetwork, z: Tensor, distinct: DistinctRows
     ) -> np.ndarray | sparse.csr_array:
         """The affinity [d, d] between the distinct codes among ``z`` [n, p]."""
+        assert self.n_neighbors is not None  # since the rows are known
         if network.expression is not None:
             size = distinct.merged(network.expression.coefficient)
             if self.svd_power is not None:

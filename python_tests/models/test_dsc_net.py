@@ -260,7 +260,7 @@ def test_clusters_are_k_means_of_a_dense_diffusion():
     rows = values[1:].clip(0) ** time * vectors[:, 1:] * roots[:, None]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     seed = int(np.random.RandomState(0).randint(2**31 - 1))
-    expected = KMeans(3, n_init=SMALL["n_init"], random_state=seed).fit_predict(rows)
+    expected = KMeans(3, n_init=300, random_state=seed).fit_predict(rows)
     assert adjusted_rand_score(expected, model.labels_) == 1
 
 
@@ -371,7 +371,7 @@ def test_save_and_load(options, tmp_path):
     assert MODELS["dsc-net"] is DSCNet
 
 
-@pytest.mark.parametrize("n, latent_dim", [(60, 6), (60, 80)])
+@pytest.mark.parametrize(("n", "latent_dim"), [(60, 6), (60, 80)])
 def test_weight_by_effective_dimensions(n, latent_dim):
     options = SMALL | {"latent_dim": latent_dim}
     fit, stage = started(DSCNet(3, dtype="float64", random_state=0, **options), random_rows(n))
@@ -385,7 +385,7 @@ def test_weight_by_effective_dimensions(n, latent_dim):
 
 
 def test_l1_has_no_dimensions():
-    fit, stage = started(DSCNet(3, penalty="l1", random_state=0, **SMALL), random_rows())
+    _fit, stage = started(DSCNet(3, penalty="l1", random_state=0, **SMALL), random_rows())
     (index,) = stage.batches()
     terms, _ = stage.terms(index, None)
     assert terms["coefficients"][0] == pytest.approx(0.03)  # codes of unit length
@@ -393,7 +393,7 @@ def test_l1_has_no_dimensions():
         DSCNet(3, penalty="l1", coefficient_scale="dimensions", **SMALL).fit(random_rows())
 
 
-@pytest.mark.parametrize("n, images, kept", [(60, False, 20), (60, True, 5), (400, True, 10)])
+@pytest.mark.parametrize(("n", "images", "kept"), [(60, False, 20), (60, True, 5), (400, True, 10)])
 def test_neighbours_by_kind_of_rows(n, images, kept):
     X = random_rows(n, 64)
     options = (IMAGES | {"channels": (4,)}) if images else SMALL
@@ -416,7 +416,7 @@ def test_svd_power_is_the_affinity():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"self_expression": "closed-form"}, "is of a learned C"),
         ({"n_neighbors": 5}, "takes whole rows of C"),
