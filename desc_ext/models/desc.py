@@ -139,8 +139,8 @@ class DESC(RefinedClusterer[State]):
     w_ik = (H_i ‖S_kᵀz_i‖² + γd) / Σ_k (…) (eqs. 6, 8); H_i re-weights hard samples (eq. 10).
 
     "paper" is the paper's text, literally (with its weaknesses: on data of ordinary scale γd outweighs every energy, so w
-    stays nearly uniform and V empty). "robust" is the same method with the repairs that measurements justify: it begins at the
-    clusters of the closed form, sees augmented images through convolutions, and keeps its start by an anchor
+    stays nearly uniform and V empty). "robust" is the same method with the repairs that measurements justify: it begins at
+    the clusters of the closed form, sees augmented images through convolutions, and keeps its start by an anchor
     (:class:`~desc_ext.engine.refined.RefinedClusterer`). Without an image shape, or with features, data are rows, which
     meet the fully connected autoencoder.
 

@@ -292,7 +292,8 @@ def test_images_meet_convolutions_and_rows_do_not():
         maps = network.autoencoder.encoder(x.reshape(-1, 1, 8, 8))
         z = network.autoencoder.encode(x)
     assert maps.shape == (40, 128, 1, 1)
-    assert z.shape == (40, K * 8) and network.bases.shape == (K, K * 8, 8)
+    assert z.shape == (40, K * 8)
+    assert network.bases.shape == (K, K * 8, 8)
     np.testing.assert_allclose(z.norm(dim=1).numpy(), 1, rtol=1e-5)
     for fully_connected in (
         DESC(K).begin(images.reshape(40, 64)),
