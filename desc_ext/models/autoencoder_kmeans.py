@@ -15,15 +15,32 @@ from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import Stage
 from desc_ext.engine.state import Evaluation, FitState
-from desc_ext.models.desc import DESC, latent_dim_of
+from desc_ext.models.desc import latent_dim_of
 from desc_ext.nn import Autoencoder
 
 __all__ = ["AutoencoderKMeans"]
 
-_OPTIONS = (
-    "scaling", "hidden_sizes", "latent_dim", "unit_codes", "corruption", "reconstruction", "n_init", "pretrain_epochs",
-    "batch_size", "pretrain_learning_rate",
-)  # fmt: skip
+_PAPER: dict[str, Any] = {
+    "scaling": "minmax",
+    "hidden_sizes": (500, 500, 1000),
+    "latent_dim": None,
+    "unit_codes": False,
+    "corruption": 0.0,
+    "reconstruction": "sum",
+    "n_init": 20,
+    "pretrain_epochs": 50,
+    "batch_size": 512,
+    "pretrain_learning_rate": 1e-3,
+}
+_ROBUST: dict[str, Any] = _PAPER | {
+    "scaling": "global",
+    "unit_codes": True,
+    "corruption": 0.5,
+    "reconstruction": "mean",
+    "batch_size": 256,
+}
+# Of the subspaces that a code has room for: there are none here, but it is as long as DESC's.
+_SUBSPACE_DIM = {"paper": 5, "robust": 8}
 
 
 class CentroidNetwork(ClusteringNetwork):
@@ -43,8 +60,8 @@ State = FitState["AutoencoderKMeans", CentroidNetwork]
 class AutoencoderKMeans(DeepClusterer[State]):
     """Plain autoencoder, then k-means on its codes: the baseline beside which DESC is reported.
 
-    Network and pretraining are those of :class:`desc_ext.models.DESC` with the same ``preset``, options and
-    ``random_state``, so both start from the same codes. There is no refinement: ``n_iter_`` is 0.
+    Network and pretraining are those of :class:`desc_ext.models.DESC` with the same ``preset``; images are rows here, and in
+    "robust" half of the input's entries are set to zero. There is no refinement: ``n_iter_`` is 0.
     ``predict_proba`` is the Student-t assignment (one degree of freedom) to the centroids.
 
     {options}
@@ -53,9 +70,7 @@ class AutoencoderKMeans(DeepClusterer[State]):
     """
 
     method = "ae-kmeans"
-    presets: ClassVar = {
-        preset: {option: values[option] for option in _OPTIONS} for preset, values in DESC.presets.items()
-    }
+    presets: ClassVar = {"paper": _PAPER, "robust": _ROBUST}
 
     latent_dim: Option[int | None] = option(
         "length of a code, p; None: that of DESC with the same preset", default=None, at_least=1
@@ -73,8 +88,9 @@ class AutoencoderKMeans(DeepClusterer[State]):
 
     def _complete_options(self) -> None:
         super()._complete_options()
-        dim = DESC.presets[self.preset]["subspace_dim"]
-        self.latent_dim = self.latent_dim or latent_dim_of(self.preset, self.n_clusters, dim)
+        self.latent_dim = self.latent_dim or latent_dim_of(
+            self.preset, self.n_clusters, _SUBSPACE_DIM[self.preset]
+        )
 
     def _build(self, n_features: int, n_samples: int, generator: torch.Generator) -> CentroidNetwork:
         width: Any = self.latent_dim

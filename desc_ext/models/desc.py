@@ -15,18 +15,21 @@ from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
-from desc_ext.engine.refined import REFINE, UNANCHORED, RefinedClusterer
+from desc_ext.engine.refined import ANCHORED, REFINE, UNANCHORED, RefinedClusterer
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.messages import warn_user
-from desc_ext.nn import Autoencoder, linear_layer
+from desc_ext.nn import Autoencoder, ConvAutoencoder, linear_layer
 from desc_ext.norms import unit_rows
 
 __all__ = ["DESC", "SubspaceNetwork", "hard_sample_weight", "latent_dim_of"]
 
 _PAPER: dict[str, Any] = {
     "scaling": "minmax",
+    "image_network": "dense",
+    "channels": (32, 64, 128),
+    "kernels": (5, 5, 3),
     "hidden_sizes": (500, 500, 1000),
     "latent_dim": None,
     "subspace_dim": 5,
@@ -54,12 +57,12 @@ _PAPER: dict[str, Any] = {
     "tol": 0.0,
 }
 _ROBUST: dict[str, Any] = _PAPER | {
+    **ANCHORED,
     "scaling": "global",
+    "image_network": "conv",
     "subspace_dim": 8,
     "unit_codes": True,
-    "corruption": 0.5,
     "reconstruction": "mean",
-    "init": "k-subspaces",
     "objective": "kl",
     "smoothing": 0.1,
     "smoothing_scale": "relative",
@@ -67,10 +70,9 @@ _ROBUST: dict[str, Any] = _PAPER | {
     "basis_weight": 0.001,
     "clustering_weight": 1.0,
     "head_target": "labels",
-    "warmup_epochs": 10,
-    "max_epochs": 60,
-    "batch_size": 256,
-    "tol": 1e-3,
+    "pretrain_epochs": 20,
+    "max_epochs": 30,
+    "batch_size": 128,
 }
 # Codes of "robust" are no longer than this: K·d of many clusters would only make the layers slower.
 _MOST_LATENT_DIMENSIONS = 256
@@ -82,7 +84,7 @@ class SubspaceNetwork(ClusteringNetwork):
     mean_energy: Tensor
 
     def __init__(
-        self, n_features: int, autoencoder: Autoencoder, n_clusters: int, dim: int, generator: torch.Generator
+        self, n_features: int, autoencoder: nn.Module, n_clusters: int, dim: int, generator: torch.Generator
     ) -> None:
         super().__init__(n_features, autoencoder)
         self.head = linear_layer(self.latent_dim, n_clusters, generator)
@@ -137,7 +139,10 @@ class DESC(RefinedClusterer[State]):
     w_ik = (H_i ‖S_kᵀz_i‖² + γd) / Σ_k (…) (eqs. 6, 8); H_i re-weights hard samples (eq. 10).
 
     "paper" is the paper's text, literally (with its weaknesses: on data of ordinary scale γd outweighs every energy, so w
-    stays nearly uniform and V empty). "robust" is the same method with the repairs that measurements justify.
+    stays nearly uniform and V empty). "robust" is the same method with the repairs that measurements justify: it begins at
+    the clusters of the closed form, sees augmented images through convolutions, and keeps its start by an anchor
+    (:class:`~desc_ext.engine.refined.RefinedClusterer`). Without an image shape, or with features, data are rows, which
+    meet the fully connected autoencoder.
 
     {options}
 
@@ -148,7 +153,7 @@ class DESC(RefinedClusterer[State]):
         initial_labels_: int64 [n], the clusters that refinement began with.
         n_iter_: refinement epochs run.
         history_: one dict per epoch: stage ("pretrain" or "refine"), epoch, seconds, loss and its terms
-            (reconstruction, basis, clustering, head), n_confident (|V|), mean_max_assignment,
+            (reconstruction, basis, clustering, head, anchor), n_confident (|V|), mean_max_assignment,
             label_change, n_reseeded (empty clusters that were given rows), cluster_sizes.
         resolved_params_: every option with its value.
         features_: the fitted :class:`desc_ext.features.Scattering2D`, or None.
@@ -160,6 +165,25 @@ class DESC(RefinedClusterer[State]):
 
     latent_dim: Option[int | None] = option(
         'length of a code, p; None: K·d, in "robust" no more than 256', default=None, at_least=1
+    )
+    image_network: Option[Literal["conv", "dense"]] = option(
+        'for images: "conv" (convolutional) or "dense" (fully connected)', default=None, earlier="dense"
+    )
+    channels: Option[tuple[int, ...]] = option(
+        "of the convolutions, each of stride 2",
+        default=None,
+        earlier=_PAPER["channels"],
+        at_least=1,
+        where=len,
+        wanted="a tuple of integers >= 1, at least one",
+    )
+    kernels: Option[tuple[int, ...]] = option(
+        "widths of the convolutions",
+        default=None,
+        earlier=_PAPER["kernels"],
+        at_least=1,
+        where=lambda widths: all(width % 2 for width in widths),
+        wanted="a tuple of odd integers >= 1",
     )
     subspace_dim: Option[int] = option("dimensions of a subspace, d", default=None, at_least=1)
     unit_codes: Option[bool] = option("codes on the unit sphere", default=None)
@@ -220,6 +244,11 @@ class DESC(RefinedClusterer[State]):
     def _complete_options(self) -> None:
         super()._complete_options()
         self.latent_dim = self.latent_dim or latent_dim_of(self.preset, self.n_clusters, self.subspace_dim)
+        if len(self.channels) != len(self.kernels):
+            raise ValueError(
+                f"{type(self).__name__}: channels and kernels must have one entry a layer each, got "
+                f"{tuple(self.channels)} and {tuple(self.kernels)}"
+            )
         if self.subspace_dim > self.latent_dim:
             raise ValueError(
                 f"{type(self).__name__}: subspace_dim={self.subspace_dim} must be <= latent_dim={self.latent_dim}: a "
@@ -228,7 +257,14 @@ class DESC(RefinedClusterer[State]):
 
     def _build(self, n_features: int, n_samples: int, generator: torch.Generator) -> SubspaceNetwork:
         width = self.latent_dim or latent_dim_of(self.preset, self.n_clusters, self.subspace_dim)
-        autoencoder = Autoencoder(n_features, self.hidden_sizes, width, generator, self.unit_codes)
+        autoencoder: nn.Module
+        if self.image_shape is None or self.image_network == "dense":
+            autoencoder = Autoencoder(n_features, self.hidden_sizes, width, generator, self.unit_codes)
+        else:
+            autoencoder = ConvAutoencoder(
+                self.image_shape, self.channels, self.kernels, generator,
+                latent_dim=width, unit_codes=self.unit_codes,
+            )  # fmt: skip
         return SubspaceNetwork(n_features, autoencoder, self.n_clusters, self.subspace_dim, generator)
 
     def stages(self, state: State) -> list[Stage]:

@@ -283,6 +283,49 @@ def test_presets_and_docstring_name_every_option():
     assert paper["hidden_sizes"] == (500, 500, 1000)
 
 
+def test_images_meet_convolutions_and_rows_do_not():
+    """In "robust" maps of 4, 2 and 1 pixels of 32, 64 and 128 channels, then one layer to K·d values of norm 1."""
+    images = np.random.default_rng(0).random((40, 8, 8))
+    network = DESC(K).begin(images).network
+    x = torch.from_numpy(images.reshape(40, 64)).float()
+    with torch.no_grad():
+        maps = network.autoencoder.encoder(x.reshape(-1, 1, 8, 8))
+        z = network.autoencoder.encode(x)
+    assert maps.shape == (40, 128, 1, 1)
+    assert z.shape == (40, K * 8)
+    assert network.bases.shape == (K, K * 8, 8)
+    np.testing.assert_allclose(z.norm(dim=1).numpy(), 1, rtol=1e-5)
+    for fully_connected in (
+        DESC(K).begin(images.reshape(40, 64)),
+        DESC(K, preset="paper").begin(images),
+        DESC(K, image_network="dense").begin(images),
+    ):
+        layers = fully_connected.network.autoencoder.encoder
+        widths = [layer.out_features for layer in layers if hasattr(layer, "out_features")]
+        assert widths[:3] == [500, 500, 1000]
+
+
+def test_layers_that_do_not_fit_are_refused():
+    message = r"DESC: channels and kernels must have one entry a layer each, got \(4, 5\) and \(5, 5, 3\)"
+    with pytest.raises(ValueError, match=message):
+        DESC(K, channels=(4, 5)).fit(random_rows())
+    with pytest.raises(ValueError, match="kernels must be a tuple of odd integers >= 1"):
+        DESC(K, kernels=(4, 5, 3)).fit(random_rows())
+
+
+@pytest.mark.parametrize("shape", [None, (8, 8)])
+def test_robust_keeps_the_start_it_is_given(shape):
+    """Labels of digits, a tenth of them wrong: the end agrees with the truth as well as they do."""
+    X, truth = (part[:300] for part in load_digits(return_X_y=True))
+    rng = np.random.default_rng(0)
+    given = np.where(rng.random(300) < 0.1, rng.integers(0, 10, 300), truth)
+    model = DESC(10, init=given, image_shape=shape, random_state=0, pretrain_epochs=5, max_epochs=15)
+    model.fit(X)
+    np.testing.assert_array_equal(model.initial_labels_, given)
+    assert (model.labels_ == truth).mean() > (given == truth).mean()
+    assert {record["stage"] for record in model.history_ if "anchor" in record} == {"refine"}
+
+
 @pytest.mark.bits
 def test_more_rows_than_a_chunk():
     X = random_rows(2 * CHUNK_ROWS + 3)

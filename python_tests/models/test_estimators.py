@@ -69,12 +69,12 @@ def test_attributes_of_the_methods(digits):
 
 def test_history_of_refinement(digits):
     record = small("desc").fit(digits).history_[-1]
-    terms = {"loss", "reconstruction", "basis", "clustering", "head"}
+    terms = {"loss", "reconstruction", "basis", "clustering", "head", "anchor"}
     rest = {"stage", "epoch", "seconds", "n_confident", "label_change", "n_reseeded", "cluster_sizes"}
     assert terms | rest <= set(record)
     assert record["epoch"] == 4
     assert sum(record["cluster_sizes"]) == 300
-    weights = {"reconstruction": 1, "basis": 0.001, "clustering": 1, "head": 0.1}  # preset "robust"
+    weights = {"reconstruction": 1, "basis": 0.001, "clustering": 1, "head": 0.1, "anchor": 1}  # "robust"
     total = sum(weight * record[name] for name, weight in weights.items())
     assert record["loss"] == pytest.approx(total, rel=1e-5)
 

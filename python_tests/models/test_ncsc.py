@@ -188,12 +188,58 @@ def test_start_is_the_cross_entropy_of_its_labels():
     assert value.item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_with_an_anchor_the_start_teaches_certain_rows_alone():
+    model, fit, stage = begun("start", certain_share=0.5)
+    fit.initial_labels = torch.arange(N) % K
+    fit.certainty = torch.from_numpy(np.random.default_rng(0).permutation(N) + 1.0) / N
+    fit.codes = model._encode_all(fit)
+    index = stage.batches()[0]
+    certain = [i for i in index.tolist() if fit.certainty[i] > 0.5]
+    assert 0 < len(certain) < len(index)
+    proba = fit.network.classify(fit.codes).detach().numpy()
+    expected = -np.mean([np.log(proba[i, i % K]) for i in certain])
+    assert stage.terms(index, None)[0]["start"][1].item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [None, (8, 8)])
+def test_robust_keeps_the_start_it_is_given(shape):
+    """Labels of digits, a tenth of them wrong: the end agrees with the truth as well as they do."""
+    X, truth = (part[:300] for part in load_digits(return_X_y=True))
+    rng = np.random.default_rng(0)
+    given = np.where(rng.random(300) < 0.1, rng.integers(0, 10, 300), truth)
+    model = NCSC(10, init=given, image_shape=shape, random_state=0, pretrain_epochs=5)
+    model.fit(X)
+    np.testing.assert_array_equal(model.initial_labels_, given)
+    assert (model.labels_ == truth).mean() > (given == truth).mean()
+    assert {record["stage"] for record in model.history_ if "anchor" in record} == {"refine"}
+
+
+@small_fits_collapse
+@pytest.mark.parametrize(("classifier_epochs", "omega"), [(0, False), (2, True)])
+def test_collaboration_is_measured_in_what_the_stages_left(classifier_epochs, omega):
+    """λ_cl = .5 · (eq. 9) / Ω of the last epochs of stages 1 and 2; without stage 2, of (eq. 9) / 1."""
+    options = SMALL | {"classifier_epochs": classifier_epochs, "collaborative_weight": 0.5}
+    last = {
+        record["stage"]: record for record in NCSC(K, random_state=0, **options).fit(random_rows()).history_
+    }
+    wanted = 0.5 * last["expression"]["loss"] / (last["classifier"]["loss"] if omega else 1)
+    joint = last["refine"]
+    assert joint["weighted_positive"] == pytest.approx(wanted * joint["positive"], rel=1e-5)
+    assert joint["positive"] > 0
+    assert joint["weighted_anchor"] == pytest.approx(last["expression"]["loss"] * joint["anchor"], rel=1e-5)
+
+
 def test_classifier_begins_where_the_start_ends():
     options = SMALL | {"latent_dim": 20, "head_sizes": (64,), "pretrain_epochs": 5, "start_epochs": 60}
     options |= {"pretrain_batch_size": 50, "batch_size": 300}
     labels = Labels()
     model = NCSC(10, random_state=0, callbacks=[labels], **options).fit(digits())
-    assert (labels.after["start"][-1] == model.initial_labels_).mean() > 0.95
+    certain = []  # within each cluster, 60% of the rows
+    for k in range(10):
+        members = np.flatnonzero(model.initial_labels_ == k)
+        certain.append((labels.after["start"][-1][members] == k).mean())
+    assert min(certain) > 0.6 * 0.95
+    assert (labels.after["start"][-1] == model.initial_labels_).mean() > 0.8
     kmeans = NCSC(10, random_state=0, init="k-means", **(options | {"classifier_epochs": 0, "max_epochs": 0}))
     kmeans.fit(digits())
     expected = KMeans(10, n_init=20, random_state=0).fit(kmeans.embedding_)
@@ -399,4 +445,6 @@ def test_quality_on_digits_with_defaults():
     baseline = KMeans(10, n_init=20, random_state=0).fit_predict(X)
     nmi = normalized_mutual_info_score(y, model.labels_)
     assert nmi > normalized_mutual_info_score(y, baseline)
+    # half of the digits: the refinement does not destroy its start
+    assert nmi > normalized_mutual_info_score(y, model.initial_labels_) - 0.005
     assert not model.history_[-1]["collapsed"]
