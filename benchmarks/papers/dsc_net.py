@@ -1,10 +1,10 @@
 """DSC-Net on its paper's own images, ORL's faces and COIL20's objects, with the networks and steps of its paper.
 
-"the code's affinity" is `svd_power`, with the numbers that the authors' code has for each data set; the paper has only
-½(|C| + |C|ᵀ), the lines above. The weights are those of the authors' code, too, for images of 0 to 1 (of ORL: see RECIPE).
-The authors publish pretrained autoencoders, which are not used here: ours are pretrained for as many epochs as RECIPE says.
-The weights and the affinity were tuned by their authors to the labels of these data; the lines of defaults were not, and
-fitting never sees a label.
+"the code's affinity" is `svd_power`, with the numbers of DSC-Net's code for each data set; the paper's network has the
+affinity of the paper, ½(|C| + |C|ᵀ). The code's pretrained autoencoders are not used: ours are pretrained for as many epochs
+as RECIPE says. The recipes were tuned to the labels of these data, by DSC-Net's authors and, as to pretraining, scaling and
+ORL's weight of C, here. The lines of defaults were not, but that ORL was one of the data by which the number of neighbours
+was chosen. Fitting never sees a label.
 
     OMP_NUM_THREADS=1 python benchmarks/papers/dsc_net.py --data orl coil20 --seeds 5
 
