@@ -88,12 +88,12 @@ _ROBUST: dict[str, Any] = _PAPER | {
     "start_epochs": 10,
     # taught by the affinity alone, the classifier loses its start: on digits from .945 to .883 in one epoch
     "classifier_epochs": 0,
-    "max_epochs": 20,
+    "max_epochs": 30,
     "pretrain_batch_size": 128,
     "batch_size": 256,
     "min_batches": 14,
-    "autoencoder_learning_rate": 1e-3,
-    "learning_rate": 1e-3,
+    "autoencoder_learning_rate": 3e-3,
+    "learning_rate": 3e-3,
 }
 _EXPRESSION, _START, _CLASSIFIER, _JOINT = "expression", "start", "classifier", REFINE
 _COLLAPSED_SHARE = 0.9
