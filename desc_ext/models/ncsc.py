@@ -26,75 +26,17 @@ from desc_ext.engine.image_or_row import ImageOrRowClusterer
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
-from desc_ext.engine.refined import ANCHORED, REFINE, UNANCHORED, RefinedClusterer
+from desc_ext.engine.refined import REFINE, RefinedClusterer
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, train_on_batches
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.messages import warn_user
+from desc_ext.models.ncsc_presets import PAPER, ROBUST
 from desc_ext.nn import ClassifierHead, SelfExpressiveLayer
 from desc_ext.norms import unit_rows
 
 __all__ = ["NCSC"]
 
-_PAPER: dict[str, Any] = {
-    "image_network": "conv",
-    "channels": None,
-    "hidden_sizes": (500, 500, 1000),
-    "latent_dim": None,
-    "unit_codes": False,
-    "scaling": "minmax",
-    "head_sizes": (64, 64, 64),
-    "corruption": 0.0,
-    "self_expression": "closed-form",
-    "fidelity_weight": 10.0,
-    "first_upper": 0.7,
-    "upper": 0.9,
-    "lower": 0.1,
-    "soft_indicator": False,
-    "negative_weight": 1.0,
-    "collaborative_weight": 1.0,
-    "separation_weight": 0.0,
-    "separation_share": 0.2,
-    "balance_weight": 0.0,
-    **UNANCHORED,
-    "init": "random",
-    "n_init": 20,
-    "pretrain_epochs": 60,
-    "expression_epochs": 10,
-    "start_epochs": 0,
-    "classifier_epochs": 10,
-    "max_epochs": 30,
-    "pretrain_batch_size": 5000,
-    "batch_size": 5000,
-    "min_batches": 1,
-    "pretrain_learning_rate": 1e-3,
-    "autoencoder_learning_rate": 1e-5,
-    "learning_rate": 1e-3,
-    "tol": 0.0,
-}
-
-_ROBUST: dict[str, Any] = _PAPER | {
-    **ANCHORED,
-    "scaling": "global",
-    "unit_codes": True,
-    "fidelity_weight": 0.05,
-    # the affinity is a weaker teacher than the start: at 1, digits ended at .939 from .947
-    "collaborative_weight": 0.1,
-    "separation_weight": 0.03,
-    "separation_share": 0.5,
-    "balance_weight": 1.0,
-    "pretrain_epochs": 20,
-    "expression_epochs": 5,
-    "start_epochs": 10,
-    # taught by the affinity alone, the classifier loses its start: on digits from .945 to .883 in one epoch
-    "classifier_epochs": 0,
-    "max_epochs": 20,
-    "pretrain_batch_size": 128,
-    "batch_size": 256,
-    "min_batches": 14,
-    "autoencoder_learning_rate": 1e-3,
-    "learning_rate": 1e-3,
-}
 _EXPRESSION, _START, _CLASSIFIER, _JOINT = "expression", "start", "classifier", REFINE
 _COLLAPSED_SHARE = 0.9
 # The code space must hold the subspaces of all clusters: the paper's guess of the dimensions of one (section 4).
@@ -189,7 +131,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
 
     _state_type = CollaborativeState
     method = "ncsc"
-    presets: ClassVar = {"paper": _PAPER, "robust": _ROBUST}
+    presets: ClassVar = {"paper": PAPER, "robust": ROBUST}
 
     latent_dim: Option[int | None] = option(
         "for rows: length of a code, p; None: 9·K. An image's code is the last map", default=None, at_least=1
