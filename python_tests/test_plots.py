@@ -149,7 +149,7 @@ def test_curves_show_the_terms_that_the_total_is_the_sum_of():
     model = DESC(2, hidden_sizes=(8,), pretrain_epochs=1, max_epochs=3, n_init=1, random_state=0).fit(X)
     pretrain, refine, _ = plots.curves_figure(model.history_, "title").axes
     curves = lines_of(refine)
-    assert set(curves) == {"total", "reconstruction", "basis", "clustering", "head"}
+    assert set(curves) == {"total", "reconstruction", "basis", "clustering", "head", "anchor"}
     total = curves.pop("total")
     np.testing.assert_allclose(sum(curves.values()), total, rtol=1e-5)
     weight = model.resolved_params_["basis_weight"]

@@ -429,7 +429,8 @@ from desc_ext.models import NCSC
 X = np.random.default_rng(0).random((5000, 28, 28), dtype=np.float32)
 names = ("pretrain_epochs", "expression_epochs", "start_epochs", "classifier_epochs", "max_epochs")
 epochs = dict.fromkeys(names, 0) | {"max_epochs": 1}
-NCSC(10, random_state=0, init="random", batch_size=5000, min_batches=1, **epochs).fit(X)
+options = {"init": "random", "anchor_weight": 0, "augment": "none", "batch_size": 5000, "min_batches": 1}
+NCSC(10, random_state=0, **options, **epochs).fit(X)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

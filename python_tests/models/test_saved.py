@@ -31,6 +31,9 @@ TINY = {
     "lrsc": {"latent_dim": 4},
 }
 CHECKPOINT = {"hidden_sizes": (5,), "latent_dim": 4, "subspace_dim": 2, "scaling": "none", "max_epochs": 4}
+# what the preset had when the checkpoint was written
+CHECKPOINT |= {"corruption": 0.5, "init": "k-subspaces", "anchor_weight": 0.0, "anchor_share": 0.5}
+CHECKPOINT |= {"schedule": "constant", "image_network": "dense"}
 
 
 @pytest.mark.parametrize(
