@@ -1,10 +1,11 @@
 """DSC-Net on its paper's own images, ORL's faces and COIL20's objects, with the networks and steps of its paper.
 
-"the code's affinity" is `svd_power`, with numbers for each data set that are meant to be those of DSC-Net's code but were not
-checked against it; so are the other numbers of RECIPE. The paper's network has the affinity of the paper, ½(|C| + |C|ᵀ). The code's pretrained autoencoders are not used: ours are pretrained for as many epochs
-as RECIPE says. The recipes were tuned to the labels of these data, by DSC-Net's authors and, as to pretraining, scaling and
-ORL's weight of C, here. The lines of defaults were not, but that ORL was one of the data by which the number of neighbours
-was chosen. Fitting never sees a label.
+"the code's affinity" is `svd_power`, with numbers for each data set that are meant to be those of DSC-Net's code but were
+not checked against it; so are the other numbers of RECIPE. The paper's network has the affinity of the paper,
+½(|C| + |C|ᵀ). The code's pretrained autoencoders are not used: ours are pretrained for as many epochs as RECIPE says. The
+recipes were tuned to the labels of these data, by DSC-Net's authors and, as to pretraining, scaling and ORL's weight of C,
+here. The lines of defaults were not, but that ORL was one of the data by which the number of neighbours was chosen. Fitting
+never sees a label.
 
     OMP_NUM_THREADS=1 python benchmarks/papers/dsc_net.py --data orl coil20 --seeds 5
 
