@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from desc_ext.engine.options import plain, with_later_options
+from desc_ext.engine.options import with_later_options
 from desc_ext.engine.state import FitState
 from desc_ext.engine.state_folder import CONFIG_FILE, check_tensors, read_state_folder, write_state_folder
 
@@ -104,7 +104,10 @@ class Checkpoint:
         config, tensors = read_state_folder(self.folder, "checkpoint", state.rows.device)
         if isinstance(config.get("options"), dict):
             resolved = with_later_options(type(state.options), config["options"])
-            config["options"] = {name: plain(value) for name, value in resolved.items()}
+            # as JSON holds them
+            config["options"] = {
+                name: list(value) if isinstance(value, tuple) else value for name, value in resolved.items()
+            }
         wanted = self._identity(state)
         if (
             "data_digest" not in config
