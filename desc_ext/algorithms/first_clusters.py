@@ -59,12 +59,13 @@ def by_self_expression(z: Tensor, n_clusters: int, seed: int) -> FirstClusters:
 
     Where no more rows differ than there are clusters, every distinct row is a cluster.
     """
-    distinct = distinct_rows(unit_rows(z))
+    directions = unit_rows(z)
+    distinct = distinct_rows(directions)
     if len(distinct) <= n_clusters:
         certainty = torch.ones(len(z), dtype=torch.float64, device=z.device)
         return FirstClusters(_on(z, distinct.number), certainty)
-    found = self_expressive_clusters(z, n_clusters, seed)
-    embedding = found.diffusion.embedding[found.distinct.number]
+    found = self_expressive_clusters(directions, distinct, n_clusters, seed)
+    embedding = found.diffusion.embedding[distinct.number]
     distances = _distances(embedding, found.kmeans.cluster_centers_)
     return FirstClusters(_on(z, found.labels), _on(z, certainty_of_margins(distances, found.labels)))
 

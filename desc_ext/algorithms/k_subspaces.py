@@ -221,10 +221,11 @@ def subspace_seeds(rows: Tensor, n_clusters: int, dim: int, seed: int) -> Tensor
 
 def self_expressive_labels(rows: Tensor, n_clusters: int, seed: int) -> Tensor:
     """Clusters int64 [n] of ``rows`` [n, p] by ridge regression of each on all others, as SelfExpressiveClustering does."""
-    distinct = distinct_rows(rows)
+    directions = unit_rows(rows)
+    distinct = distinct_rows(directions)
     if len(distinct) <= n_clusters:
         return torch.from_numpy(distinct.number).to(rows.device)
-    found = self_expressive_clusters(rows, n_clusters, seed)
+    found = self_expressive_clusters(directions, distinct, n_clusters, seed)
     return torch.from_numpy(found.labels).to(rows.device)
 
 

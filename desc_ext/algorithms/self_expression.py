@@ -21,7 +21,7 @@ from torch import Tensor
 
 from desc_ext import ops
 from desc_ext.algorithms.diffusion import Diffusion, diffusion_clusters, diffusion_coordinates
-from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
+from desc_ext.algorithms.distinct import DistinctRows
 from desc_ext.algorithms.expression import (
     elastic_net_coefficients,
     low_rank_coefficients,
@@ -116,10 +116,15 @@ def ridge_affinity(
     z: Tensor, ridge: float, n_neighbors: int, n_clusters: int, weights: np.ndarray | None = None
 ) -> sparse.csr_array:
     """The affinity of the ``n_neighbors`` largest coefficients of each row of ``z`` [n, p], divided by the largest."""
+    found = _ridge_coefficients(z, min(n_neighbors, len(z) - 1), ridge)
+    return _row_normalised_affinity(*found, n_clusters, weights)[0]
+
+
+def _ridge_coefficients(z: Tensor, k: int, ridge: float) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Indices and values [n, k] of the largest of each row, and what a row of a small component is joined by."""
     y = ops.ridge_self_expression(z, ridge)
-    indices, values = ops.coefficient_topk(y, min(n_neighbors, len(z) - 1))
-    candidates = partial(affinities_to_all, y, largest=row_maxima(values))
-    return _row_normalised_affinity(indices, values, candidates, n_clusters, weights)[0]
+    indices, values = ops.coefficient_topk(y, k)
+    return indices, values, partial(affinities_to_all, y, largest=row_maxima(values))
 
 
 @dataclass(frozen=True)
@@ -262,15 +267,12 @@ def expressed_affinity(
         ridge = options.ridge * mean_square(z)
         z = distinct.take(z)
         k = min(options.n_neighbors, len(z) - 1)
-        # what a row of a small component is joined by: its coefficients, or where most of them are 0 its products
         if options.expression == "ridge":
-            y = ops.ridge_self_expression(z, ridge)
-            indices, values = ops.coefficient_topk(y, k)
-            candidates = partial(affinities_to_all, y, largest=row_maxima(values))
+            indices, values, candidates = _ridge_coefficients(z, k, ridge)
         else:
             indices, values = _few_coefficients(z, k, ridge, options.expression)
-            directions = unit_rows(z)
-            candidates = partial(_cosines_to_all, directions)
+            # most of the other coefficients are 0: rows are joined by their products
+            candidates = partial(_cosines_to_all, unit_rows(z))
     with stage("affinity") as record:
         affinity, record["n_joined"] = _row_normalised_affinity(
             indices, values, candidates, n_clusters, distinct.weights
@@ -291,17 +293,15 @@ def _cosines_to_all(directions: Tensor, rows: Tensor) -> Tensor:
 
 
 def self_expressive_clusters(
-    z: Tensor, n_clusters: int, seed: int, n_init: int | None = None
+    directions: Tensor, distinct: DistinctRows, n_clusters: int, seed: int
 ) -> SelfExpressiveClusters:
-    """Clusters of rows [n, p], each divided by its norm, by the closed form with its default options.
+    """Clusters of unit rows [n, p] by the closed form with its default options.
 
-    Where no more rows differ than there are clusters, :func:`distinct_rows` has the clusters already: ask it first.
+    Where no more rows differ than there are clusters, ``distinct`` has the clusters already: ask it first.
     """
-    z = unit_rows(z)
-    distinct = distinct_rows(z)
-    spectrum = gram_eigenvalues(distinct.take(z)) / mean_square(z)
-    options = expression_options(len(distinct), n_clusters, spectrum, n_init=n_init)
-    return cluster_by_self_expression(z, distinct, n_clusters, options, seed)
+    spectrum = gram_eigenvalues(distinct.take(directions)) / mean_square(directions)
+    options = expression_options(len(distinct), n_clusters, spectrum)
+    return cluster_by_self_expression(directions, distinct, n_clusters, options, seed)
 
 
 def ridge_inverse(z: Tensor, ridge: float) -> Tensor:
