@@ -2,10 +2,12 @@
 
 No method sees a label, and none has an option set but the number of clusters. Images are given as images, texts as the
 tf-idf directions that ``load_dataset`` makes of them. scikit-learn's methods are given the rows as they are, at unit length
-where that is usual for them (k-means of texts and images by angle).
+where that is usual for them (k-means of texts and images by angle). ClustPy's deep methods have their own defaults, and rows
+that are centred and scaled as ours are; ClustPy is installed in an environment of its own, beside this package.
 
     OMP_NUM_THREADS=2 python benchmarks/papers/choice.py --data digits bbc-news --seeds 5
     OMP_NUM_THREADS=2 python benchmarks/papers/choice.py --data mnist-test --seeds 2 --methods self-expressive k-means
+    OMP_NUM_THREADS=2 python benchmarks/papers/choice.py --methods clustpy-dec clustpy-idec clustpy-dcn
 """
 
 from __future__ import annotations
@@ -54,6 +56,17 @@ def _spectral(dataset: Dataset, seed: int, place: Place) -> Any:
     return SpectralClustering(k, random_state=seed, **options).fit(_rows(dataset))
 
 
+def _clustpy(name: str) -> Method:
+    def fit(dataset: Dataset, seed: int, place: Place) -> Any:
+        from clustpy import deep
+
+        rows = np.asarray(dataset.X, dtype=np.float32).reshape(len(dataset.X), -1)
+        rows = (rows - rows.mean(0)) / (rows - rows.mean(0)).std()
+        return getattr(deep, name)(len(np.unique(dataset.labels)), random_state=seed).fit(rows)
+
+    return Method(f"{name} (ClustPy)", fit)
+
+
 def _ours(name: str) -> Method:
     def fit(dataset: Dataset, seed: int, place: Place) -> Any:
         model = MODELS[name](len(np.unique(dataset.labels)), random_state=seed, **place)
@@ -67,13 +80,14 @@ METHODS = {
     "mixture": Method("Gaussian mixture, 50 principal components (scikit-learn)", _mixture),
     "spectral": Method("spectral clustering, 10 nearest neighbours (scikit-learn)", _spectral),
 } | {name: _ours(name) for name in MODELS}
+PEERS = {f"clustpy-{name.lower()}": _clustpy(name) for name in ("DEC", "IDEC", "DCN")}
 
 
 if __name__ == "__main__":
-    options = parser(__doc__, METHODS, ["digits"])
+    options = parser(__doc__, METHODS | PEERS, ["digits"], list(METHODS))
     main(
         options.parse_args(),
-        METHODS,
+        METHODS | PEERS,
         {},
         "Which method: all of them with their defaults",
         "Every method with its defaults and the number of clusters; no label is seen in fitting. The start is what a "

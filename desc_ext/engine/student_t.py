@@ -86,7 +86,11 @@ class StudentTClusterer(RefinedClusterer[S]):
         default=None,
         at_least=1,
     )
-    max_rounds: Option[int] = option("rounds of refinement, at most", default=None, at_least=0)
+    max_rounds: Option[int | None] = option(
+        "rounds of refinement, at most; None: as many as would show 300,000 rows in whole passes, 8 to 30",
+        default=None,
+        at_least=0,
+    )
     learning_rate: Option[float] = option("of the refinement", default=None, above=0)
     tol: Option[float] = option(
         "refinement stops when a smaller share of labels changes in a round",
@@ -94,6 +98,8 @@ class StudentTClusterer(RefinedClusterer[S]):
         at_least=0,
         at_most=1,
     )
+
+    _length = "max_rounds"
 
     @property
     def cluster_centers_(self) -> np.ndarray:
@@ -134,7 +140,7 @@ class StudentTClusterer(RefinedClusterer[S]):
         options = state.options
         refinement = Stage(
             REFINE,
-            options.max_rounds,
+            options._refinement_epochs,
             lambda: self._refinement_optimizer(state),
             lambda: self._batches_of_round(state),
             lambda index, evaluation: self._terms(state, index, evaluation),
@@ -152,10 +158,6 @@ class StudentTClusterer(RefinedClusterer[S]):
         if means is None:
             means = cluster_means(z, start.labels, state.options.n_clusters)
         state.network.centroids.copy_(means)
-
-    @property
-    def _refinement_epochs(self) -> int:
-        return self.max_rounds
 
     def _membership(self, network: Any, z: Tensor) -> Tensor:
         """q² over its row sum: q is so flat that certain rows would go on outweighing the others in the anchor's loss."""

@@ -70,8 +70,8 @@ _ROBUST: dict[str, Any] = _PAPER | {
     "basis_weight": 0.001,
     "clustering_weight": 1.0,
     "head_target": "labels",
-    "pretrain_epochs": 20,
-    "max_epochs": 30,
+    "pretrain_epochs": None,
+    "max_epochs": None,
     "batch_size": 128,
 }
 # Codes of "robust" are no longer than this: K·d of many clusters would only make the layers slower.
@@ -226,7 +226,9 @@ class DESC(RefinedClusterer[State]):
     )
     head_weight: Option[float] = option("of the head's cross-entropy", default=None, at_least=0)
     head_trains_encoder: Option[bool] = option("whether that loss reaches the encoder", default=None)
-    max_epochs: Option[int] = option("refinement epochs, at most", default=None, at_least=0)
+    max_epochs: Option[int | None] = option(
+        "refinement epochs, at most; None: as many as show 300,000 rows, 8 to 30", default=None, at_least=0
+    )
     learning_rate: Option[float] = option("of Adam in refinement", default=None, above=0)
     tol: Option[float] = option(
         "refinement stops when a smaller share of labels changes in an epoch, after the warm-up; 0: never",
@@ -271,13 +273,13 @@ class DESC(RefinedClusterer[State]):
         options = state.options
         refinement = Stage(
             REFINE,
-            options.max_epochs,
+            options._refinement_epochs,
             lambda: adam(state.network.parameters(), options.learning_rate),
             lambda: self._shuffled_batches(state),
             lambda index, evaluation: self._terms(state, index, evaluation),
             has_clusters=True,
             tol=options.tol,
-            warmup_epochs=options.warmup_epochs,
+            warmup_epochs=options.warmup_epochs or 0,
             after=lambda: self._warn_of_no_hard_samples(state),
         )
         return [
@@ -298,10 +300,6 @@ class DESC(RefinedClusterer[State]):
     @property
     def _start_dim(self) -> int:
         return self.subspace_dim
-
-    @property
-    def _refinement_epochs(self) -> int:
-        return self.max_epochs
 
     # ------------------------------------------------------------------ assignment and targets
     def _smoothing(self, network: SubspaceNetwork) -> float:
@@ -326,7 +324,7 @@ class DESC(RefinedClusterer[State]):
             "n_confident": n_confident,
             "mean_max_assignment": float(w.max(1).values.mean()),
         }
-        if state.epoch < options.warmup_epochs:
+        if state.epoch < (options.warmup_epochs or 0):
             evaluation.target = nn.functional.one_hot(state.first_labels, options.n_clusters).to(w.dtype)
             return evaluation
         evaluation.sample_weight = weight

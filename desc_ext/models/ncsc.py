@@ -172,14 +172,18 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         'nothing; or an array of labels [n_samples], integers from 0 to K − 1, which is saved as the word "labels"',
         default=None,
     )
-    expression_epochs: Option[int] = option("stage 1", default=None, at_least=0)
-    start_epochs: Option[int] = option(
-        "cross-entropy with the first clusters, with an anchor of the certain rows alone",
+    expression_epochs: Option[int | None] = option(
+        "stage 1; None: a quarter of pretrain_epochs", default=None, at_least=0
+    )
+    start_epochs: Option[int | None] = option(
+        "cross-entropy with the first clusters, with an anchor of the certain rows alone; None: half of pretrain_epochs",
         default=None,
         at_least=0,
     )
     classifier_epochs: Option[int] = option("stage 2", default=None, at_least=0)
-    max_epochs: Option[int] = option("stage 3, at most", default=None, at_least=0)
+    max_epochs: Option[int | None] = option(
+        "stage 3, at most; None: as many as show 300,000 rows, 8 to 30", default=None, at_least=0
+    )
     pretrain_batch_size: Option[int] = option(
         "rows of a mini-batch in pretraining and stage start", default=None, at_least=1
     )
@@ -206,6 +210,14 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
     )
 
     # ------------------------------------------------------------------ what a fit needs
+    def _set_epochs(self, n_samples: int) -> None:
+        super()._set_epochs(n_samples)
+        pretraining = self.pretrain_epochs or 0
+        if self.expression_epochs is None:
+            self.expression_epochs = -(-pretraining // 4)
+        if self.start_epochs is None:
+            self.start_epochs = -(-pretraining // 2)
+
     def _default_latent_dim(self, n_features: int) -> int:
         return _DIMENSIONS_PER_CLUSTER * self.n_clusters
 
@@ -237,7 +249,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         options, layers = state.options, _parameters(state.network.expression)
         return Stage(
             _EXPRESSION,
-            options.expression_epochs,
+            options.expression_epochs or 0,
             lambda: adam([self._slow_group(state), {"params": layers}], options.learning_rate),
             lambda: self._batches(state),
             lambda index, _: self._expression_terms(state, index),
@@ -249,7 +261,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         options, head = state.options, _parameters(state.network.head)
         start = Stage(
             _START,
-            0 if isinstance(options.init, str) and options.init == "random" else options.start_epochs,
+            0 if isinstance(options.init, str) and options.init == "random" else options.start_epochs or 0,
             lambda: adam(head, options.pretrain_learning_rate),
             lambda: self._pretraining_batches(state),
             lambda index, _: self._start_terms(state, index),
@@ -273,7 +285,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         fast = [*_parameters(network.expression), *_parameters(network.head)]
         refinement = Stage(
             _JOINT,
-            options.max_epochs,
+            options._refinement_epochs,
             lambda: adam([self._slow_group(state), {"params": fast}], options.learning_rate),
             lambda: self._batches(state),
             lambda index, evaluation: self._joint_terms(state, index, evaluation),
@@ -317,10 +329,6 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         drawn = options.init == "random"
         labels = self._evaluate_codes(state, z).labels if drawn else first_labels(z, options, state.seed)
         return given_clusters(z, labels.cpu().numpy(), options.n_clusters)
-
-    @property
-    def _refinement_epochs(self) -> int:
-        return self.max_epochs
 
     def _keep_codes(self, state: CollaborativeState) -> None:
         state.codes = self._encode_all(state)

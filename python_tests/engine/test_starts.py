@@ -146,3 +146,27 @@ def test_an_anchored_refinement_keeps_the_start_and_its_numbers(method):
     model = small(method, **options | length | rate).fit(blobs)
     assert (model.labels_ == start).mean() > 0.95
     assert (model.predict(blobs) == model.labels_).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "pretraining", "refinement", "warm_up"),
+    [(1_797, 20, 30, 5), (20_000, 10, 15, 2), (70_000, 3, 8, 1)],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_epochs_follow_the_number_of_rows(method, n, pretraining, refinement, warm_up):
+    options = models.MODELS[method](10)._resolve_options()
+    options._adapt_options(n, 64)
+    assert (options.pretrain_epochs, options._refinement_epochs, options.warmup_epochs) == (
+        pretraining,
+        refinement,
+        warm_up,
+    )
+    if method == "ncsc":
+        quarter, half = np.ceil([pretraining / 4, pretraining / 2])
+        assert (options.expression_epochs, options.start_epochs) == (quarter, half)
+
+
+def test_numbers_of_epochs_that_are_given_stay():
+    options = models.IDEC(3, pretrain_epochs=2, max_rounds=7, warmup_epochs=4)._resolve_options()
+    options._adapt_options(70_000, 64)
+    assert (options.pretrain_epochs, options.max_rounds, options.warmup_epochs) == (2, 7, 4)
