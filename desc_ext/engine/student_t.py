@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from desc_ext import ops
 from desc_ext.algorithms.first_clusters import FirstClusters, cluster_means
+from desc_ext.engine.convolutional import ConvolutionalClusterer
 from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
-from desc_ext.engine.refined import REFINE, RefinedClusterer
+from desc_ext.engine.refined import REFINE
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
 from desc_ext.engine.state import Evaluation, FitState
-from desc_ext.nn import Autoencoder, ConvAutoencoder
 
 __all__ = ["StudentTClusterer", "StudentTNetwork", "require_a_loss"]
 
@@ -48,7 +48,7 @@ class StudentTNetwork(ClusteringNetwork):
 
 
 @estimator
-class StudentTClusterer(RefinedClusterer[S]):
+class StudentTClusterer(ConvolutionalClusterer[S]):
     """Pretraining, k-means on the codes, then refinement in rounds: the base class of DEC and its kin.
 
     An epoch of refinement is a round of ``update_interval`` mini-batches, however many passes over the rows that is.
@@ -60,23 +60,6 @@ class StudentTClusterer(RefinedClusterer[S]):
     ``_reconstruction``.
     """
 
-    image_network: Option[Literal["conv", "dense"]] = option(
-        'for images: "conv" (convolutional) or "dense" (fully connected)', default=None
-    )
-    channels: Option[tuple[int, ...]] = option(
-        "of the convolutions, each of stride 2",
-        default=None,
-        at_least=1,
-        where=len,
-        wanted="a tuple of integers >= 1, at least one",
-    )
-    kernels: Option[tuple[int, ...]] = option(
-        "widths of the convolutions",
-        default=None,
-        at_least=1,
-        where=lambda widths: all(width % 2 for width in widths),
-        wanted="a tuple of odd integers >= 1",
-    )
     reconstruction_weight: Option[float] = option(
         "of the reconstruction error in refinement", default=None, at_least=0
     )
@@ -117,23 +100,9 @@ class StudentTClusterer(RefinedClusterer[S]):
         """Whether squared errors are summed or averaged over the columns, of the resolved options."""
         return "mean"
 
-    def _complete_options(self) -> None:
-        super()._complete_options()
-        if len(self.channels) != len(self.kernels):
-            raise ValueError(
-                f"{type(self).__name__}: channels and kernels must have one entry a layer each, got "
-                f"{tuple(self.channels)} and {tuple(self.kernels)}"
-            )
-
-    def _autoencoder(self, n_features: int, generator: torch.Generator) -> nn.Module:
-        if self.image_shape is None or self.image_network == "dense":
-            return Autoencoder(n_features, self.hidden_sizes, self._latent_dim, generator)
-        return ConvAutoencoder(
-            self.image_shape, self.channels, self.kernels, generator, latent_dim=self._latent_dim
-        )
-
     def _build(self, n_features: int, n_samples: int, generator: torch.Generator) -> StudentTNetwork:
-        return StudentTNetwork(n_features, self._autoencoder(n_features, generator), self.n_clusters)
+        autoencoder = self._autoencoder(n_features, self._latent_dim, generator)
+        return StudentTNetwork(n_features, autoencoder, self.n_clusters)
 
     # ------------------------------------------------------------------ stages
     def stages(self, state: S) -> list[Stage]:

@@ -165,7 +165,9 @@ class ASC2D(StudentTClusterer[State]):
         return self.reconstruction
 
     def _build(self, n_features: int, n_samples: int, generator: torch.Generator) -> AdversarialNetwork:
-        return AdversarialNetwork(n_features, self._autoencoder(n_features, generator), self.n_clusters)
+        return AdversarialNetwork(
+            n_features, self._autoencoder(n_features, self._latent_dim, generator), self.n_clusters
+        )
 
     def _begin(self, X: Any, options: ASC2D) -> State:
         state = super()._begin(X, options)

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from desc_ext import ops
 from desc_ext.algorithms.first_clusters import FirstClusters, by_subspaces
 from desc_ext.algorithms.k_subspaces import subspace_bases
+from desc_ext.engine.convolutional import ConvolutionalClusterer
 from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
-from desc_ext.engine.refined import ANCHORED, REFINE, UNANCHORED, RefinedClusterer
+from desc_ext.engine.refined import ANCHORED, REFINE, UNANCHORED
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.messages import warn_user
-from desc_ext.nn import Autoencoder, ConvAutoencoder, linear_layer
+from desc_ext.nn import linear_layer
 from desc_ext.norms import unit_rows
 
 __all__ = ["DESC", "SubspaceNetwork", "hard_sample_weight", "latent_dim_of"]
@@ -130,7 +131,7 @@ def latent_dim_of(preset: str, n_clusters: int, subspace_dim: int) -> int:
 
 
 @estimator
-class DESC(RefinedClusterer[State]):
+class DESC(ConvolutionalClusterer[State]):
     """Deep embedded subspace clustering with hard-sample mining (Zou et al.).
 
     An autoencoder maps rows to codes z [n, p]; each of K clusters is a subspace of the code space with
@@ -165,25 +166,6 @@ class DESC(RefinedClusterer[State]):
 
     latent_dim: Option[int | None] = option(
         'length of a code, p; None: K·d, in "robust" no more than 256', default=None, at_least=1
-    )
-    image_network: Option[Literal["conv", "dense"]] = option(
-        'for images: "conv" (convolutional) or "dense" (fully connected)', default=None, earlier="dense"
-    )
-    channels: Option[tuple[int, ...]] = option(
-        "of the convolutions, each of stride 2",
-        default=None,
-        earlier=_PAPER["channels"],
-        at_least=1,
-        where=len,
-        wanted="a tuple of integers >= 1, at least one",
-    )
-    kernels: Option[tuple[int, ...]] = option(
-        "widths of the convolutions",
-        default=None,
-        earlier=_PAPER["kernels"],
-        at_least=1,
-        where=lambda widths: all(width % 2 for width in widths),
-        wanted="a tuple of odd integers >= 1",
     )
     subspace_dim: Option[int] = option("dimensions of a subspace, d", default=None, at_least=1)
     unit_codes: Option[bool] = option("codes on the unit sphere", default=None)
@@ -246,11 +228,6 @@ class DESC(RefinedClusterer[State]):
     def _complete_options(self) -> None:
         super()._complete_options()
         self.latent_dim = self.latent_dim or latent_dim_of(self.preset, self.n_clusters, self.subspace_dim)
-        if len(self.channels) != len(self.kernels):
-            raise ValueError(
-                f"{type(self).__name__}: channels and kernels must have one entry a layer each, got "
-                f"{tuple(self.channels)} and {tuple(self.kernels)}"
-            )
         if self.subspace_dim > self.latent_dim:
             raise ValueError(
                 f"{type(self).__name__}: subspace_dim={self.subspace_dim} must be <= latent_dim={self.latent_dim}: a "
@@ -259,14 +236,7 @@ class DESC(RefinedClusterer[State]):
 
     def _build(self, n_features: int, n_samples: int, generator: torch.Generator) -> SubspaceNetwork:
         width = self.latent_dim or latent_dim_of(self.preset, self.n_clusters, self.subspace_dim)
-        autoencoder: nn.Module
-        if self.image_shape is None or self.image_network == "dense":
-            autoencoder = Autoencoder(n_features, self.hidden_sizes, width, generator, self.unit_codes)
-        else:
-            autoencoder = ConvAutoencoder(
-                self.image_shape, self.channels, self.kernels, generator,
-                latent_dim=width, unit_codes=self.unit_codes,
-            )  # fmt: skip
+        autoencoder = self._autoencoder(n_features, width, generator, self.unit_codes)
         return SubspaceNetwork(n_features, autoencoder, self.n_clusters, self.subspace_dim, generator)
 
     def stages(self, state: State) -> list[Stage]:
