@@ -25,7 +25,6 @@ _PAPER: dict[str, Any] = {
     "channels": (32, 64, 128),
     "kernels": (5, 5, 3),
     "hidden_sizes": (500, 500, 1000),
-    "corruption": 0.0,
     "reconstruction": "sum",
     "row_losses": "sum",
     "reconstruction_weight": 1.0,

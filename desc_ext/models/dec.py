@@ -23,7 +23,6 @@ _DEC: dict[str, Any] = {
     "kernels": (5, 5, 3),
     "hidden_sizes": (500, 500, 2000),
     "latent_dim": 10,
-    "corruption": 0.0,
     "reconstruction_weight": 0.0,
     "clustering_weight": 1.0,
     "n_init": 20,

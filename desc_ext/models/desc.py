@@ -35,7 +35,6 @@ _PAPER: dict[str, Any] = {
     "latent_dim": None,
     "subspace_dim": 5,
     "unit_codes": False,
-    "corruption": 0.0,
     "reconstruction": "sum",
     **UNANCHORED,
     "n_init": 20,
@@ -59,6 +58,7 @@ _PAPER: dict[str, Any] = {
 }
 _ROBUST: dict[str, Any] = _PAPER | {
     **ANCHORED,
+    "corruption": None,
     "scaling": "global",
     "image_network": "conv",
     "subspace_dim": 8,

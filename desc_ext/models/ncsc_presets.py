@@ -16,7 +16,6 @@ PAPER: dict[str, Any] = {
     "unit_codes": False,
     "scaling": "minmax",
     "head_sizes": (64, 64, 64),
-    "corruption": 0.0,
     "self_expression": "closed-form",
     "fidelity_weight": 10.0,
     "first_upper": 0.7,
@@ -47,6 +46,7 @@ PAPER: dict[str, Any] = {
 
 ROBUST: dict[str, Any] = PAPER | {
     **ANCHORED,
+    "corruption": None,
     "scaling": "global",
     "unit_codes": True,
     "fidelity_weight": 0.05,

@@ -170,3 +170,14 @@ def test_numbers_of_epochs_that_are_given_stay():
     options = models.IDEC(3, pretrain_epochs=2, max_rounds=7, warmup_epochs=4)._resolve_options()
     options._adapt_options(70_000, 64)
     assert (options.pretrain_epochs, options.max_rounds, options.warmup_epochs) == (2, 7, 4)
+
+
+@pytest.mark.parametrize(("n_features", "share"), [(16, 0.3), (256, 0.5), (512, 0.75), (20_000, 0.8)])
+@pytest.mark.parametrize("method", ["desc", "edesc", "ncsc"])
+def test_the_corruption_of_rows_leaves_128_columns(method, n_features, share):
+    options = models.MODELS[method](10)._resolve_options()
+    options._adapt_options(1_000, n_features)
+    assert options.corruption == pytest.approx(share)
+    options = models.MODELS[method](10, image_shape=(1, n_features))._resolve_options()
+    options._adapt_options(1_000, n_features)
+    assert options.corruption == 0
