@@ -81,9 +81,7 @@ def refined_clusters(
     return best.labels_.astype(np.int64)
 
 
-def _kmeans_from(
-    rows: np.ndarray, labels: np.ndarray, n_clusters: int, weights: np.ndarray | None
-) -> KMeans:
+def _kmeans_from(rows: np.ndarray, labels: np.ndarray, n_clusters: int, weights: np.ndarray | None) -> KMeans:
     """k-means begun at the means of the clusters ``labels`` [n]; at the mean of all rows for one that has none."""
     counts = np.ones(len(rows)) if weights is None else weights
     means = np.tile(np.average(rows, axis=0, weights=counts), (n_clusters, 1))

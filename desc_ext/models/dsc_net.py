@@ -272,9 +272,7 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
             rule = expression_options(n_samples, self.n_clusters, None, ridge=1.0)
             images = self.image_shape is not None or self.features is not None
             few = n_samples < _FEW_ROWS * self.n_clusters
-            self.n_neighbors = (
-                rule.n_neighbors if images else _NEIGHBORS_OF_FEW if few else _ROW_NEIGHBORS
-            )
+            self.n_neighbors = rule.n_neighbors if images else _NEIGHBORS_OF_FEW if few else _ROW_NEIGHBORS
         if self.self_expression == "learned" and n_samples > _MOST_ROWS:
             raise ValueError(
                 f"{type(self).__name__}: X has {n_samples:,} rows, but coefficients [n, n] are learned for {_MOST_ROWS:,} at "
@@ -456,7 +454,8 @@ class DSCNet(SelfExpressiveEmbedding["ExpressionState[DSCNet]"]):
     What w_e means depends on the length of the codes, which nothing in the loss fixes: "paper" leaves them as the
     autoencoder makes them and sums squared errors over the columns, as DSC-Net's code does; "robust" divides each code by
     its norm and takes the mean over the columns, so that the weights mean the same for all data, starts C at its exact
-    minimiser, and lets only the largest coefficients of each row into the affinity.
+    minimiser, and lets only the largest coefficients of each row into the affinity. The clusters are then those of its
+    diffusion coordinates; or, where these cut the graph more, of the codes that two steps of the random walk have smoothed.
 
     {options}
 
