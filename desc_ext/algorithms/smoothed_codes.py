@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from scipy import sparse
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
@@ -73,10 +76,17 @@ def refined_clusters(
         seed: of these.
     """
     codes = smoothed_codes(affinity, z, weights)
-    begun = _kmeans_from(codes, labels, n_clusters, weights)
-    if normalised_cut(affinity, begun.labels_) >= normalised_cut(affinity, labels):
-        return labels
-    others = kmeans_model(codes, n_clusters, n_init, seed, weights)
+    n_found = len(np.unique(labels))
+    with warnings.catch_warnings():
+        # of rows that the graph has made equal: clusters without rows are looked for below
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        begun = _kmeans_from(codes, labels, n_clusters, weights)
+        # fewer clusters cut the graph less, whatever they are
+        if len(np.unique(begun.labels_)) < n_found or (
+            normalised_cut(affinity, begun.labels_) >= normalised_cut(affinity, labels)
+        ):
+            return labels
+        others = kmeans_model(codes, n_clusters, n_init, seed, weights)
     best = begun if begun.inertia_ <= others.inertia_ else others
     return best.labels_.astype(np.int64)
 

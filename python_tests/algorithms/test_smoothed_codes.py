@@ -96,6 +96,15 @@ def test_curved_clusters_stay():
     np.testing.assert_array_equal(found, truth)
 
 
+def test_clusters_do_not_become_fewer(recwarn):
+    """Rows of two complete graphs are two codes: three clusters would be two, which cut the graph less."""
+    graph = sparse.csr_array(sparse.block_diag([np.ones((10, 10)), np.ones((10, 10))]))
+    labels = np.repeat([0, 1, 2], [10, 5, 5])
+    found = refined_clusters(graph, np.eye(20), labels, 3, 5, 0)
+    np.testing.assert_array_equal(found, labels)
+    assert not recwarn.list
+
+
 def test_weights_count_as_copies():
     """A row of weight w counts in means and inertia as w rows do."""
     z, truth = blobs(20)
