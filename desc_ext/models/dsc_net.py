@@ -25,6 +25,7 @@ from desc_ext.algorithms.self_expression import (
     mean_square,
     ridge_affinity,
 )
+from desc_ext.algorithms.smoothed_codes import refined_clusters
 from desc_ext.algorithms.spectral import leading_eigenvectors, spectral_kmeans
 from desc_ext.algorithms.svd_affinity import svd_power_affinity
 from desc_ext.engine.deep import reconstruction_loss
@@ -75,12 +76,12 @@ ROBUST: dict[str, Any] = PAPER | {
     "coefficient_scale": "dimensions",
     "autoencoder_learning_rate": 1e-4,
     "n_neighbors": None,
-    "spectral": "diffusion",
+    "spectral": "smoothed",
 }
 EXPRESSION = "expression"
 _MOST_ROWS = 10_000
-# Neighbours kept of each row where rows are no images; texts lose by fewer, images by more.
-_ROW_NEIGHBORS = 20
+# Neighbours kept of each row where rows are no images, below and above so many rows a cluster; texts lose by fewer.
+_FEW_ROWS, _NEIGHBORS_OF_FEW, _ROW_NEIGHBORS = 500, 20, 40
 # Codes of few dimensions leave no room for subspaces: the rows of all clusters would express each other.
 _DIMENSIONS_PER_CLUSTER = 40
 _L1_WEIGHT = 0.03
@@ -144,8 +145,8 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
     )
     n_neighbors: Option[int | None] = option(
         "only so many of the largest |C_ij| of each row enter the affinity; 0: all of a learned C; None, and 0 of the closed "
-        "form: 20 of rows, of images 5 below 100 a cluster, else 10. Rows of small components that this makes are joined to "
-        "their nearest other row",
+        "form: of rows 20 below 500 a cluster, else 40; of images 5 below 100, else 10. Rows of small components that this "
+        "makes are joined to their nearest other row",
         default=None,
         at_least=0,
     )
@@ -157,9 +158,11 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         where=lambda value: value is None or len(value) == 2,
         wanted="a pair of integers >= 1, dimension of a subspace and power, or None",
     )
-    spectral: Option[Literal["eigenvectors", "diffusion"]] = option(
-        'what k-means clusters: "eigenvectors", the leading ones of the affinity, or "diffusion", the diffusion coordinates '
-        "of 2 K, as :class:`desc_ext.models.SelfExpressiveClustering`, with 500,000/n restarts at least (10 to 300)",
+    spectral: Option[Literal["eigenvectors", "diffusion", "smoothed"]] = option(
+        'what k-means clusters: "eigenvectors", the leading ones of the affinity; "diffusion", the diffusion coordinates '
+        "of 2 K, as :class:`desc_ext.models.SelfExpressiveClustering`, with 500,000/n restarts at least (10 to 300); "
+        '"smoothed", the codes after two steps of the random walk on the affinity, where k-means of them, begun at the '
+        'clusters of "diffusion", lowers the normalised cut (texts), and else "diffusion" (images)',
         default=None,
     )
     extra_components: Option[int] = option(
@@ -169,7 +172,7 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         at_least=0,
     )
     diffusion_ratio: Option[float] = option(
-        'spectral="diffusion": (λ_{K+1}/λ_2)^t, as for SelfExpressiveClustering',
+        'spectral="diffusion" and "smoothed": (λ_{K+1}/λ_2)^t, as for SelfExpressiveClustering',
         default=None,
         above=0,
         below=1,
@@ -268,7 +271,8 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         if self.n_neighbors is None:
             rule = expression_options(n_samples, self.n_clusters, None, ridge=1.0)
             images = self.image_shape is not None or self.features is not None
-            self.n_neighbors = rule.n_neighbors if images else _ROW_NEIGHBORS
+            few = n_samples < _FEW_ROWS * self.n_clusters
+            self.n_neighbors = rule.n_neighbors if images else _NEIGHBORS_OF_FEW if few else _ROW_NEIGHBORS
         if self.self_expression == "learned" and n_samples > _MOST_ROWS:
             raise ValueError(
                 f"{type(self).__name__}: X has {n_samples:,} rows, but coefficients [n, n] are learned for {_MOST_ROWS:,} at "
@@ -381,25 +385,27 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         labels = np.arange(len(distinct))
         if len(distinct) > options.n_clusters:
             affinity = options._affinity(state.network, z, distinct)
-            labels = options._clusters(affinity, state.seed, distinct.weights)
+            codes = distinct.take(z).cpu().numpy()
+            labels = options._clusters(affinity, codes, state.seed, distinct.weights)
         return Evaluation(z, torch.from_numpy(labels[distinct.number]).to(z.device))
 
     def _clusters(
-        self, affinity: np.ndarray | sparse.csr_array, seed: int, weights: np.ndarray | None
+        self, affinity: np.ndarray | sparse.csr_array, z: np.ndarray, seed: int, weights: np.ndarray | None
     ) -> np.ndarray:
-        """Clusters int64 [d] of the affinity of d distinct codes, by ``spectral``."""
+        """Clusters int64 [d] of the affinity of d distinct codes ``z`` [d, p], by ``spectral``."""
         k, d = self.n_clusters, affinity.shape[0]
-        if self.spectral == "diffusion":
-            found = diffusion_coordinates(
-                affinity, k, min(2 * k, d), self.diffusion_ratio, "arpack", seed, weights
-            )
-            # of the many local minima of k-means here, 20 restarts do not find the same one for every seed
-            n_init = max(self.n_init, restarts_of(None, d))
-            clusters = diffusion_clusters(found.embedding, k, n_init, seed, weights)
-        else:
+        if self.spectral == "eigenvectors":
             _, vectors = leading_eigenvectors(affinity, min(k + self.extra_components, d), "arpack", seed)
-            _, clusters = spectral_kmeans(vectors, k, self.n_init, seed, weights)
-        return clusters.labels_.astype(np.int64)
+            return spectral_kmeans(vectors, k, self.n_init, seed, weights)[1].labels_.astype(np.int64)
+        found = diffusion_coordinates(
+            affinity, k, min(2 * k, d), self.diffusion_ratio, "arpack", seed, weights
+        )
+        # of the many local minima of k-means here, 20 restarts do not find the same one for every seed
+        n_init = max(self.n_init, restarts_of(None, d))
+        labels = diffusion_clusters(found.embedding, k, n_init, seed, weights).labels_.astype(np.int64)
+        if self.spectral == "smoothed":
+            return refined_clusters(affinity, z, labels, k, n_init, seed, weights)
+        return labels
 
     @torch.no_grad()
     def _affinity(
@@ -448,7 +454,8 @@ class DSCNet(SelfExpressiveEmbedding["ExpressionState[DSCNet]"]):
     What w_e means depends on the length of the codes, which nothing in the loss fixes: "paper" leaves them as the
     autoencoder makes them and sums squared errors over the columns, as DSC-Net's code does; "robust" divides each code by
     its norm and takes the mean over the columns, so that the weights mean the same for all data, starts C at its exact
-    minimiser, and lets only the largest coefficients of each row into the affinity.
+    minimiser, and lets only the largest coefficients of each row into the affinity. The clusters are then those of its
+    diffusion coordinates; or, where these cut the graph more, of the codes that two steps of the random walk have smoothed.
 
     {options}
 

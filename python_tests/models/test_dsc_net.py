@@ -10,11 +10,12 @@ import torch
 from helpers.fits import begun
 from helpers.interrupt import Interrupt
 from sklearn.cluster import KMeans, SpectralClustering
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
 from typer.testing import CliRunner
 
 from desc_ext.algorithms.graph import learned_affinity
+from desc_ext.algorithms.smoothed_codes import normalised_cut, refined_clusters
 from desc_ext.cli import app
 from desc_ext.models import MODELS, DSCNet, load_model
 
@@ -251,7 +252,9 @@ def test_clusters_are_k_means_of_the_leading_eigenvectors(extra):
 
 def test_clusters_are_k_means_of_a_dense_diffusion():
     """λ^t v / √d of 2 K eigenvectors but the trivial one, (λ_4/λ_2)^t = 0.5, at unit length."""
-    model = DSCNet(3, diffusion_ratio=0.5, n_neighbors=0, random_state=0, **SMALL).fit(random_rows())
+    model = DSCNet(3, spectral="diffusion", diffusion_ratio=0.5, n_neighbors=0, random_state=0, **SMALL).fit(
+        random_rows()
+    )
     w = model.affinity_matrix_.astype(np.float64)
     roots = 1 / np.sqrt(w.sum(1))
     values, vectors = np.linalg.eigh(roots[:, None] * w * roots)
@@ -262,6 +265,19 @@ def test_clusters_are_k_means_of_a_dense_diffusion():
     seed = int(np.random.RandomState(0).randint(2**31 - 1))
     expected = KMeans(3, n_init=300, random_state=seed).fit_predict(rows)
     assert adjusted_rand_score(expected, model.labels_) == 1
+
+
+def test_smoothed_codes_refine_the_clusters_of_the_diffusion():
+    """By the affinity, the codes and the clusters that the same fit with spectral="diffusion" has."""
+    X, _ = make_blobs(120, 12, centers=3, cluster_std=4.0, random_state=2)
+    options = {"n_neighbors": 4, "random_state": 0} | SMALL
+    first, model = (DSCNet(3, spectral=name, **options).fit(X) for name in ("diffusion", "smoothed"))
+    np.testing.assert_array_equal(first.embedding_, model.embedding_)
+    seed, affinity = int(np.random.RandomState(0).randint(2**31 - 1)), model.affinity_matrix_
+    expected = refined_clusters(affinity, model.embedding_, first.labels_, 3, 300, seed)
+    np.testing.assert_array_equal(model.labels_, expected)
+    assert (model.labels_ != first.labels_).any()
+    assert normalised_cut(affinity, model.labels_) < normalised_cut(affinity, first.labels_)
 
 
 def test_learning_rates_of_the_full_batch_steps():
@@ -393,7 +409,9 @@ def test_l1_has_no_dimensions():
         DSCNet(3, penalty="l1", coefficient_scale="dimensions", **SMALL).fit(random_rows())
 
 
-@pytest.mark.parametrize(("n", "images", "kept"), [(60, False, 20), (60, True, 5), (400, True, 10)])
+@pytest.mark.parametrize(
+    ("n", "images", "kept"), [(60, False, 20), (1500, False, 40), (60, True, 5), (400, True, 10)]
+)
 def test_neighbours_by_kind_of_rows(n, images, kept):
     X = random_rows(n, 64)
     options = (IMAGES | {"channels": (4,)}) if images else SMALL
