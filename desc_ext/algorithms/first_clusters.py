@@ -54,8 +54,10 @@ def by_subspaces(directions: Tensor, n_clusters: int, dim: int, n_init: int, see
     return FirstClusters(labels, _on(labels, certainty_of_margins(residual, labels.cpu().numpy())))
 
 
-def by_self_expression(z: Tensor, n_clusters: int, seed: int) -> FirstClusters:
+def by_self_expression(z: Tensor, n_clusters: int, seed: int, images: bool) -> FirstClusters:
     """The closed form on rows [n, p], each divided by its norm; the margin is that of k-means in its embedding.
+
+    ``images``: whether rows are images or features of images.
 
     Where no more rows differ than there are clusters, every distinct row is a cluster.
     """
@@ -64,8 +66,8 @@ def by_self_expression(z: Tensor, n_clusters: int, seed: int) -> FirstClusters:
     if len(distinct) <= n_clusters:
         certainty = torch.ones(len(z), dtype=torch.float64, device=z.device)
         return FirstClusters(_on(z, distinct.number), certainty)
-    found = self_expressive_clusters(directions, distinct, n_clusters, seed)
-    embedding = found.diffusion.embedding[distinct.number]
+    found = self_expressive_clusters(directions, distinct, n_clusters, seed, images)
+    embedding = found.coordinates.embedding[distinct.number]
     distances = _distances(embedding, found.kmeans.cluster_centers_)
     return FirstClusters(_on(z, found.labels), _on(z, certainty_of_margins(distances, found.labels)))
 

@@ -225,7 +225,8 @@ def self_expressive_labels(rows: Tensor, n_clusters: int, seed: int) -> Tensor:
     distinct = distinct_rows(directions)
     if len(distinct) <= n_clusters:
         return torch.from_numpy(distinct.number).to(rows.device)
-    found = self_expressive_clusters(directions, distinct, n_clusters, seed)
+    # k-subspaces refines them itself: what is for images will do for all
+    found = self_expressive_clusters(directions, distinct, n_clusters, seed, images=True)
     return torch.from_numpy(found.labels).to(rows.device)
 
 

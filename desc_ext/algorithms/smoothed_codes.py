@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
@@ -13,18 +14,29 @@ from threadpoolctl import threadpool_limits
 
 from desc_ext.algorithms.kmeans import kmeans_model
 
-__all__ = ["normalised_cut", "refined_clusters", "smoothed_codes"]
+__all__ = ["SmoothedCodes", "clusters_of_lower_cut", "normalised_cut", "refined_clusters", "smoothed_codes"]
 
-# One step leaves the noise of single rows, and from three on clusters that touch become one.
-_STEPS = 2
+_MOST_ITERATIONS = 300
+
+
+@dataclass(frozen=True)
+class SmoothedCodes:
+    """Codes after two steps of the random walk P = D⁻¹W of a graph. One step leaves the noise of single rows, and from three
+    on clusters that touch become one.
+    """
+
+    embedding: np.ndarray  # float64 [n, p]: P² (z − mean), centred again and at unit length
+    # [n, p], what each row adds, by its share in the walk's step from a new row, to the code of that row: P (z − mean),
+    # less the centre of P² (z − mean)
+    extension: np.ndarray
 
 
 def smoothed_codes(
     affinity: np.ndarray | sparse.csr_array, z: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """P² (z − mean), centred again and at unit length: float64 [n, p], P = D⁻¹W the random walk on the graph.
+) -> SmoothedCodes:
+    """Codes ``z`` [n, p] after two steps of the random walk on a graph.
 
-    What P takes away are the differences between neighbours: a filter that lets low frequencies of the graph pass (Zhang,
+    What it takes away are the differences between neighbours: a filter that lets low frequencies of the graph pass (Zhang,
     Liu, Li and Wu, IJCAI 2019). A row without affinity keeps its code; one without length stays 0.
 
     Args:
@@ -35,12 +47,16 @@ def smoothed_codes(
     degree = np.asarray(affinity.sum(axis=1), dtype=np.float64).ravel()
     alone = degree == 0
     share = np.divide(1.0, degree, out=np.zeros_like(degree), where=~alone)
+
+    def step(rows: np.ndarray) -> np.ndarray:
+        return np.where(alone[:, None], rows, share[:, None] * (affinity @ rows))
+
     # the products of a dense affinity would have other bits for other numbers of threads
     with threadpool_limits(limits=1):
-        rows = z - np.average(z.astype(np.float64), axis=0, weights=weights)
-        for _ in range(_STEPS):
-            rows = np.where(alone[:, None], rows, share[:, None] * (affinity @ rows))
-        return normalize(rows - np.average(rows, axis=0, weights=weights))
+        once = step(z - np.average(z.astype(np.float64), axis=0, weights=weights))
+        twice = step(once)
+        centre = np.average(twice, axis=0, weights=weights)
+        return SmoothedCodes(normalize(twice - centre), once - centre)
 
 
 def normalised_cut(affinity: np.ndarray | sparse.csr_array, labels: np.ndarray) -> float:
@@ -51,6 +67,31 @@ def normalised_cut(affinity: np.ndarray | sparse.csr_array, labels: np.ndarray) 
     volume = np.bincount(labels, np.asarray(affinity.sum(axis=1), dtype=np.float64).ravel())
     some = volume > 0
     return float((1 - inside[some] / volume[some]).sum())
+
+
+def clusters_of_lower_cut(
+    affinity: np.ndarray | sparse.csr_array,
+    codes: np.ndarray,
+    labels: np.ndarray,
+    n_clusters: int,
+    weights: np.ndarray | None = None,
+) -> KMeans | None:
+    """k-means of smoothed codes [n, p], begun at the means of the spectral clusters ``labels``, if it lowers the graph's cut.
+
+    Round clusters of codes, as those of texts, lose their borders in the eigenvectors of the graph; curved ones, as those of
+    images, are lost by k-means. Which of the two they are, k-means tells: it lowers the normalised cut, of which spectral
+    clusters are an approximate minimum, or raises it; its first pass does already.
+
+    Returns:
+        None where the cut is no lower, after the first pass or at the end, or clusters are lost: fewer of them cut the graph
+        less, whatever they are.
+    """
+    cut, n_found = normalised_cut(affinity, labels), len(np.unique(labels))
+    for passes in (1, _MOST_ITERATIONS):
+        found = _kmeans_from(codes, labels, n_clusters, weights, passes)
+        if len(np.unique(found.labels_)) < n_found or normalised_cut(affinity, found.labels_) >= cut:
+            return None
+    return found
 
 
 def refined_clusters(
@@ -64,10 +105,8 @@ def refined_clusters(
 ) -> np.ndarray:
     """Clusters int64 [n] by k-means of the smoothed codes, or ``labels`` where these cut the graph no more.
 
-    Round clusters of codes, as those of texts, lose their borders in the eigenvectors of the graph; curved ones, as those of
-    images, are lost by k-means. Which of the two they are, k-means begun at the means of the spectral clusters tells: it
-    lowers the normalised cut, of which these are an approximate minimum, or raises it. Where it lowers it, the clusters are
-    those of the smallest inertia among this run and ``n_init`` others.
+    Where k-means begun at them lowers the cut (:func:`clusters_of_lower_cut`), the clusters are those of the smallest
+    inertia among this run and ``n_init`` others.
 
     Args:
         affinity, z, weights: of :func:`smoothed_codes`.
@@ -75,28 +114,32 @@ def refined_clusters(
         n_init: further runs of k-means, from k-means++.
         seed: of these.
     """
-    codes = smoothed_codes(affinity, z, weights)
-    n_found = len(np.unique(labels))
-    with warnings.catch_warnings():
-        # of rows that the graph has made equal: clusters without rows are looked for below
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        begun = _kmeans_from(codes, labels, n_clusters, weights)
-        # fewer clusters cut the graph less, whatever they are
-        if len(np.unique(begun.labels_)) < n_found or (
-            normalised_cut(affinity, begun.labels_) >= normalised_cut(affinity, labels)
-        ):
-            return labels
+    codes = smoothed_codes(affinity, z, weights).embedding
+    begun = clusters_of_lower_cut(affinity, codes, labels, n_clusters, weights)
+    if begun is None:
+        return labels
+    with _no_warning_of_equal_rows():
         others = kmeans_model(codes, n_clusters, n_init, seed, weights)
     best = begun if begun.inertia_ <= others.inertia_ else others
     return best.labels_.astype(np.int64)
 
 
-def _kmeans_from(rows: np.ndarray, labels: np.ndarray, n_clusters: int, weights: np.ndarray | None) -> KMeans:
+def _kmeans_from(
+    rows: np.ndarray, labels: np.ndarray, n_clusters: int, weights: np.ndarray | None, passes: int
+) -> KMeans:
     """k-means begun at the means of the clusters ``labels`` [n]; at the mean of all rows for one that has none."""
     counts = np.ones(len(rows)) if weights is None else weights
     means = np.tile(np.average(rows, axis=0, weights=counts), (n_clusters, 1))
     for cluster in np.unique(labels):
         members = labels == cluster
         means[cluster] = np.average(rows[members], axis=0, weights=counts[members])
-    with threadpool_limits(limits=1, user_api="openmp"):
-        return KMeans(n_clusters, init=means, n_init=1).fit(rows, sample_weight=weights)
+    with threadpool_limits(limits=1, user_api="openmp"), _no_warning_of_equal_rows():
+        return KMeans(n_clusters, init=means, n_init=1, max_iter=passes).fit(rows, sample_weight=weights)
+
+
+class _no_warning_of_equal_rows(warnings.catch_warnings):
+    """Without scikit-learn's warning of rows that the graph has made equal: lost clusters are looked for here."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore", ConvergenceWarning)

@@ -269,7 +269,7 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
     def _adapt_options(self, n_samples: int, n_features: int) -> None:
         super()._adapt_options(n_samples, n_features)
         if self.n_neighbors is None:
-            rule = expression_options(n_samples, self.n_clusters, None, ridge=1.0)
+            rule = expression_options(n_samples, self.n_clusters, None, images=True, ridge=1.0)
             images = self.image_shape is not None or self.features is not None
             few = n_samples < _FEW_ROWS * self.n_clusters
             self.n_neighbors = rule.n_neighbors if images else _NEIGHBORS_OF_FEW if few else _ROW_NEIGHBORS
@@ -433,7 +433,7 @@ def _default_ridge(z: Tensor, n_clusters: int) -> float:
     if not 0 < square < math.inf:
         return 1.0
     eigenvalues = gram_eigenvalues(z) / square
-    return expression_options(len(z), n_clusters, eigenvalues).ridge * square
+    return expression_options(len(z), n_clusters, eigenvalues, images=True).ridge * square
 
 
 @estimator

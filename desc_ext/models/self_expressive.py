@@ -83,6 +83,10 @@ class SelfExpressiveClustering(_Found, Estimator):
     (Coifman and Lafon, 2006), without the trivial one; v_j are the eigenvectors of D^(-1/2) W D^(-1/2), and t is such that
     (λ_{K+1}/λ_2)^t = ``diffusion_ratio``. k-means clusters them at unit length.
 
+    The borders of round clusters, as those of texts, are lost in few coordinates. So k-means also clusters P²(Z − mean), the
+    rows smoothed by two steps of the walk P = D⁻¹W, begun at the means of the clusters found; what it finds is taken where it
+    lowers the normalised cut Σ_k cut(k, others)/vol(k) (``smoothing``). Of images, whose clusters are curved, it does not.
+
     Small components of the graph would each claim an eigenvector: every row in a component of fewer than n/(10 K) rows
     is joined to the row outside of it with the largest affinity.
 
@@ -104,15 +108,16 @@ class SelfExpressiveClustering(_Found, Estimator):
         n_clusters_: K, given or found.
         cluster_candidates_: with ``n_clusters=None`` the five (k, gap) with the largest gaps, largest first; else empty.
         affinity_matrix_: W, a SciPy CSR array [n, n]; a row that repeats an earlier one has no entries.
-        embedding_: [n, q], the coordinates that k-means clustered; q is m − 1, or m where W has several components.
+        embedding_: [n, q], the coordinates that k-means clustered; q is m − 1, or m where W has several components, or the
+            number of columns of smoothed rows.
         eigenvalues_: [m], λ of D^(-1/2) W D^(-1/2), descending from 1; 1 − λ is the normalised Laplacian's.
         cluster_centers_: [K, q], the k-means centres.
         inertia_: their sum of squared distances.
         n_iter_: iterations of the k-means run kept.
         history_: one dict a stage ("number of clusters" where it is looked for, "rows", "coefficients", "affinity",
             "eigenvectors", "k-means"): stage, epoch (1), seconds; the first adds candidates and eigenvalues, "affinity"
-            n_joined (rows of small components), "eigenvectors" the eigenvalues and the time t, "k-means" loss (the inertia)
-            and cluster_sizes.
+            n_joined (rows of small components), "eigenvectors" the eigenvalues and the time t, "k-means" loss (the inertia),
+            smoothed (whether they are those of smoothed rows) and cluster_sizes.
         resolved_params_: every option with its value.
         features_: the fitted :class:`desc_ext.features.Scattering2D`, or None.
         n_features_in_: columns of the training data, a row an image.
@@ -155,8 +160,8 @@ class SelfExpressiveClustering(_Found, Estimator):
         above=0,
     )
     n_neighbors: int | None = option(
-        "coefficients kept of each row, n − 1 at most; None takes 5 where clusters have fewer than 100 rows on average, "
-        "else 10",
+        "coefficients kept of each row, n − 1 at most; None takes 5 where clusters have fewer than 100 rows on average; else "
+        "10 of images, of other rows n/(25 K), at least 10 and at most 40",
         default=None,
         at_least=1,
     )
@@ -166,6 +171,12 @@ class SelfExpressiveClustering(_Found, Estimator):
         default=0.65,
         above=0,
         below=1,
+    )
+    smoothing: bool | None = option(
+        "whether rows that the graph has smoothed may take the place of the diffusion coordinates: they do where k-means of "
+        "them, begun at the clusters, lowers the normalised cut of the graph. None: but for images",
+        default=None,
+        earlier=False,
     )
     eigen_solver: Literal["arpack", "lobpcg"] = option("how the eigenvectors are found", default="arpack")
     n_init: int | None = option(
@@ -225,6 +236,7 @@ class SelfExpressiveClustering(_Found, Estimator):
             n,
             n_clusters,
             spectrum,
+            images=self.image_shape is not None or self.features is not None,
             ridge=self.ridge,
             n_neighbors=self.n_neighbors,
             n_components=self.n_components,
@@ -232,6 +244,7 @@ class SelfExpressiveClustering(_Found, Estimator):
             n_init=self.n_init,
             eigen_solver=self.eigen_solver,
             expression=self.expression,
+            smoothing=self.smoothing,
         )
 
     def _find_number(
@@ -265,9 +278,9 @@ class SelfExpressiveClustering(_Found, Estimator):
         self, z: Tensor, found: SelfExpressiveClusters, chosen: ExpressionOptions, options: Self
     ) -> None:
         """Sets the attributes, and what extends the coordinates to new rows."""
-        dtype, distinct, diffusion = options.dtype, found.distinct, found.diffusion
+        dtype, distinct, coordinates = options.dtype, found.distinct, found.coordinates
         options.ridge, options.n_neighbors = float(chosen.ridge), chosen.n_neighbors
-        options.n_components = len(diffusion.eigenvalues)
+        options.smoothing, options.n_components = chosen.smoothing, len(found.diffusion.eigenvalues)
         options.n_init = restarts_of(options.n_init, len(distinct))
         self._set_options(options)
         self.n_clusters_ = len(found.kmeans.cluster_centers_)
@@ -276,10 +289,10 @@ class SelfExpressiveClustering(_Found, Estimator):
         self._number = torch.from_numpy(distinct.number).to(self._z.device) if distinct.repeated else None
         self.labels_, self.affinity_matrix_ = found.labels, distinct.spread(found.affinity)
         self.inertia_, self.n_iter_ = float(found.kmeans.inertia_), int(found.kmeans.n_iter_)
-        self.eigenvalues_ = diffusion.eigenvalues
+        self.eigenvalues_ = found.diffusion.eigenvalues
         self.cluster_centers_ = found.kmeans.cluster_centers_.astype(dtype)
-        self._extension = torch.from_numpy(diffusion.extension.astype(dtype)).to(self._z.device)
-        self.embedding_ = diffusion.embedding[distinct.number].astype(dtype)
+        self._extension = torch.from_numpy(coordinates.extension.astype(dtype)).to(self._z.device)
+        self.embedding_ = coordinates.embedding[distinct.number].astype(dtype)
 
     def _rows(self, X: np.ndarray) -> Rows:
         return Rows(X, self._offset, self._scale, resolve_device(self.device), torch.float64)

@@ -70,7 +70,7 @@ def test_given_clusters_are_kept_and_measured_by_their_means():
 @pytest.mark.parametrize(
     "find",
     [
-        lambda z, k, n_init, seed: by_self_expression(z, k, seed),
+        lambda z, k, n_init, seed: by_self_expression(z, k, seed, images=True),
         lambda *a: by_subspaces(a[0], a[1], 2, *a[2:]),
     ],
 )
@@ -85,7 +85,7 @@ def test_subspaces_are_found_where_kmeans_fails(find):
 
 def test_no_more_distinct_rows_than_clusters_are_the_clusters():
     z = torch.eye(5)[torch.tensor([0, 1, 0, 1, 1])]
-    found = by_self_expression(z, K, 0)
+    found = by_self_expression(z, K, 0, images=True)
     np.testing.assert_array_equal(found.labels, [0, 1, 0, 1, 1])
 
 
@@ -104,7 +104,7 @@ def test_the_same_bits_for_any_number_of_threads():
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            starts = by_kmeans(z, K, 3, 0), by_self_expression(z, K, 0)
+            starts = by_kmeans(z, K, 3, 0), by_self_expression(z, K, 0, images=True)
             starts += (given_clusters(z, np.arange(3000) % K, K),)
             found.append([part for start in starts for part in (start.labels, start.certainty)])
     finally:

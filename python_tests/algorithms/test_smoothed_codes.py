@@ -48,7 +48,10 @@ def test_two_steps_of_the_random_walk(kind, weighted):
     rows -= counts @ rows / counts.sum()
     rows /= np.sqrt((rows * rows).sum(1, keepdims=True))
     found = smoothed_codes(kind(w), z, counts if weighted else None)
-    np.testing.assert_allclose(found, rows, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.embedding, rows, rtol=1e-9, atol=1e-12)
+    # a new row whose step in the walk is that of row 3
+    new = p[3] @ found.extension
+    np.testing.assert_allclose(new / np.linalg.norm(new), rows[3], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array])
@@ -80,7 +83,7 @@ def test_runs_of_their_own_leave_a_local_minimum():
     labels[(truth == 3) & (z[:, 2] > 0)] = 1
     labels[100:150:25] = 3
     graph = neighbours_graph(z)
-    codes = smoothed_codes(graph, z)
+    codes = smoothed_codes(graph, z).embedding
     means = np.array([codes[labels == k].mean(0) for k in range(4)])
     begun = KMeans(4, init=means, n_init=1).fit_predict(codes)
     assert adjusted_rand_score(truth, begun) < 0.9

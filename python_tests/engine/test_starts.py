@@ -172,9 +172,9 @@ def test_numbers_of_epochs_that_are_given_stay():
     assert (options.pretrain_epochs, options.max_rounds, options.warmup_epochs) == (2, 7, 4)
 
 
-@pytest.mark.parametrize(("n_features", "share"), [(16, 0.3), (256, 0.5), (512, 0.75), (20_000, 0.8)])
+@pytest.mark.parametrize(("n_features", "share"), [(16, 0.3), (128, 0.5), (160, 0.6), (20_000, 0.75)])
 @pytest.mark.parametrize("method", ["desc", "edesc", "ncsc"])
-def test_the_corruption_of_rows_leaves_128_columns(method, n_features, share):
+def test_the_corruption_of_rows_leaves_64_columns(method, n_features, share):
     options = models.MODELS[method](10)._resolve_options()
     options._adapt_options(1_000, n_features)
     assert options.corruption == pytest.approx(share)
