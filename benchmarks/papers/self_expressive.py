@@ -26,6 +26,7 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
+from desc_ext.algorithms.self_expression import expression_options
 from desc_ext.data import Dataset, load_dataset
 from desc_ext.data.catalogue import data_folders
 from desc_ext.features import Scattering2D
@@ -33,18 +34,24 @@ from desc_ext.metrics import clustering_scores
 from desc_ext.models import KSubspaces, SelfExpressiveClustering
 
 RESULT = Path(__file__).parent / "results" / "self_expressive.md"
-Method = Callable[[np.ndarray, int, int], np.ndarray]
+Method = Callable[
+    [np.ndarray, int, int, bool], np.ndarray
+]  # rows, K, seed, whether they are features of images
 
 
-def expressed(expression: str, X: np.ndarray, k: int, seed: int) -> np.ndarray:
-    return SelfExpressiveClustering(k, expression=expression, random_state=seed).fit_predict(X)
+def expressed(expression: str, X: np.ndarray, k: int, seed: int, images: bool) -> np.ndarray:
+    given = {}
+    if images:  # their features are computed once for all seeds, so the estimator is told what it would choose for images
+        rule = expression_options(len(X), k, None, images, ridge=1.0)
+        given = {"n_neighbors": rule.n_neighbors, "smoothing": rule.smoothing}
+    return SelfExpressiveClustering(k, expression=expression, random_state=seed, **given).fit_predict(X)
 
 
 METHODS: dict[str, Method] = {
-    "k-means (n_init=10), unit rows": lambda X, k, seed: KMeans(k, n_init=10, random_state=seed).fit_predict(
-        normalize(X)
-    ),
-    "k-subspaces": lambda X, k, seed: KSubspaces(k, random_state=seed).fit_predict(X),
+    "k-means (n_init=10), unit rows": lambda X, k, seed, images: KMeans(
+        k, n_init=10, random_state=seed
+    ).fit_predict(normalize(X)),
+    "k-subspaces": lambda X, k, seed, images: KSubspaces(k, random_state=seed).fit_predict(X),
     "self-expressive": partial(expressed, "ridge"),
     "low-rank (LRR)": partial(expressed, "low-rank"),
     "elastic net (EnSC)": partial(expressed, "elastic-net"),
@@ -82,7 +89,7 @@ def table(X: np.ndarray, y: np.ndarray, seeds: range, features: str, methods: li
         rows = []
         for seed in seeds:
             begin = time.perf_counter()
-            labels = METHODS[name](X, len(np.unique(y)), seed)
+            labels = METHODS[name](X, len(np.unique(y)), seed, features == "scattering")
             seconds = time.perf_counter() - begin
             scores = clustering_scores(y, labels)
             rows.append([scores["acc"], scores["nmi"], scores["ari"], seconds])
