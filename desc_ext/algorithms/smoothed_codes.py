@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +120,7 @@ def refined_clusters(
     begun = clusters_of_lower_cut(affinity, codes, labels, n_clusters, weights)
     if begun is None:
         return labels
-    with _no_warning_of_equal_rows():
+    with _unwarned():
         others = kmeans_model(codes, n_clusters, n_init, seed, weights)
     best = begun if begun.inertia_ <= others.inertia_ else others
     return best.labels_.astype(np.int64)
@@ -133,13 +135,13 @@ def _kmeans_from(
     for cluster in np.unique(labels):
         members = labels == cluster
         means[cluster] = np.average(rows[members], axis=0, weights=counts[members])
-    with threadpool_limits(limits=1, user_api="openmp"), _no_warning_of_equal_rows():
+    with threadpool_limits(limits=1, user_api="openmp"), _unwarned():
         return KMeans(n_clusters, init=means, n_init=1, max_iter=passes).fit(rows, sample_weight=weights)
 
 
-class _no_warning_of_equal_rows(warnings.catch_warnings):
-    """Without scikit-learn's warning of rows that the graph has made equal: lost clusters are looked for here."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without scikit-learn's warnings of few passes, and of equal rows: lost clusters are looked for here."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
