@@ -27,6 +27,7 @@ from desc_ext.algorithms.expression import (
     low_rank_coefficients,
     orthogonal_matching_pursuit,
 )
+from desc_ext.algorithms.gram import smaller_gram
 from desc_ext.algorithms.graph import (
     hold_copies,
     join_small_components,
@@ -54,7 +55,6 @@ __all__ = [
     "self_expressive_clusters",
 ]
 
-_GRAM_ROWS = 8192  # added to a Gram matrix at a time
 # Coefficients kept of each row, below and above so many rows a cluster.
 _FEW_ROWS, _NEIGHBORS_OF_FEW, _NEIGHBORS = 100, 5, 10
 # Of rows that are no images one in so many of a cluster, up to a largest number: 20 Newsgroups-b (942 rows a cluster) rose
@@ -194,7 +194,7 @@ def mean_square(z: Tensor) -> float:
 
 def gram_eigenvalues(z: Tensor) -> np.ndarray:
     """Eigenvalues of zᵀz, or of z zᵀ where n < p, of rows [n, p]; float64 [min(n, p)], ascending."""
-    return torch.linalg.eigvalsh(_gram(z)).clamp_min(0).cpu().numpy()
+    return torch.linalg.eigvalsh(smaller_gram(z)).clamp_min(0).cpu().numpy()
 
 
 def ridge_of_dimension(eigenvalues: np.ndarray, dimension: float) -> float:
@@ -337,16 +337,6 @@ def self_expressive_clusters(
 
 def ridge_inverse(z: Tensor, ridge: float) -> Tensor:
     """(zᵀz + ridge·I)⁻¹ [p, p], or (z zᵀ + ridge·I)⁻¹ [n, n] where n < p."""
-    gram = _gram(z)
+    gram = smaller_gram(z)
     gram.diagonal().add_(ridge)
     return torch.cholesky_inverse(torch.linalg.cholesky(gram)).to(z.dtype).contiguous()
-
-
-def _gram(z: Tensor) -> Tensor:
-    """zᵀz [p, p], or z zᵀ [n, n] where n < p, in float64."""
-    parts = z.split(_GRAM_ROWS) if len(z) >= z.shape[1] else [z.T]
-    size = min(z.shape)
-    gram = torch.zeros(size, size, dtype=torch.float64, device=z.device)
-    for part in parts:
-        gram += part.double().T @ part.double()
-    return gram

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from desc_ext import ops
 from desc_ext.algorithms.expression.rows import check_count, check_expressed_rows
+from desc_ext.algorithms.gram import GRAM_ROWS, smaller_gram
 from desc_ext.algorithms.kmeans import one_thread
 from desc_ext.ops.checks import check_finite
 
 __all__ = ["low_rank_coefficients", "low_rank_factor"]
 
-_GRAM_ROWS = 8192  # added to a Gram matrix at a time
 # Directions of a smaller share of the largest energy are rounding, which the division by their length would magnify.
 _ROUNDING = 1e-12
 
@@ -46,7 +46,7 @@ def low_rank_factor(z: Tensor, threshold: float = 1.0) -> Tensor:
     threshold = check_finite(operator, "threshold", threshold, 0.0, open_end=True)
     wide = len(z) < z.shape[1]
     with one_thread():
-        gram = z.double() @ z.double().T if wide else _gram(z)
+        gram = smaller_gram(z)
         energy, vectors = (part.flip(-1) for part in torch.linalg.eigh(gram))
         kept = (energy > threshold) & (energy > _ROUNDING * energy[0])
         energy, vectors = energy[kept], vectors[:, kept]
@@ -54,7 +54,7 @@ def low_rank_factor(z: Tensor, threshold: float = 1.0) -> Tensor:
         if wide:
             return (vectors * weight).to(z.dtype)
         turn = vectors * (weight / energy.sqrt())
-        return torch.cat([(part.double() @ turn).to(z.dtype) for part in z.split(_GRAM_ROWS)])
+        return torch.cat([(part.double() @ turn).to(z.dtype) for part in z.split(GRAM_ROWS)])
 
 
 def low_rank_coefficients(z: Tensor, k: int, threshold: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -82,11 +82,3 @@ def low_rank_coefficients(z: Tensor, k: int, threshold: float = 1.0) -> tuple[Te
     # the reciprocal of the factor, bounded as in coefficient_topk
     taken_off = (1 - y.square().sum(1, keepdim=True)).clamp_min(torch.finfo(y.dtype).eps)
     return indices, values * taken_off
-
-
-def _gram(z: Tensor) -> Tensor:
-    """zᵀz [p, p] in float64."""
-    gram = torch.zeros(z.shape[1], z.shape[1], dtype=torch.float64, device=z.device)
-    for part in z.split(_GRAM_ROWS):
-        gram += part.double().T @ part.double()
-    return gram
