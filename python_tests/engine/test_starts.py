@@ -166,6 +166,17 @@ def test_epochs_follow_the_number_of_rows(method, n, pretraining, refinement, wa
         assert (options.expression_epochs, options.start_epochs) == (quarter, half)
 
 
+def test_ncsc_learns_its_start_without_pretraining():
+    """The classifier's epochs follow the rows, not ``pretrain_epochs``: with 0 of them nothing would teach it ``init``."""
+    options = models.NCSC(10, pretrain_epochs=0)._resolve_options()
+    options._adapt_options(1_797, 64)
+    assert (options.pretrain_epochs, options.expression_epochs, options.start_epochs) == (0, 5, 10)
+    start = np.arange(600) % 3
+    rows = np.eye(3)[start] + 0.1 * np.random.default_rng(0).normal(size=(600, 3))
+    model = models.NCSC(3, init=start, pretrain_epochs=0, max_epochs=0, random_state=0).fit(rows)
+    np.testing.assert_array_equal(model.labels_, start)
+
+
 def test_numbers_of_epochs_that_are_given_stay():
     options = models.IDEC(3, pretrain_epochs=2, max_rounds=7, warmup_epochs=4)._resolve_options()
     options._adapt_options(70_000, 64)
