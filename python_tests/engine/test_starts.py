@@ -59,11 +59,17 @@ def test_bad_labels_are_refused(labels, message):
 
 def test_bad_words_are_refused():
     with pytest.raises(
-        ValueError, match=r"init must be one of 'self-expressive'.* or an array of labels.* got 'first'"
+        ValueError, match=r"init must be one of 'self-expressive'.* or a NumPy array of labels.* got 'first'"
     ):
         small("idec", init="first").fit(X)
     with pytest.raises(ValueError, match=r"init='labels' stands for an array .* pass the array"):
         small("idec", init="labels").fit(X)
+
+
+def test_labels_that_are_no_array_are_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"a NumPy array .*, got a list \[0, 1, .*convert it, np.asarray\(init\)") as caught:
+        small("idec", init=[0, 1] * 5_000).fit(X)
+    assert len(str(caught.value)) < 400
 
 
 def test_labels_are_saved_as_a_word(tmp_path):

@@ -347,7 +347,7 @@ def test_images_and_latent_dim_do_not_go_together():
         ({"soft_indicator": 1}, "soft_indicator must be True or False"),
         (
             {"init": "first"},
-            "init must be one of .*'best'.* or an array of labels .*, got 'first'",
+            "init must be one of .*'best'.* or a NumPy array of labels .*, got 'first'",
         ),
         ({"min_batches": 0}, "min_batches must be an integer >= 1"),
         ({"preset": "best"}, "preset must be one of 'paper', 'robust'"),
