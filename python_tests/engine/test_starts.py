@@ -67,7 +67,9 @@ def test_bad_words_are_refused():
 
 
 def test_labels_that_are_no_array_are_refused_in_one_line():
-    with pytest.raises(ValueError, match=r"a NumPy array .*, got a list \[0, 1, .*convert it, np.asarray\(init\)") as caught:
+    with pytest.raises(
+        ValueError, match=r"a NumPy array .*, got a list \[0, 1, .*convert it, np.asarray\(init\)"
+    ) as caught:
         small("idec", init=[0, 1] * 5_000).fit(X)
     assert len(str(caught.value)) < 400
 

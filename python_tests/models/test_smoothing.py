@@ -63,8 +63,10 @@ def test_copies_count():
 @pytest.mark.parametrize("smoothing", [True, False])
 def test_many_copies_are_predicted_with_their_cluster(smoothing):
     """A row that comes 200 times is in the cluster of its copies, whatever rows are near: so has predict to find it."""
-    X, truth = topics((100, 100, 100), noise=0.3)
-    middle = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 3)))[0].sum(1)  # as near to one topic as to others
+    X = topics((100, 100, 100), noise=0.3)[0]
+    middle = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 3)))[0].sum(
+        1
+    )  # as near to one topic as to others
     rows = np.concatenate([X, np.repeat(middle[None] + 0.1 * X[:4], 200, 0)])
     model = SelfExpressiveClustering(3, smoothing=smoothing, random_state=0).fit(rows)
     np.testing.assert_array_equal(model.predict(rows[300:]), model.labels_[300:])
