@@ -88,7 +88,8 @@ def diffusion_coordinates(
         values = 1 - (1 - values) * np.median(weights)
     # Where the K-th is not positive (a few rows that are all linked), a walk that stays where it is every other step.
     lazy = values[min(n_clusters, len(values)) - 1] <= _SMALLEST_EIGENVALUE
-    walk = (1 + values) / 2 if lazy else values.clip(0)
+    # That of two rows has 1 and 0: without its second coordinate they would be one cluster.
+    walk = ((1 + values) / 2).clip(_SMALLEST_EIGENVALUE) if lazy else values.clip(0)
     time = diffusion_time(walk, n_clusters, ratio)
     first = int(len(values) > 1 and values[1] < 1 - _EQUAL)
     values, walk, vectors = values[first:], walk[first:], vectors[:, first:]

@@ -29,7 +29,7 @@ class SmoothedCodes:
 
     embedding: np.ndarray  # float64 [n, p]: P² (z − mean), centred again and at unit length
     # [n, p], what each row adds, by its share in the walk's step from a new row, to the code of that row: P (z − mean),
-    # less the centre of P² (z − mean)
+    # less the centre of P² (z − mean), both over a power of two that makes the largest |z| about 1
     extension: np.ndarray
 
 
@@ -53,9 +53,12 @@ def smoothed_codes(
     def step(rows: np.ndarray) -> np.ndarray:
         return np.where(alone[:, None], rows, share[:, None] * (affinity @ rows))
 
+    # normalize leaves rows of norms below 1e-15 as they are, and squares overflow; a power of two changes no bit of others
+    z = z.astype(np.float64)
+    z = np.ldexp(z, -np.frexp(np.abs(z).max())[1])
     # the products of a dense affinity would have other bits for other numbers of threads
     with threadpool_limits(limits=1):
-        once = step(z - np.average(z.astype(np.float64), axis=0, weights=weights))
+        once = step(z - np.average(z, axis=0, weights=weights))
         twice = step(once)
         centre = np.average(twice, axis=0, weights=weights)
         return SmoothedCodes(normalize(twice - centre), once - centre)

@@ -6,6 +6,8 @@ import types
 import typing
 from typing import Any
 
+import numpy as np
+
 from desc_ext.cli.catalogue import closest, describe
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.options import option_fields
@@ -161,6 +163,6 @@ def _spell(hint: Any) -> str:
     for kind in sorted(_alternatives(hint), key=lambda kind: kind is type(None)):
         if typing.get_origin(kind) is typing.Literal:
             spelled.append(", ".join(map(str, typing.get_args(kind))))
-        else:
+        elif kind is not np.ndarray:  # no text is one
             spelled.append(names.get(kind, "numbers such as 500,500,1000"))
     return " or ".join(dict.fromkeys(spelled))

@@ -15,6 +15,8 @@ import numpy as np
 
 __all__ = ["OptionField", "OptionInfo", "check_value", "wanted"]
 
+_SHOWN = 100  # characters of a refused value, which may be a list of all labels
+
 
 @dataclasses.dataclass(frozen=True)
 class OptionInfo:
@@ -60,7 +62,12 @@ def check_value(owner: str, field: OptionField, value: Any) -> None:
     checks = [_check(kind, field.info) for kind in field.alternatives]
     if any(accepts(value) for accepts, _ in checks) or (value is None and field.takes_none):
         return
-    raise ValueError(f"{owner}: {field.name} must be {wanted(field, field.alternatives)}, got {value!r}")
+    got = repr(value)
+    if len(got) > _SHOWN:
+        got = f"a {type(value).__name__} {got[:_SHOWN]}..."
+    if np.ndarray in field.alternatives and not isinstance(value, str):
+        got += f": convert it, np.asarray({field.name})"
+    raise ValueError(f"{owner}: {field.name} must be {wanted(field, field.alternatives)}, got {got}")
 
 
 def wanted(field: OptionField, kinds: Sequence[Any]) -> str:
@@ -82,7 +89,7 @@ def _check(kind: Any, info: OptionInfo) -> tuple[Callable[[Any], bool], str]:
     if kind is float:
         return _with(functools.partial(_is_number, info), info), f"a finite number{_bounds(info)}"
     if kind is np.ndarray:
-        return lambda value: isinstance(value, np.ndarray), "an array of labels [n_samples]"
+        return lambda value: isinstance(value, np.ndarray), "a NumPy array of labels [n_samples]"
     if get_origin(kind) is tuple:
         item = functools.partial(_is_integer, info)
         accepts = lambda value: isinstance(value, (tuple, list)) and all(map(item, value))  # noqa: E731

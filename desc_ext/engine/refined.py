@@ -29,7 +29,7 @@ from desc_ext.engine.starts import check_labels, first_clusters_of_rows, labels_
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.nn import augmented
 
-__all__ = ["ANCHORED", "REFINE", "UNANCHORED", "RefinedClusterer"]
+__all__ = ["ANCHORED", "REFINE", "UNANCHORED", "RefinedClusterer", "usual_pretraining"]
 
 S = TypeVar("S", bound=FitState)
 REFINE = "refine"  # the name of the stage that is anchored
@@ -183,7 +183,7 @@ class RefinedClusterer(DeepClusterer[S]):
     def _set_epochs(self, n_samples: int) -> None:
         """Numbers of epochs that are left to the number of rows."""
         if self.pretrain_epochs is None:
-            self.pretrain_epochs = _epochs(n_samples, *_PRETRAINING)
+            self.pretrain_epochs = usual_pretraining(n_samples)
         if self._refinement_epochs is None:
             setattr(self, self._length, _epochs(n_samples, *_REFINEMENT))
         if self.warmup_epochs is None:
@@ -284,6 +284,11 @@ class RefinedClusterer(DeepClusterer[S]):
             return {}
         loss = anchor_loss(self._membership(state.network, z), evaluation.anchor[index])
         return {"anchor": (state.options.anchor_weight, loss)}
+
+
+def usual_pretraining(n_samples: int) -> int:
+    """Epochs of pretraining where ``pretrain_epochs`` is None."""
+    return _epochs(n_samples, *_PRETRAINING)
 
 
 def _epochs(n_samples: int, rows: int, least: int, most: int) -> int:

@@ -26,7 +26,7 @@ from desc_ext.engine.image_or_row import ImageOrRowClusterer
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
-from desc_ext.engine.refined import REFINE, RefinedClusterer
+from desc_ext.engine.refined import REFINE, RefinedClusterer, usual_pretraining
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, train_on_batches
 from desc_ext.engine.state import Evaluation, FitState
@@ -173,10 +173,11 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         default=None,
     )
     expression_epochs: Option[int | None] = option(
-        "stage 1; None: a quarter of pretrain_epochs", default=None, at_least=0
+        "stage 1; None: as many as show 50,000 rows, 1 to 5", default=None, at_least=0
     )
     start_epochs: Option[int | None] = option(
-        "cross-entropy with the first clusters, with an anchor of the certain rows alone; None: half of pretrain_epochs",
+        "cross-entropy with the first clusters, with an anchor of the certain rows alone; None: as many as show "
+        "100,000 rows, 2 to 10",
         default=None,
         at_least=0,
     )
@@ -212,7 +213,8 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
     # ------------------------------------------------------------------ what a fit needs
     def _set_epochs(self, n_samples: int) -> None:
         super()._set_epochs(n_samples)
-        pretraining = self.pretrain_epochs or 0
+        # not of pretrain_epochs: a classifier that no epoch teaches has lost the first clusters
+        pretraining = usual_pretraining(n_samples)
         if self.expression_epochs is None:
             self.expression_epochs = -(-pretraining // 4)
         if self.start_epochs is None:
@@ -342,10 +344,13 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
     def _end_training(self, state: CollaborativeState) -> None:
         state.network.expression = None
         if any(record.get("collapsed") for record in state.history[-1:]):
+            use = "give start_epochs and max_epochs more epochs"
+            if state.options.preset != "robust":
+                use = "use preset='robust'"
             warn_user(
                 f"{type(self).__name__} collapsed: one of {state.options.n_clusters} clusters holds more than "
-                f"{_COLLAPSED_SHARE:.0%} of the rows (a constant classifier makes eqs. 6 and 7 zero); use "
-                "preset='robust', or raise separation_weight and balance_weight",
+                f"{_COLLAPSED_SHARE:.0%} of the rows (a constant classifier makes eqs. 6 and 7 zero); {use}, or raise "
+                "separation_weight and balance_weight",
             )
 
     def _assign(self, network: CollaborativeNetwork, z: Tensor) -> Tensor:

@@ -328,9 +328,16 @@ class SelfExpressiveClustering(_Found, Estimator):
         n_neighbors = min(self._options.n_neighbors, len(self._z) - 1)
         size, rows = self._on_training_rows(z).abs().topk(min(n_neighbors + 1, len(self._z)), dim=1)
         # a training row is expressed by the others, as it was in the fit
-        size = size.masked_fill((self._z[rows] == z[:, None]).all(2), 0)
-        size, order = size.topk(n_neighbors, dim=1)
-        return unit_rows((size[..., None] * self._extension[rows.gather(1, order)]).sum(1))
+        itself = (self._z[rows] == z[:, None]).all(2)
+        size, order = size.masked_fill(itself, 0).topk(n_neighbors, dim=1)
+        added = (size[..., None] * self._extension[rows.gather(1, order)]).sum(1)
+        if self._number is not None:
+            # and held by its copies: with w of them by (w − 1) Σ_j |C_ij|, as hold_copies does
+            own = rows.gather(1, itself.int().argmax(1, keepdim=True)).squeeze(1)
+            copies = torch.bincount(self._number, minlength=len(self._z))[own] - 1
+            held = torch.where(itself.any(1), copies * size.sum(1), 0)
+            added += held[:, None] * self._extension[own]
+        return unit_rows(added)
 
     def _on_training_rows(self, z: Tensor) -> Tensor:
         """Coefficients [m, n] of the ridge regression of rows ``z`` [m, p] on all training rows."""

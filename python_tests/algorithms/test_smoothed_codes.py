@@ -54,6 +54,18 @@ def test_two_steps_of_the_random_walk(kind, weighted):
     np.testing.assert_allclose(new / np.linalg.norm(new), rows[3], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("factor", [2.0**-400, 2.0**-60, 2.0**600])
+def test_codes_of_any_length_have_the_same_directions(factor):
+    """P²(z − mean) is linear in z, so its direction does not depend on a common factor, and the extension stays a number of
+    float32.
+    """
+    w, z = random_graph(), np.random.default_rng(1).standard_normal((30, 5))
+    found, expected = smoothed_codes(w, factor * z), smoothed_codes(w, z)
+    np.testing.assert_array_equal(found.embedding, expected.embedding)
+    np.testing.assert_allclose(np.linalg.norm(found.embedding, axis=1), 1)
+    np.testing.assert_array_equal(found.extension.astype(np.float32), expected.extension.astype(np.float32))
+
+
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array])
 def test_normalised_cut_is_a_sum_over_pairs(kind):
     w, labels = random_graph(), np.arange(30) % 4

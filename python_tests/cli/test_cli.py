@@ -285,6 +285,7 @@ def test_folders_that_hold_no_model(tmp_path, digits_run):
         (["digits", "--clusters", "3", "--set", "epochs"], "wants NAME=VALUE; got 'epochs'"),
         (["digits", "--clusters", "3", "--set", "learning_rate=fast"], "learning_rate=fast: wanted a number"),
         (["digits", "--clusters", "3", "--set", "hidden_sizes=5,x"], "wanted numbers such as 500,500,1000"),
+        (["digits", "--clusters", "3", "--set", "init=y.npy"], "latent-k-subspaces, labels or none\n"),
         (["digits", "--clusters", "3", "--set", "n_clusters=4"], "set by --clusters"),
         (["digits", "--clusters", "3", "--epochs", "2", "--set", "max_epochs=4"], "max_epochs is set twice"),
         (["digits", "--clusters", "3", "--model", "self-expressive", "--epochs", "2"], "leave out --epochs"),

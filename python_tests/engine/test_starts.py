@@ -59,11 +59,19 @@ def test_bad_labels_are_refused(labels, message):
 
 def test_bad_words_are_refused():
     with pytest.raises(
-        ValueError, match=r"init must be one of 'self-expressive'.* or an array of labels.* got 'first'"
+        ValueError, match=r"init must be one of 'self-expressive'.* or a NumPy array of labels.* got 'first'"
     ):
         small("idec", init="first").fit(X)
     with pytest.raises(ValueError, match=r"init='labels' stands for an array .* pass the array"):
         small("idec", init="labels").fit(X)
+
+
+def test_labels_that_are_no_array_are_refused_in_one_line():
+    with pytest.raises(
+        ValueError, match=r"a NumPy array .*, got a list \[0, 1, .*convert it, np.asarray\(init\)"
+    ) as caught:
+        small("idec", init=[0, 1] * 5_000).fit(X)
+    assert len(str(caught.value)) < 400
 
 
 def test_labels_are_saved_as_a_word(tmp_path):
@@ -164,6 +172,17 @@ def test_epochs_follow_the_number_of_rows(method, n, pretraining, refinement, wa
     if method == "ncsc":
         quarter, half = np.ceil([pretraining / 4, pretraining / 2])
         assert (options.expression_epochs, options.start_epochs) == (quarter, half)
+
+
+def test_ncsc_learns_its_start_without_pretraining():
+    """The classifier's epochs follow the rows, not ``pretrain_epochs``: with 0 of them nothing would teach it ``init``."""
+    options = models.NCSC(10, pretrain_epochs=0)._resolve_options()
+    options._adapt_options(1_797, 64)
+    assert (options.pretrain_epochs, options.expression_epochs, options.start_epochs) == (0, 5, 10)
+    start = np.arange(600) % 3
+    rows = np.eye(3)[start] + 0.1 * np.random.default_rng(0).normal(size=(600, 3))
+    model = models.NCSC(3, init=start, pretrain_epochs=0, max_epochs=0, random_state=0).fit(rows)
+    np.testing.assert_array_equal(model.labels_, start)
 
 
 def test_numbers_of_epochs_that_are_given_stay():

@@ -259,12 +259,21 @@ def test_without_a_start_the_classifier_is_as_drawn():
 
 # ---------------------------------------------------------------------- collapse
 def test_a_collapse_is_noticed():
-    with pytest.warns(UserWarning, match="NCSC collapsed: one of 10 clusters") as caught:
+    with pytest.warns(UserWarning, match="NCSC collapsed: one of 10 clusters.*use preset='robust'") as caught:
         model = NCSC(10, preset="paper", random_state=0, **(SMALL | {"batch_size": 300})).fit(digits())
     # that it collapsed, and which clusters are empty
     assert [warning.filename for warning in caught] == [__file__] * 2
     assert model.history_[-1]["collapsed"] is True
     assert max(model.history_[-1]["cluster_sizes"]) > 270
+
+
+def test_advice_after_a_collapse_is_not_the_preset_in_use():
+    """Rows of nearly one direction have nearly one code, which an untaught classifier puts into one cluster."""
+    options = SMALL | {"start_epochs": 0, "classifier_epochs": 0, "max_epochs": 1}
+    rows = 10 + 0.01 * np.random.default_rng(0).normal(size=(40, 6))
+    with pytest.warns(UserWarning, match="NCSC collapsed.*start_epochs and max_epochs more") as caught:
+        NCSC(8, random_state=0, **(options | {"scaling": "none"})).fit(rows)
+    assert not any("preset" in str(warning.message) for warning in caught)
 
 
 def test_robust_does_not_collapse():
@@ -338,7 +347,7 @@ def test_images_and_latent_dim_do_not_go_together():
         ({"soft_indicator": 1}, "soft_indicator must be True or False"),
         (
             {"init": "first"},
-            "init must be one of .*'best'.* or an array of labels .*, got 'first'",
+            "init must be one of .*'best'.* or a NumPy array of labels .*, got 'first'",
         ),
         ({"min_batches": 0}, "min_batches must be an integer >= 1"),
         ({"preset": "best"}, "preset must be one of 'paper', 'robust'"),

@@ -476,3 +476,12 @@ model = SelfExpressiveClustering(100, n_init=1, random_state=0).fit(z[:500])
 def test_prediction_holds_no_difference_of_all_rows_to_all_centres():
     """20,000 × 100 × 101 differences would be 800 MB, and their squares as much again."""
     assert extra_memory(PREDICTED, "model.predict(z)", "0") < 150 * 2**20
+
+
+@pytest.mark.parametrize("expression", ["ridge", "omp", "elastic-net", "low-rank"])
+def test_two_rows_are_two_clusters(expression):
+    """The random walk on two rows alternates between them (eigenvalues 1 and −1): as many rows as clusters, one in each."""
+    X = np.array([[1.0, 0.2, 0.1], [0.3, 1.0, -0.2]])
+    model = SelfExpressiveClustering(2, expression=expression, random_state=0).fit(X)
+    assert sorted(model.labels_) == [0, 1]
+    np.testing.assert_array_equal(model.predict(X), model.labels_)

@@ -60,6 +60,19 @@ def test_copies_count():
     assert adjusted_rand_score(truth, model.labels_[: len(X)]) > 0.7
 
 
+@pytest.mark.parametrize("smoothing", [True, False])
+def test_many_copies_are_predicted_with_their_cluster(smoothing):
+    """A row that comes 200 times is in the cluster of its copies, whatever rows are near: so has predict to find it."""
+    X = topics((100, 100, 100), noise=0.3)[0]
+    middle = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 3)))[0].sum(
+        1
+    )  # as near to one topic as to others
+    rows = np.concatenate([X, np.repeat(middle[None] + 0.1 * X[:4], 200, 0)])
+    model = SelfExpressiveClustering(3, smoothing=smoothing, random_state=0).fit(rows)
+    np.testing.assert_array_equal(model.predict(rows[300:]), model.labels_[300:])
+    assert (model.predict(rows) == model.labels_).mean() > 0.97
+
+
 @pytest.mark.parametrize(
     ("rows", "of_images", "of_others"),
     [(99, 5, 5), (100, 10, 10), (500, 10, 20), (1_000, 10, 40), (7_000, 10, 40)],
