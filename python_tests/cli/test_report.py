@@ -98,7 +98,7 @@ def test_it_says_what_the_results_say(digits_report):
     diagonal = sum(int(row[1 + i]) for i, row in enumerate(rows))
     assert diagonal / len(labels) == pytest.approx(metrics["desc"]["acc"])
     changed = {name: (value, default) for name, value, default in page.tables["options"][1:]}
-    assert changed["max_epochs"] == ("2", "30")
+    assert changed["max_epochs"] == ("2", "None")
     assert "batch_size" not in changed
     strips = [names for tag, names in page.elements if tag == "img" and names.get("class") == "strip"]
     assert len(strips) == len(np.unique(labels))

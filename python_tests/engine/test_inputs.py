@@ -138,8 +138,8 @@ def test_other_shapes_are_refused(given, image_shape, message):
 
 SMALL = {"hidden_sizes": (24,), "pretrain_epochs": 3, "n_init": 2, "batch_size": 64}
 REFINED = SMALL | {"max_epochs": 3, "warmup_epochs": 1, "subspace_dim": 3, "tol": 0.0}
-# stacks and flat rows are the same to a network without convolutions
-REFINED |= {"image_network": "dense", "augment": "none"}
+# stacks and flat rows are the same to a network without convolutions, and with one start
+REFINED |= {"image_network": "dense", "augment": "none", "corruption": 0.0, "init": "k-means"}
 OPTIONS = {
     "desc": REFINED,
     "edesc": REFINED,

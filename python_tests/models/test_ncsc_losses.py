@@ -158,7 +158,7 @@ def test_loss_weight_brings_both_losses_to_one_size():
 
 
 def test_the_anchor_is_in_units_of_the_loss_of_stage_1():
-    _, fit, stage = begun("refine", anchor_weight=0.5)
+    _, fit, stage = begun("refine", anchor_weight=0.5, corruption=0.0)
     fit.history = [{"stage": "expression", "loss": 50.0}, {"stage": "expression", "loss": 12.0}]
     n, n_clusters = len(fit.rows), fit.options.n_clusters
     targets = torch.eye(n_clusters, dtype=torch.float64)[torch.arange(n) % n_clusters]
