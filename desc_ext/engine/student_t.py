@@ -70,7 +70,7 @@ class StudentTClusterer(ConvolutionalClusterer[S]):
         at_least=1,
     )
     max_rounds: Option[int | None] = option(
-        "rounds of refinement, at most; None: as many as would show 300,000 rows in whole passes, 8 to 30",
+        "rounds of refinement, at most; None: as many as would show 1,200,000 rows in whole passes, 8 to 30",
         default=None,
         at_least=0,
     )

@@ -209,7 +209,7 @@ class DESC(ConvolutionalClusterer[State]):
     head_weight: Option[float] = option("of the head's cross-entropy", default=None, at_least=0)
     head_trains_encoder: Option[bool] = option("whether that loss reaches the encoder", default=None)
     max_epochs: Option[int | None] = option(
-        "refinement epochs, at most; None: as many as show 300,000 rows, 8 to 30", default=None, at_least=0
+        "refinement epochs, at most; None: as many as show 1,200,000 rows, 8 to 30", default=None, at_least=0
     )
     learning_rate: Option[float] = option("of Adam in refinement", default=None, above=0)
     tol: Option[float] = option(

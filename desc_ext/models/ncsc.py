@@ -173,17 +173,17 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         default=None,
     )
     expression_epochs: Option[int | None] = option(
-        "stage 1; None: as many as show 50,000 rows, 1 to 5", default=None, at_least=0
+        "stage 1; None: as many as show 100,000 rows, 1 to 5", default=None, at_least=0
     )
     start_epochs: Option[int | None] = option(
         "cross-entropy with the first clusters, with an anchor of the certain rows alone; None: as many as show "
-        "100,000 rows, 2 to 10",
+        "200,000 rows, 2 to 10",
         default=None,
         at_least=0,
     )
     classifier_epochs: Option[int] = option("stage 2", default=None, at_least=0)
     max_epochs: Option[int | None] = option(
-        "stage 3, at most; None: as many as show 300,000 rows, 8 to 30", default=None, at_least=0
+        "stage 3, at most; None: as many as show 1,200,000 rows, 8 to 30", default=None, at_least=0
     )
     pretrain_batch_size: Option[int] = option(
         "rows of a mini-batch in pretraining and stage start", default=None, at_least=1

@@ -158,7 +158,7 @@ def test_an_anchored_refinement_keeps_the_start_and_its_numbers(method):
 
 @pytest.mark.parametrize(
     ("n", "pretraining", "refinement", "warm_up"),
-    [(1_797, 20, 30, 5), (20_000, 10, 15, 2), (70_000, 3, 8, 1)],
+    [(1_797, 20, 30, 5), (40_000, 10, 30, 5), (70_000, 6, 17, 2)],
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_epochs_follow_the_number_of_rows(method, n, pretraining, refinement, warm_up):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
@@ -81,3 +82,18 @@ def test_neighbours_follow_the_rows_of_a_cluster(rows, of_images, of_others):
     for images, expected in ((True, of_images), (False, of_others)):
         options = expression_options(3 * rows, 3, None, images, ridge=1.0)
         assert (options.n_neighbors, options.smoothing) == (expected, not images)
+
+
+@pytest.mark.bits
+def test_smoothed_rows_have_the_same_bits_for_any_number_of_threads():
+    X, _ = topics()
+    n_threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            found.append(SelfExpressiveClustering(4, random_state=0).fit(X.astype(np.float32)))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert found[0].history_[-1]["smoothed"]
+    np.testing.assert_array_equal(found[0].embedding_, found[1].embedding_)
+    np.testing.assert_array_equal(found[0].labels_, found[1].labels_)
