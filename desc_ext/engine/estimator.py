@@ -127,6 +127,11 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
     def _complete_options(self) -> None:
         """Fills in or refuses resolved options that depend on each other; ``self`` are the resolved options."""
 
+    @property
+    def _of_images(self) -> bool:
+        """Whether rows are images or features of images, of the adapted options."""
+        return self.image_shape is not None or self.features is not None
+
     def _adapt_options(self, n_samples: int, n_features: int) -> None:
         """Fills in or refuses resolved options that depend on the rows; ``self`` are the resolved options."""
 

@@ -73,8 +73,7 @@ def first_clusters_of_rows(state: FitState[Any, Any], subspace_dim: int) -> Firs
     if isinstance(options.init, np.ndarray):
         return given_clusters(_all(rows), options.init, n_clusters)
     if options.init == "self-expressive":
-        images = options.image_shape is not None or options.features is not None
-        return by_self_expression(_all(_unscaled(rows.X, rows)), n_clusters, seed, images)
+        return by_self_expression(_all(_unscaled(rows.X, rows)), n_clusters, seed, options._of_images)
     if rows.n_features < 2 * subspace_dim:
         return None
     generator = torch.Generator().manual_seed(seed)

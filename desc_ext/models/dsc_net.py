@@ -270,9 +270,10 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         super()._adapt_options(n_samples, n_features)
         if self.n_neighbors is None:
             rule = expression_options(n_samples, self.n_clusters, None, images=True, ridge=1.0)
-            images = self.image_shape is not None or self.features is not None
             few = n_samples < _FEW_ROWS * self.n_clusters
-            self.n_neighbors = rule.n_neighbors if images else _NEIGHBORS_OF_FEW if few else _ROW_NEIGHBORS
+            self.n_neighbors = (
+                rule.n_neighbors if self._of_images else _NEIGHBORS_OF_FEW if few else _ROW_NEIGHBORS
+            )
         if self.self_expression == "learned" and n_samples > _MOST_ROWS:
             raise ValueError(
                 f"{type(self).__name__}: X has {n_samples:,} rows, but coefficients [n, n] are learned for {_MOST_ROWS:,} at "

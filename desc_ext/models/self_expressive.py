@@ -236,7 +236,7 @@ class SelfExpressiveClustering(_Found, Estimator):
             n,
             n_clusters,
             spectrum,
-            images=self.image_shape is not None or self.features is not None,
+            images=self._of_images,
             ridge=self.ridge,
             n_neighbors=self.n_neighbors,
             n_components=self.n_components,
