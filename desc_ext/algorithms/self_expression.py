@@ -143,9 +143,7 @@ class ExpressionOptions:
     n_init: int | None = None  # restarts of k-means
     eigen_solver: str = "arpack"
     expression: str = "ridge"  # or "omp", "elastic-net", "low-rank"
-    smoothing: bool = (
-        False  # whether desc_ext.algorithms.smoothed_codes may take the place of diffusion coordinates
-    )
+    smoothing: bool = False  # whether smoothed rows may take the place of diffusion coordinates
 
 
 def expression_options(

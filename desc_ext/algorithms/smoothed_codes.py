@@ -23,8 +23,9 @@ _MOST_ITERATIONS = 300
 
 @dataclass(frozen=True)
 class SmoothedCodes:
-    """Codes after two steps of the random walk P = D⁻¹W of a graph. One step leaves the noise of single rows, and from three
-    on clusters that touch become one.
+    """Codes after two steps of the random walk P = D⁻¹W of a graph.
+
+    One step leaves the noise of single rows, and from three on clusters that touch become one.
     """
 
     embedding: np.ndarray  # float64 [n, p]: P² (z − mean), centred again and at unit length

@@ -266,14 +266,17 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
     def _default_latent_dim(self, n_features: int) -> int:
         return min(_DIMENSIONS_PER_CLUSTER * self.n_clusters, n_features)
 
+    def _usual_neighbors(self, n_samples: int) -> int:
+        """``n_neighbors`` where it is None, of the adapted options."""
+        if self._of_images:
+            rule = expression_options(n_samples, self.n_clusters, None, images=True, ridge=1.0)
+            return rule.n_neighbors
+        return _NEIGHBORS_OF_FEW if n_samples < _FEW_ROWS * self.n_clusters else _ROW_NEIGHBORS
+
     def _adapt_options(self, n_samples: int, n_features: int) -> None:
         super()._adapt_options(n_samples, n_features)
         if self.n_neighbors is None:
-            rule = expression_options(n_samples, self.n_clusters, None, images=True, ridge=1.0)
-            few = n_samples < _FEW_ROWS * self.n_clusters
-            self.n_neighbors = (
-                rule.n_neighbors if self._of_images else _NEIGHBORS_OF_FEW if few else _ROW_NEIGHBORS
-            )
+            self.n_neighbors = self._usual_neighbors(n_samples)
         if self.self_expression == "learned" and n_samples > _MOST_ROWS:
             raise ValueError(
                 f"{type(self).__name__}: X has {n_samples:,} rows, but coefficients [n, n] are learned for {_MOST_ROWS:,} at "
