@@ -38,6 +38,11 @@ class FirstClusters:
     certainty: Tensor
     centres: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> FirstClusters:
+        """The same on ``device``."""
+        centres = None if self.centres is None else self.centres.to(device)
+        return FirstClusters(self.labels.to(device), self.certainty.to(device), centres)
+
 
 def by_kmeans(z: Tensor, n_clusters: int, n_init: int, seed: int) -> FirstClusters:
     """k-means on rows ``z`` [n, p]; the margin is between the distances to the two nearest centres."""

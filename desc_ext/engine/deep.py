@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -22,12 +23,13 @@ from desc_ext.engine.inputs import input_rows, input_width, training_rows
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.processes import BatchShare, check_group, fitting_together
 from desc_ext.engine.rows import Rows, Scaling, map_chunks, scaled_rows
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, run_stages
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.nn import parameter_dtype, set_dtype
 
-__all__ = ["DeepClusterer", "DeepEmbedding", "first_centroids", "reconstruction_loss"]
+__all__ = ["DeepClusterer", "DeepEmbedding", "EncodedBatch", "first_centroids", "reconstruction_loss"]
 
 S = TypeVar("S", bound=FitState)
 # What a seed is used for: each generator of a fit has a stream of its own, at this distance from the seed of the network.
@@ -52,6 +54,7 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
     """
 
     _state_type: ClassVar[type[FitState]] = FitState
+    _in_mini_batches: ClassVar[bool] = True
     _work_per_checkpoint: ClassVar[float] = 0.0  # seconds of a fit for each second of writing checkpoints
 
     preset: Literal["paper", "robust"] = option(
@@ -69,6 +72,13 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
     resume: bool = option(
         "continue from the checkpoint if the folder holds one. The result has the same bits as that of a fit that never "
         "stopped; other options, seed or data are refused",
+        default=False,
+        of_run=True,
+    )
+    distributed: bool = option(
+        "fit together with the other processes of torch.distributed's default group, each of which is given the same X and "
+        "options: they share every mini-batch and every pass over the rows, and end with the same result, which is that of "
+        "one process up to the rounding of sums. The first one writes checkpoints",
         default=False,
         of_run=True,
     )
@@ -109,6 +119,13 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
             raise ValueError(
                 f"{type(self).__name__}: resume=True needs checkpoint, the folder to continue from; got None"
             )
+        if self.distributed:
+            if not self._in_mini_batches:
+                raise ValueError(
+                    f"{type(self).__name__}: distributed=True is for methods whose steps are mini-batches, and every step of "
+                    "this one takes all rows; leave it out"
+                )
+            check_group(type(self).__name__)
 
     # ------------------------------------------------------------------ fit
     def begin(self, X: Any) -> S:
@@ -139,6 +156,10 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         return state
 
     def _fit(self, X: Any, options: Self, recorder: Recorder) -> None:
+        with fitting_together(self.distributed):
+            self._train(X, options, recorder)
+
+    def _train(self, X: Any, options: Self, recorder: Recorder) -> None:
         state = self._begin(X, options)
         state.history = recorder.history
         stages = self.stages(state)
@@ -175,10 +196,9 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         options, parameters = state.options, list(state.network.autoencoder.parameters())
 
         def terms(index: Tensor, evaluation: Evaluation | None) -> BatchLosses:
-            given, x = self._batch(state, index)
-            z, decoded = state.network.autoencoder(given)
-            losses: Losses = {"reconstruction": (weight, reconstruction_loss(x, decoded, reconstruction))}
-            return losses | further(index.to(x.device), z), {}
+            batch = self._encoded(state, index)
+            losses: Losses = {"reconstruction": (weight, batch.decoding_error(reconstruction))}
+            return losses | further(batch.index, batch.z), {}
 
         def after() -> None:
             state.initial_labels = initialise(self._encode_all(state)).clone()
@@ -196,12 +216,21 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         """Row numbers of all rows in random order, ``batch_size`` together."""
         return torch.randperm(len(state.rows), generator=state.order).split(state.options.batch_size)
 
-    def _batch(self, state: S, index: Tensor) -> tuple[Tensor, Tensor]:
-        """What the encoder is given for the rows with the numbers ``index``, and what the decoder has to give back."""
-        x = state.rows.take(index.numpy())
-        return self._corrupted(state, x), x
+    def _encoded(self, state: S, index: Tensor) -> EncodedBatch:
+        """The mini-batch of the rows with the numbers ``index`` under the autoencoder."""
+        share = BatchShare(len(index))
+        given, x = self._batch(state, index, share)
+        return EncodedBatch.of(state.network.autoencoder, index.to(x.device), given, x, share)
 
-    def _corrupted(self, state: S, x: Tensor) -> Tensor:
+    def _batch(self, state: S, index: Tensor, share: BatchShare) -> tuple[Tensor, Tensor]:
+        """What the encoder is given for this process's rows of ``index``, and what the decoder has to give back.
+
+        Noise is drawn for all rows of ``index``: it is the same however they are shared.
+        """
+        x = state.rows.take(index[share.own].numpy())
+        return self._corrupted(state, x, share), x
+
+    def _corrupted(self, state: S, x: Tensor, share: BatchShare) -> Tensor:
         """What the encoder is given for the rows ``x`` in training."""
         return x
 
@@ -284,11 +313,12 @@ class DeepClusterer(DeepEmbedding[S]):
     def _assign(self, network: Any, z: Tensor) -> Tensor:
         """Soft assignment [n, K] of codes."""
 
-    def _corrupted(self, state: S, x: Tensor) -> Tensor:
+    def _corrupted(self, state: S, x: Tensor, share: BatchShare) -> Tensor:
         if not state.options.corruption:
             return x
-        kept = torch.rand(x.shape, generator=state.noise, device=x.device) >= state.options.corruption
-        return x * kept
+        size = (share.n_rows, *x.shape[1:])
+        kept = torch.rand(size, generator=state.noise, device=x.device) >= state.options.corruption
+        return x * kept[share.own]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Soft assignments [n_samples, n_clusters] of ``X``; rows sum to 1."""
@@ -309,6 +339,29 @@ class DeepClusterer(DeepEmbedding[S]):
     def predict(self, X: Any) -> np.ndarray:
         """Cluster of every row of ``X`` (int64 [n_samples]): the arg max of ``predict_proba``."""
         return self.predict_proba(X).argmax(1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """A mini-batch under the autoencoder."""
+
+    index: Tensor  # int64 [m], numbers of its rows
+    z: Tensor  # [m, p], codes of all its rows, whichever process encoded them
+    x: Tensor  # what the decoder has to give back, of this process's rows
+    own_z: Tensor  # codes of these
+    share: BatchShare
+    autoencoder: Any
+
+    @classmethod
+    def of(cls, autoencoder: Any, index: Tensor, given: Tensor, x: Tensor, share: BatchShare) -> EncodedBatch:
+        """The batch whose rows in this process are ``x``, of which the encoder is given ``given``."""
+        z = autoencoder.encode(given)
+        return cls(index, share.gathered(z), x, z, share, autoencoder)
+
+    def decoding_error(self, form: str, codes: Tensor | None = None) -> Tensor:
+        """:func:`reconstruction_loss` of ``codes`` [m, p] (None: those of the batch), decoded."""
+        own = self.own_z if codes is None else codes[self.share.own]
+        return self.share.mean(reconstruction_loss(self.x, self.autoencoder.decode(own), form))
 
 
 def reconstruction_loss(x: Tensor, decoded: Tensor, form: str) -> Tensor:

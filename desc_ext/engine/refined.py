@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -23,11 +22,12 @@ from desc_ext.engine.anchor import (
 )
 from desc_ext.engine.deep import DeepClusterer
 from desc_ext.engine.options import LABELS, Option, estimator, option
+from desc_ext.engine.processes import BatchShare, processes
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import Losses, Stage
 from desc_ext.engine.starts import check_labels, first_clusters_of_rows, labels_digest
 from desc_ext.engine.state import Evaluation, FitState
-from desc_ext.nn import augmented
+from desc_ext.nn import affine_images, random_affine
 
 __all__ = ["ANCHORED", "REFINE", "UNANCHORED", "RefinedClusterer", "usual_pretraining"]
 
@@ -199,7 +199,7 @@ class RefinedClusterer(DeepClusterer[S]):
     @torch.no_grad()
     def _find_start(self, state: S, z: Tensor) -> Tensor:
         """First clusters [n] by ``init``, given all codes ``z`` [n, p]; sets the method's parameters by them."""
-        start = self._first_clusters(state, z)
+        start = processes().from_first(lambda: self._first_clusters(state, z).to("cpu")).to(z.device)
         if state.options.anchor_weight:
             state.certainty = start.certainty
         self._take_start(state, z, start)
@@ -213,18 +213,20 @@ class RefinedClusterer(DeepClusterer[S]):
         return start or by_kmeans(z, options.n_clusters, options.n_init, state.seed)
 
     # ------------------------------------------------------------------ mini-batches
-    def _batch(self, state: S, index: Tensor) -> tuple[Tensor, Tensor]:
-        """What the encoder is given for the rows with the numbers ``index``, and what the decoder has to give back.
+    def _batch(self, state: S, index: Tensor, share: BatchShare) -> tuple[Tensor, Tensor]:
+        """As in the base class; the decoder has to give back the image before augmentation.
 
-        That is the image before augmentation: a code need not say how an image was turned, only what it shows.
+        A code need not say how an image was turned, only what it shows.
         """
-        options = state.options
-        x = given = state.rows.take(index.numpy())
+        options, own = state.options, index[share.own].numpy()
+        x = given = state.rows.take(own)
         if options.augment != "none":
-            flip = options.augment == "affine-flip"
-            change = partial(augmented, image_shape=options.image_shape, generator=state.noise, flip=flip)
-            given = state.rows.take(index.numpy(), change)
-        return self._corrupted(state, given), x
+            shape, flip = options.image_shape, options.augment == "affine-flip"
+            maps = random_affine(len(index), shape[1:], state.noise, flip, torch.float64)[share.own]
+            given = state.rows.take(
+                own, lambda rows: affine_images(rows.reshape(-1, *shape), maps).flatten(1)
+            )
+        return self._corrupted(state, given, share), x
 
     # ------------------------------------------------------------------ the anchor
     def _anchored(self, state: S, stage: Stage) -> Stage:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from desc_ext.algorithms.distinct import row_hashes
 from desc_ext.algorithms.k_subspaces import leading_directions
+from desc_ext.engine.processes import processes
 from desc_ext.features.images import as_numpy
 from desc_ext.fixed_shapes import TILE_ROWS, in_threads
 from desc_ext.norms import unit_rows
@@ -237,10 +238,10 @@ class Rows:
         """``function`` of all rows, or of their directions, chunk by chunk."""
         read = self.directions if directions else self.take
 
-        def chunk(start: int) -> Tensor:
-            return _padded(function, read(slice(start, start + CHUNK_ROWS)))
+        def chunk(part: slice) -> Tensor:
+            return _padded(function, read(part))
 
-        return torch.cat(in_threads(chunk, range(0, len(self.X), CHUNK_ROWS), self.device))
+        return _over_chunks(chunk, len(self.X), self.device)
 
     def reduced(
         self, n_components: int, generator: torch.Generator, directions: bool
@@ -270,8 +271,23 @@ class Rows:
 
 def map_chunks(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
     """``function`` of row-aligned tensors, CHUNK_ROWS rows at a time; results are concatenated."""
-    pieces = zip(*(array.split(CHUNK_ROWS) for array in arrays), strict=True)
-    return torch.cat(in_threads(lambda piece: _padded(function, *piece), pieces, arrays[0].device))
+    return _over_chunks(
+        lambda part: _padded(function, *(array[part] for array in arrays)), len(arrays[0]), arrays[0].device
+    )
+
+
+def _over_chunks(function: Callable[[slice], Tensor], n_rows: int, device: torch.device) -> Tensor:
+    """``function`` of every chunk of ``n_rows`` rows, concatenated; processes that fit together share the chunks."""
+    n_chunks = -(-n_rows // CHUNK_ROWS)
+    among = processes().for_items(n_chunks)
+    own = among.share(n_chunks)
+    chunks = [slice(i * CHUNK_ROWS, (i + 1) * CHUNK_ROWS) for i in range(own.start, own.stop)]
+    found = torch.cat(in_threads(function, chunks, device))
+    if among.size == 1:
+        return found
+    return among.concatenated(
+        found, lambda share: min(share.stop * CHUNK_ROWS, n_rows) - share.start * CHUNK_ROWS, n_chunks
+    )
 
 
 def _padded(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:

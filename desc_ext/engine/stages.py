@@ -13,6 +13,7 @@ from torch import Tensor
 
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.checkpoint import Checkpoint, restore_optimizer
+from desc_ext.engine.processes import processes
 from desc_ext.engine.state import Evaluation, FitState
 
 __all__ = ["WEIGHTED", "BatchLosses", "Losses", "Stage", "run_stages", "total_loss", "train_on_batches"]
@@ -87,7 +88,7 @@ def run_stages(
             state.enter(stage.name)
         _run_stage(model, state, stage, recorder, checkpoint)
     if not stages[-1].has_clusters:
-        model._evaluate(state)
+        _evaluate(model, state)
 
 
 def _run_stage(
@@ -99,7 +100,7 @@ def _run_stage(
     rates = [group["lr"] for group in state.optimizer.param_groups]
     if stage.before is not None:
         stage.before()
-    evaluation = model._evaluate(state) if stage.has_clusters else None
+    evaluation = _evaluate(model, state) if stage.has_clusters else None
     train = stage.train_epoch or (lambda stage, evaluation: train_on_batches(state, stage, evaluation))
     while state.epoch < stage.epochs and not state.stopped:
         started = time.perf_counter()
@@ -117,8 +118,10 @@ def _run_stage(
             change = float((evaluation.labels != before).double().mean())
             losses |= evaluation.record | {"label_change": change} | further
             stop = change < stage.tol and state.epoch > stage.warmup_epochs
-        state.stopped = recorder.record(record | {"seconds": time.perf_counter() - started} | losses) or stop
-        checkpoint.write(state)
+        stop |= recorder.record(record | {"seconds": time.perf_counter() - started} | losses)
+        state.stopped = processes().from_first(lambda: stop)
+        if processes().first:
+            checkpoint.write(state)
     if stage.after is not None:
         stage.after()
 
@@ -134,6 +137,7 @@ def train_on_batches(state: FitState, stage: Stage, evaluation: Evaluation | Non
         loss = total_loss(losses)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        processes().average_gradients(p for group in optimizer.param_groups for p in group["params"])
         optimizer.step()
         if stage.after_step is not None:
             stage.after_step()
@@ -143,7 +147,7 @@ def train_on_batches(state: FitState, stage: Stage, evaluation: Evaluation | Non
         for name, value in found.items():
             share = value.detach().double() * (len(index) / n)
             sums[name] = sums[name] + share if name in sums else share
-    return {name: float(value) for name, value in sums.items()}
+    return processes().average({name: float(value) for name, value in sums.items()})
 
 
 def total_loss(losses: Losses) -> Tensor:
@@ -151,8 +155,15 @@ def total_loss(losses: Losses) -> Tensor:
     return torch.as_tensor(sum(weight * value for weight, value in losses.values()))
 
 
+def _evaluate(model: Trainable, state: FitState) -> Evaluation:
+    for network in (state.network, state.average):
+        if network is not None:
+            processes().synchronise(network)
+    return model._evaluate(state)
+
+
 def _evaluate_and_reseed(model: Trainable, state: FitState) -> tuple[Evaluation, dict[str, Any]]:
-    evaluation, n_reseeded = model._evaluate(state), 0
+    evaluation, n_reseeded = _evaluate(model, state), 0
     n_clusters = state.options.n_clusters
     for _ in range(n_clusters):  # a re-seeded cluster may empty another one
         with torch.no_grad():
@@ -160,7 +171,7 @@ def _evaluate_and_reseed(model: Trainable, state: FitState) -> tuple[Evaluation,
         if not reseeded:
             break
         n_reseeded += reseeded
-        evaluation = model._evaluate(state)
+        evaluation = _evaluate(model, state)
     sizes = torch.bincount(evaluation.labels, minlength=n_clusters).tolist()
     return evaluation, {"n_reseeded": n_reseeded, "cluster_sizes": sizes}
 

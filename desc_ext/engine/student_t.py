@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from desc_ext import ops
 from desc_ext.algorithms.first_clusters import FirstClusters, cluster_means
 from desc_ext.engine.convolutional import ConvolutionalClusterer
-from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
@@ -162,17 +161,14 @@ class StudentTClusterer(ConvolutionalClusterer[S]):
         return batches[:interval]
 
     def _terms(self, state: S, index: Tensor, evaluation: Evaluation | None) -> BatchLosses:
-        options, autoencoder = state.options, state.network.autoencoder
+        options = state.options
         assert evaluation is not None
-        given, x = self._batch(state, index)
-        z = autoencoder.encode(given)
-        index = index.to(x.device)
-        losses: Losses = {}
+        batch, losses = self._encoded(state, index), Losses()
         if options.reconstruction_weight:
-            error = reconstruction_loss(x, autoencoder.decode(z), options._reconstruction)
+            error = batch.decoding_error(options._reconstruction)
             losses["reconstruction"] = (options.reconstruction_weight, error)
-        further, metrics = self._refinement_terms(state, z, index, evaluation)
-        return losses | further | self._anchor_terms(state, z, index, evaluation), metrics
+        further, metrics = self._refinement_terms(state, batch.z, batch.index, evaluation)
+        return losses | further | self._anchor_terms(state, batch.z, batch.index, evaluation), metrics
 
     @abstractmethod
     def _refinement_terms(self, state: S, z: Tensor, index: Tensor, evaluation: Evaluation) -> BatchLosses:

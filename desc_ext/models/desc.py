@@ -12,7 +12,6 @@ from desc_ext import ops
 from desc_ext.algorithms.first_clusters import FirstClusters, by_subspaces
 from desc_ext.algorithms.k_subspaces import subspace_bases
 from desc_ext.engine.convolutional import ConvolutionalClusterer
-from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
@@ -311,14 +310,10 @@ class DESC(ConvolutionalClusterer[State]):
     # ------------------------------------------------------------------ losses
     def _terms(self, state: State, index: Tensor, evaluation: Evaluation | None) -> BatchLosses:
         assert evaluation is not None
-        given, x = self._batch(state, index)
-        z, decoded = state.network.autoencoder(given)
-        index = index.to(x.device)
-        losses: Losses = {
-            "reconstruction": (1.0, reconstruction_loss(x, decoded, state.options.reconstruction))
-        }
-        losses |= self._subspace_terms(state, z, index, evaluation)
-        return losses | self._anchor_terms(state, z, index, evaluation), {}
+        batch = self._encoded(state, index)
+        losses: Losses = {"reconstruction": (1.0, batch.decoding_error(state.options.reconstruction))}
+        losses |= self._subspace_terms(state, batch.z, batch.index, evaluation)
+        return losses | self._anchor_terms(state, batch.z, batch.index, evaluation), {}
 
     def _subspace_terms(self, state: State, z: Tensor, index: Tensor, evaluation: Evaluation) -> Losses:
         """ℓ_basis, ℓ_desc and the head's loss on the codes ``z`` of the rows ``index``."""

@@ -112,6 +112,7 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
     """What :class:`DSCNet` and LRSC share: options, steps with self-expression, spectral clustering of the coefficients."""
 
     _state_type = ExpressionState
+    _in_mini_batches: ClassVar[bool] = False
     _work_per_checkpoint: ClassVar[float] = 9.0  # C and its moments are 12 n² bytes
 
     penalty: Option[Literal["l2", "l1"]] = option('‖C‖ is ‖C‖²_F ("l2") or Σ_ij |C_ij| ("l1")', default=None)

@@ -21,11 +21,12 @@ from desc_ext.algorithms.ncsc_losses import (
 )
 from desc_ext.algorithms.self_expression import closed_form_expression
 from desc_ext.engine.anchor import anchor_loss
-from desc_ext.engine.deep import reconstruction_loss
+from desc_ext.engine.deep import EncodedBatch
 from desc_ext.engine.image_or_row import ImageOrRowClusterer
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
+from desc_ext.engine.processes import BatchShare
 from desc_ext.engine.refined import REFINE, RefinedClusterer, usual_pretraining
 from desc_ext.engine.rows import map_chunks
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, train_on_batches
@@ -394,29 +395,27 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         return self._collaborative_terms(state, index, state.codes[index.to(state.codes.device)]), {}
 
     def _expression_terms(self, state: CollaborativeState, index: Tensor) -> BatchLosses:
-        x = state.rows.take(index.numpy())
-        z = state.network.autoencoder.encode(x)
-        _, expressed, losses = self._express(state, index, z)
-        return {"reconstruction": (0.5, self._decoding_error(state, x, expressed))} | losses, {}
+        share = BatchShare(len(index))
+        x = state.rows.take(index[share.own].numpy())
+        batch = EncodedBatch.of(state.network.autoencoder, index.to(x.device), x, x, share)
+        _, expressed, losses = self._express(state, index, batch.z)
+        return {"reconstruction": (0.5, batch.decoding_error("sum", expressed))} | losses, {}
 
     def _joint_terms(
         self, state: CollaborativeState, index: Tensor, evaluation: Evaluation | None
     ) -> BatchLosses:
-        given, x = self._batch(state, index)
-        z = state.network.autoencoder.encode(given)
+        batch = self._encoded(state, index)
+        z = batch.z
         y, expressed, losses = self._express(state, index, z)
         # before decoding: passes over pairs do not meet the decoder's maps in memory
         scale = self._collaborative_scale(state)
         found = self._collaborative_terms(state, index, z, y)
         collaborative = {name: (scale * weight, value) for name, (weight, value) in found.items()}
-        error = self._decoding_error(state, x, expressed)
+        error = batch.decoding_error("sum", expressed)
         unit = self._last_losses(state).get(_EXPRESSION, 1.0)
-        found = self._anchor_terms(state, z, index.to(x.device), evaluation)
+        found = self._anchor_terms(state, z, batch.index, evaluation)
         anchor = {name: (unit * weight, value) for name, (weight, value) in found.items()}
         return {"reconstruction": (0.5, error)} | losses | collaborative | anchor, {}
-
-    def _decoding_error(self, state: CollaborativeState, x: Tensor, expressed: Tensor) -> Tensor:
-        return reconstruction_loss(x, state.network.autoencoder.decode(expressed), "sum")
 
     def _express(
         self, state: CollaborativeState, index: Tensor, z: Tensor

@@ -1,6 +1,6 @@
 """Networks: autoencoders for rows and images, heads, the teacher of LRSC, and the precision of their layers."""
 
-from desc_ext.nn.augmentation import augmented
+from desc_ext.nn.augmentation import affine_images, random_affine
 from desc_ext.nn.autoencoders import Autoencoder, ConvAutoencoder, ResidualAutoencoder
 from desc_ext.nn.heads import ClassifierHead, Discriminator, SelfExpressiveLayer
 from desc_ext.nn.layers import (
@@ -25,7 +25,6 @@ __all__ = [
     "ResidualAutoencoder",
     "SelfExpressiveLayer",
     "Teacher",
-    "augmented",
     "linear_layer",
     "multilayer_perceptron",
     "parameter_dtype",

@@ -8,32 +8,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AFFINE_RANGES", "affine_images", "augmented", "random_affine"]
+__all__ = ["AFFINE_RANGES", "affine_images", "random_affine"]
 
 # Rotation in degrees, shift as a share of the image's side, scale as a share of its size: uniform between ± these.
 AFFINE_RANGES = {"rotation": 12.0, "shift": 0.1, "scale": 0.12}
 
 
-def augmented(rows: Tensor, image_shape: Sequence[int], generator: torch.Generator, flip: bool) -> Tensor:
-    """Each image of ``rows`` under a random affine map of its own.
-
-    Args:
-        rows: images [m, C·H·W] (float32 or float64), unscaled.
-        image_shape: (C, H, W).
-        generator: draws the maps, on the device of ``rows``.
-        flip: whether half of the images are mirrored left to right.
-
-    Returns:
-        [m, C·H·W] in the dtype of ``rows``. The same bits for any number of threads.
-    """
-    matrix = random_affine(len(rows), image_shape[1:], generator, flip, rows.dtype)
-    return affine_images(rows.reshape(-1, *image_shape), matrix).flatten(1)
-
-
 def random_affine(
     n: int, size: Sequence[int], generator: torch.Generator, flip: bool, dtype: torch.dtype
 ) -> Tensor:
-    """``n`` affine maps [n, 2, 3] of the pixels of images of ``size`` (H, W), as :func:`affine_images` takes them."""
+    """``n`` affine maps [n, 2, 3] of the pixels of images of ``size`` (H, W), as :func:`affine_images` takes them.
+
+    Args:
+        generator: draws them, on the device that they are to be on.
+        flip: whether half of the images are mirrored left to right.
+    """
     height, width = size
     drawn = torch.rand(5, n, generator=generator, device=generator.device, dtype=dtype)
     centred = 2 * drawn - 1
@@ -57,7 +46,7 @@ def affine_images(images: Tensor, matrix: Tensor) -> Tensor:
         matrix: [m, 2, 3], x before y, in pixels, in the dtype of ``images``.
 
     Returns:
-        [m, C, H, W].
+        [m, C, H, W]; the same bits for any number of threads.
     """
     height, width = images.shape[2:]
     x = (torch.arange(width).to(images) - (width - 1) / 2)[None, None, :]

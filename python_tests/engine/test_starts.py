@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
 from desc_ext import models
+from desc_ext.engine.processes import BatchShare
 from desc_ext.engine.starts import _start_rows
 from desc_ext.features import Scattering2D
 from desc_ext.models import SelfExpressiveClustering
@@ -119,7 +120,7 @@ def test_training_sees_changed_images_and_evaluation_those_given():
     model = small("idec", augment="affine", max_rounds=2, anchor_weight=1.0)
     state = model.begin(images)
     index = torch.arange(30)
-    given, wanted = model._batch(state, index)
+    given, wanted = model._batch(state, index, BatchShare(30))
     assert torch.equal(wanted, state.rows.take(index.numpy()))
     assert given.shape == wanted.shape
     # images are changed before they are scaled: a pixel is still a mixture of values from 0 to 16

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from desc_ext.nn.augmentation import AFFINE_RANGES, affine_images, augmented, random_affine
+from desc_ext.nn.augmentation import AFFINE_RANGES, affine_images, random_affine
 
 
 def generator(seed=0):
@@ -63,15 +63,17 @@ def test_random_maps_are_within_their_ranges(flip):
 
 @pytest.mark.bits
 def test_the_same_bits_for_any_number_of_threads():
-    rows = torch.rand(300, 3 * 13 * 17, generator=generator(1))
+    images = torch.rand(300, 3, 13, 17, generator=generator(1))
     found, before = [], torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(augmented(rows, (3, 13, 17), generator(2), flip=True))
+            maps = random_affine(300, (13, 17), generator(2), True, torch.float32)
+            found.append(affine_images(images, maps))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
-    assert not torch.equal(found[0], rows)
-    assert not torch.equal(found[0], augmented(rows, (3, 13, 17), generator(3), flip=True))
+    assert not torch.equal(found[0], images)
+    others = random_affine(300, (13, 17), generator(3), True, torch.float32)
+    assert not torch.equal(found[0], affine_images(images, others))
