@@ -95,6 +95,13 @@ def plain_errors() -> Iterator[None]:
         errors.print(f"error: {_sentence(error)}", markup=False)
         raise typer.Exit(2) from error
     except RuntimeError as error:
+        if _is_of_group(error):
+            errors.print(
+                "error: another process of the fit ended (what it says comes before or after this); the checkpoint of the "
+                "last epoch is kept: start the same command again with --resume, or let torchrun do so, --max-restarts 3",
+                markup=False,
+            )
+            raise typer.Exit(2) from error
         if not _is_of_device(error):
             raise
         message = f"{_sentence(error)}; choose another with --set device=cpu, or smaller batches or data"
@@ -114,6 +121,12 @@ def _is_of_device(error: RuntimeError) -> bool:
     import torch  # which raised it
 
     return isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
+
+
+def _is_of_group(error: RuntimeError) -> bool:
+    from desc_ext.cli.torchrun import is_of_group
+
+    return is_of_group(error)
 
 
 @app.command()
@@ -178,14 +191,19 @@ def fit(
     data_dir: DataDirOption = None,
     download: DownloadOption = False,
 ) -> None:
-    """Clusters DATA and writes labels, latent rows, the model, history, metrics, pictures and a report to DIR."""
+    """Clusters DATA and writes labels, latent rows, the model, history, metrics, pictures and a report to DIR.
+
+    Several processes fit one model together under torchrun --nproc-per-node N -m desc_ext fit ...; the first one writes.
+    """
     with plain_errors():
         describe(model)  # a name that is none needs no torch
     from desc_ext import data
     from desc_ext.cli.lock import locked
     from desc_ext.cli.occupied import check_folder
-    from desc_ext.cli.run import Run
+    from desc_ext.cli.occupied import holds_checkpoint
+    from desc_ext.cli.run import STATE, Run
     from desc_ext.cli.settings import check_options, estimator_options, find_model
+    from desc_ext.cli.torchrun import join_fit, launched
 
     with plain_errors(), contextlib.ExitStack() as held:
         estimator_class = find_model(model)
@@ -193,13 +211,20 @@ def fit(
         chosen |= {"features": features, "external": external}
         options = estimator_options(model, estimator_class, settings or [], chosen)
         check_options(estimator_class, options)
-        held.enter_context(locked(out))
-        check_folder(out, model, resume, overwrite)
+        launch = held.enter_context(launched(model))
+        if launch.processes.first:
+            held.enter_context(locked(out))
+            resume = resume or (launch.restarted and holds_checkpoint(out))
+            check_folder(out, model, resume, overwrite)
+        resume = launch.processes.from_first(lambda: resume)
         dataset = data.load_dataset(
             source, labels, data_dir, download, external=external, external_labels=external_labels, columns=columns,
             drop=drop or (), id=id_column, array=array, text=text, image_size=image_size(size), header=header,
         )  # fmt: skip
-        run = Run(out, model, options, dataset, resume=resume, overwrite=overwrite)
+        if not launch.processes.first:
+            join_fit(model, options, dataset, out / "checkpoint" / STATE, resume)
+            return
+        run = Run(out, model, options, dataset, resume, overwrite, distributed=launch.together)
         console.print(
             f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} "
             f"column{'s' * (dataset.X.shape[1] != 1)}, "

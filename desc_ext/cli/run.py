@@ -28,7 +28,9 @@ from desc_ext.metrics import clustering_scores
 from desc_ext.models import MODELS
 from desc_ext.norms import unit_rows
 
-__all__ = ["Run", "scaled_input"]
+__all__ = ["STATE", "Run", "scaled_input", "with_image_shape"]
+
+STATE = "state"  # the estimator's own folder in that of the checkpoint
 
 
 Metrics = dict[str, dict[str, float]]  # method → acc, nmi, ari (if known) and seconds
@@ -47,6 +49,7 @@ class Run:
         dataset: the rows; their known classes, if any, are only used by the Evaluate callback and metrics.
         resume: go on with the checkpoint in ``folder``, which must be of the same run.
         overwrite: allow a folder that is not empty.
+        distributed: fit together with the other processes of torch.distributed's group.
 
     Raises:
         ValueError: when the folder is not empty, or there is nothing to resume, or it is another run's.
@@ -60,7 +63,9 @@ class Run:
         dataset: Dataset,
         resume: bool = False,
         overwrite: bool = False,
+        distributed: bool = False,
     ) -> None:
+        self.distributed = distributed
         self.folder, self.model, self.dataset = Path(folder), model, dataset
         self.options, self.resume = dict(options), resume
         self.keeps_checkpoints = keeps_checkpoints(model)
@@ -98,8 +103,10 @@ class Run:
         if other is not None:
             options["external"] = other.images if other.labels is None else (other.images, other.labels)
         if self.keeps_checkpoints:
-            options |= {"checkpoint": self._checkpoint / "state", "resume": self.resume}
-        estimator = MODELS[self.model](**self._with_image_shape(options))
+            options |= {"checkpoint": self._checkpoint / STATE, "resume": self.resume}
+        if self.distributed:
+            options["distributed"] = True
+        estimator = MODELS[self.model](**with_image_shape(options, self.dataset))
         started = time.perf_counter()
         try:
             estimator.fit(self.dataset.images)
@@ -114,11 +121,6 @@ class Run:
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         self._estimator = estimator
         return self._metrics
-
-    def _with_image_shape(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options, and which axis of the images has the channels, which the file's reader knows."""
-        images = self.dataset.images
-        return options if images.ndim == 2 else {"image_shape": images.shape[1:], **options}
 
     def _write(self, estimator: Estimator, config: dict[str, Any]) -> None:
         try:
@@ -187,11 +189,17 @@ class Run:
             options = {key: value for key, value in self.options.items() if key in allowed}
             options |= {"n_clusters": k, "features": self._estimator.resolved_params_["features"]}
             started = time.perf_counter()
-            options = self._with_image_shape(options | {"callbacks": [ProgressBar()]})
+            options = with_image_shape(options | {"callbacks": [ProgressBar()]}, self.dataset)
             estimator = MODELS["ae-kmeans"](**options).fit(self.dataset.images)
             self._metrics["ae-kmeans"] = self._scores(estimator.labels_, time.perf_counter() - started)
         write_json(self.folder / "metrics.json", self._metrics)
         return self._metrics
+
+
+def with_image_shape(options: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """The options, and which axis of the images has the channels, which the file's reader knows."""
+    images = dataset.images
+    return options if images.ndim == 2 else {"image_shape": images.shape[1:], **options}
 
 
 def scaled_input(estimator: Estimator, dataset: Dataset) -> np.ndarray:

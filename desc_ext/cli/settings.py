@@ -23,7 +23,7 @@ FLAGS = {
     "features": "--features",
     "external": "--external",
 }
-OF_THE_RUN = ("callbacks", "checkpoint", "resume", "verbose")
+OF_THE_RUN = ("callbacks", "checkpoint", "distributed", "resume", "verbose")
 # What --epochs sets: the length of the stage with clusters, in the method's own units, or of the only one.
 LENGTHS = ("max_epochs", "max_rounds", "max_steps", "max_iter", "pretrain_epochs")
 

@@ -1,0 +1,68 @@
+"""Fits small models in float64, together with other processes where torchrun has started this, and saves what they find.
+
+    python -m torch.distributed.run --nproc-per-node 2 python_tests/helpers/together.py FOLDER [dies]
+
+With "dies", the last process ends itself in the second epoch of the refinement of its only model.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from helpers.estimators import small
+from sklearn.datasets import load_digits
+
+from desc_ext.engine import Callback
+
+# rows with zeros, images that are turned, a discriminator, losses of pairs, frequencies of all rows, targets of rows
+FITS = {
+    "desc": {"corruption": 0.3, "anchor_weight": 1.0},
+    "edesc": {"augment": "affine-flip", "anchor_weight": 1.0},
+    "ncsc": {"augment": "affine", "anchor_weight": 1.0},
+    "asc2d": {"adversarial_weight": 0.1},
+    "idec": {},
+    "ae-kmeans": {},
+}
+IMAGES = load_digits().images[:301]
+
+
+class _Dies(Callback):
+    def on_epoch_end(self, model, record):
+        if record["stage"] == "refine" and record["epoch"] == 2:
+            os._exit(9)
+
+
+def fit(method: str, **further) -> dict[str, np.ndarray]:
+    """Labels, start, codes and the losses of all epochs."""
+    X = IMAGES if "augment" in FITS[method] else IMAGES.reshape(len(IMAGES), -1)
+    model = small(method, dtype="float64", **FITS[method], **further).fit(X)
+    found = {"labels": model.labels_, "start": model.initial_labels_, "codes": model.embedding_}
+    return found | {"loss": np.array([record["loss"] for record in model.history_])}
+
+
+def main() -> None:
+    folder, dies = Path(sys.argv[1]), sys.argv[2:] == ["dies"]
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo")
+    rank, size = dist.get_rank(), dist.get_world_size()
+    if dies:
+        last = [_Dies()] if rank == size - 1 else None
+        fit("desc", distributed=True, checkpoint=folder / "checkpoint", callbacks=last)
+    elif (folder / "checkpoint").exists():
+        resumed = fit("desc", distributed=True, checkpoint=folder / "checkpoint", resume=True)
+        np.savez(folder / f"resumed-{rank}.npz", **resumed)
+    else:
+        for method in FITS:
+            np.savez(folder / f"{method}-{rank}.npz", **fit(method, distributed=True))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
