@@ -199,8 +199,7 @@ def fit(
         describe(model)  # a name that is none needs no torch
     from desc_ext import data
     from desc_ext.cli.lock import locked
-    from desc_ext.cli.occupied import check_folder
-    from desc_ext.cli.occupied import holds_checkpoint
+    from desc_ext.cli.occupied import check_folder, holds_checkpoint
     from desc_ext.cli.run import STATE, Run
     from desc_ext.cli.settings import check_options, estimator_options, find_model
     from desc_ext.cli.torchrun import join_fit, launched

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _LONGEST_WAIT = timedelta(hours=12)
 class Launch:
     """The processes of a run, and whether torchrun has started them again."""
 
-    processes: Processes = Processes()
+    processes: Processes = field(default_factory=Processes)
     restarted: bool = False
 
     @property

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -119,7 +120,7 @@ def _run_stage(
             losses |= evaluation.record | {"label_change": change} | further
             stop = change < stage.tol and state.epoch > stage.warmup_epochs
         stop |= recorder.record(record | {"seconds": time.perf_counter() - started} | losses)
-        state.stopped = processes().from_first(lambda: stop)
+        state.stopped = processes().from_first(partial(bool, stop))
         if processes().first:
             checkpoint.write(state)
     if stage.after is not None:

@@ -25,8 +25,10 @@ __all__ = [
     "ResidualAutoencoder",
     "SelfExpressiveLayer",
     "Teacher",
+    "affine_images",
     "linear_layer",
     "multilayer_perceptron",
     "parameter_dtype",
+    "random_affine",
     "set_dtype",
 ]

@@ -35,7 +35,17 @@ def worker(launcher: int, rank: int) -> int | None:
 @pytest.mark.timeout(300)
 def test_a_killed_process_is_started_again_and_the_result_is_that_of_one_process(tmp_path):
     np.save(tmp_path / "x.npy", load_digits().data[:300])
-    options = ["--clusters", 3, "--epochs", 25, "--set", "dtype=float64", *SMALL, "--no-pictures", "--no-report"]
+    options = [
+        "--clusters",
+        3,
+        "--epochs",
+        25,
+        "--set",
+        "dtype=float64",
+        *SMALL,
+        "--no-pictures",
+        "--no-report",
+    ]
     command = ["fit", tmp_path / "x.npy", *options, "--out"]
     several = [*TORCHRUN, "--max-restarts", "1", "-m", "desc_ext", *command, tmp_path / "two"]
     with subprocess.Popen(
@@ -60,9 +70,21 @@ def test_a_killed_process_is_started_again_and_the_result_is_that_of_one_process
 @pytest.mark.timeout(120)
 def test_a_method_for_one_process_says_so(tmp_path):
     np.save(tmp_path / "x.npy", load_digits().data[:60])
-    command = ["fit", tmp_path / "x.npy", "--model", "self-expressive", "--clusters", 3, "--out", tmp_path / "r"]
+    command = [
+        "fit",
+        tmp_path / "x.npy",
+        "--model",
+        "self-expressive",
+        "--clusters",
+        3,
+        "--out",
+        tmp_path / "r",
+    ]
     done = subprocess.run(
-        list(map(str, [*TORCHRUN, "-m", "desc_ext", *command])), capture_output=True, text=True, env=ENVIRONMENT
+        list(map(str, [*TORCHRUN, "-m", "desc_ext", *command])),
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
     )
     assert done.returncode != 0
     assert "error: self-expressive is fitted by one process; start it without torchrun" in done.stderr

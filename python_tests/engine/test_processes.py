@@ -96,8 +96,12 @@ def test_one_process_changes_nothing():
 
 def test_there_must_be_a_group_and_mini_batches():
     X = np.random.default_rng(0).normal(size=(40, 6))
-    with pytest.raises(ValueError, match="DESC: distributed=True needs the default group .* start the script with torchrun"):
+    with pytest.raises(
+        ValueError, match=r"DESC: distributed=True needs the default group .* start the script with torchrun"
+    ):
         small("desc", distributed=True).fit(X)
     for method, name in (("dsc-net", "DSCNet"), ("lrsc", "LRSC")):
-        with pytest.raises(ValueError, match=f"{name}: distributed=True is for methods whose steps are mini-batches"):
+        with pytest.raises(
+            ValueError, match=f"{name}: distributed=True is for methods whose steps are mini-batches"
+        ):
             small(method, distributed=True).fit(X)

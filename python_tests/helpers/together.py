@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from helpers.estimators import small
 from sklearn.datasets import load_digits
 
 from desc_ext.engine import Callback
+from helpers.estimators import small
 
 # rows with zeros, images that are turned, a discriminator, losses of pairs, frequencies of all rows, targets of rows
 FITS = {
