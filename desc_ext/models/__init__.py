@@ -8,6 +8,7 @@ from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.state_folder import read_state_config
 from desc_ext.models.asc2d import ASC2D
 from desc_ext.models.autoencoder_kmeans import AutoencoderKMeans
+from desc_ext.models.batch_predictor import BatchPredictor
 from desc_ext.models.dec import DCEC, DEC, IDEC
 from desc_ext.models.desc import DESC
 from desc_ext.models.dsc_net import DSCNet
@@ -28,6 +29,7 @@ __all__ = [
     "MODELS",
     "NCSC",
     "AutoencoderKMeans",
+    "BatchPredictor",
     "DSCNet",
     "KSubspaces",
     "SelfExpressiveClustering",
