@@ -20,6 +20,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from desc_ext import ops
+from desc_ext.algorithms.cluster_number import MOST_CLUSTERS, ClusterNumber, cluster_number
 from desc_ext.algorithms.diffusion import Diffusion, diffusion_clusters, diffusion_coordinates
 from desc_ext.algorithms.distinct import DistinctRows
 from desc_ext.algorithms.expression import (
@@ -49,10 +50,12 @@ __all__ = [
     "gram_eigenvalues",
     "leverage_scale",
     "mean_square",
+    "number_of_clusters",
     "ridge_affinity",
     "ridge_inverse",
     "ridge_of_dimension",
     "self_expressive_clusters",
+    "usual_expression",
 ]
 
 # Coefficients kept of each row, below and above so many rows a cluster.
@@ -64,6 +67,8 @@ _ROWS_PER_NEIGHBOR, _MOST_NEIGHBORS = 25, 40
 # Effective dimensions that the ridge leaves: so many a cluster, and of all dimensions no larger share.
 _DIMENSIONS_PER_CLUSTER, _LARGEST_SHARE = 7, 0.25
 _LOW_RANK_THRESHOLD = 1.0
+# Where the number of clusters is not known, the first graph is that of clusters of so many rows.
+_USUAL_ROWS = 100
 
 
 def leverage_scale(leverage: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -328,9 +333,48 @@ def self_expressive_clusters(
 
     Where no more rows differ than there are clusters, ``distinct`` has the clusters already: ask it first.
     """
-    spectrum = gram_eigenvalues(distinct.take(directions)) / mean_square(directions)
-    options = expression_options(len(distinct), n_clusters, spectrum, images)
+    options = usual_expression(directions, distinct, n_clusters, images)
     return cluster_by_self_expression(directions, distinct, n_clusters, options, seed)
+
+
+def usual_expression(
+    directions: Tensor, distinct: DistinctRows, n_clusters: int, images: bool
+) -> ExpressionOptions:
+    """The default options of unit rows [n, p], more of which differ than there are clusters."""
+    spectrum = gram_eigenvalues(distinct.take(directions)) / mean_square(directions)
+    return expression_options(len(distinct), n_clusters, spectrum, images)
+
+
+def number_of_clusters(
+    z: Tensor,
+    distinct: DistinctRows,
+    choose: Callable[[int], ExpressionOptions],
+    seed: int,
+    record: dict[str, Any],
+) -> ClusterNumber:
+    """The number of clusters by the graph for clusters of 100 rows and more, or, if they are smaller, by theirs.
+
+    Args:
+        z, distinct: of :func:`cluster_by_self_expression`; at least 3 rows differ.
+        choose: the options for a number of clusters.
+        record: gets the candidates and the eigenvalues.
+    """
+    n = len(distinct)
+    guess = max(n // _USUAL_ROWS, 1)
+    while True:
+        options = choose(guess)
+        affinity = expressed_affinity(z, distinct, guess, options)
+        m = min(MOST_CLUSTERS + 1, n)
+        values = diffusion_coordinates(
+            affinity, guess, m, options.ratio, options.eigen_solver, seed, distinct.weights
+        ).eigenvalues
+        found = cluster_number(values)
+        if guess >= found.best or n >= _USUAL_ROWS * found.best:
+            break
+        guess = found.best
+    record["candidates"] = [list(pair) for pair in found.candidates]
+    record["eigenvalues"] = values.tolist()
+    return found
 
 
 def ridge_inverse(z: Tensor, ridge: float) -> Tensor:

@@ -259,14 +259,14 @@ def test_new_rows_get_the_coordinates_extended():
     """φ_j(i) = Σ_i' P_ii' φ_j(i') / λ_j, so an affinity row of the graph itself gives its own embedding."""
     X = noisy_subspaces()
     model = SelfExpressiveClustering(3, ridge=1.0, n_neighbors=5, dtype="float64", random_state=0).fit(X)
-    extension = model._extension.numpy()
+    extension = model._extension.added.numpy()
     embedding = normalize(model.affinity_matrix_ @ extension)
     np.testing.assert_allclose(embedding, model.embedding_, atol=1e-9)
     # a new row's coefficients are those of the plain ridge regression on all training rows
     new = np.random.default_rng(5).normal(size=(7, X.shape[1]))
     z, x = normalize(X), normalize(new)
     coef = np.linalg.solve(z @ z.T + np.eye(len(z)), z @ x.T).T
-    found = model._on_training_rows(torch.from_numpy(x)).numpy()
+    found = model._extension.coefficients(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(found, coef, atol=1e-10)
     expected = np.zeros((7, extension.shape[1]))
     for i, row in enumerate(np.abs(coef)):

@@ -1,0 +1,34 @@
+"""Landmarks: some of many rows that are clustered in the place of all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["chosen_landmarks", "usual_landmarks"]
+
+# All rows are taken up to so many; beyond, so many landmarks, and of many clusters so many for each.
+MOST_ROWS, USUAL_LANDMARKS, LANDMARKS_PER_CLUSTER = 200_000, 20_000, 200
+
+
+def usual_landmarks(n: int, n_clusters: int | None) -> int:
+    """How many of n rows are landmarks where no one says: all of 200,000 rows and fewer, else 20,000, or 200 K if larger."""
+    if n <= MOST_ROWS:
+        return n
+    return min(n, max(USUAL_LANDMARKS, LANDMARKS_PER_CLUSTER * (n_clusters or 1)))
+
+
+def chosen_landmarks(n: int, landmarks: int | None, n_clusters: int | None, seed: int) -> np.ndarray | None:
+    """The numbers of the rows that are landmarks, int64 [m] ascending; None where all n rows are.
+
+    They are drawn uniformly without replacement: their graph is then a sample of that of all rows, dense where it is dense,
+    and what follows the number of rows (neighbours, the size of a small component) keeps its meaning.
+
+    Args:
+        landmarks: m; None: :func:`usual_landmarks`.
+        n_clusters: K, where it is known.
+        seed: of the draw.
+    """
+    m = usual_landmarks(n, n_clusters) if landmarks is None else landmarks
+    if m >= n:
+        return None
+    return np.sort(np.random.default_rng(seed).choice(n, m, replace=False, shuffle=False))
