@@ -99,6 +99,7 @@ def by_landmarks(
     """
     directions = unit_rows(z)
     distinct = distinct_rows(directions)
+    coordinates: Callable[[Tensor], Tensor]
     if len(distinct) <= n_clusters:
         coordinates, centres = unit_rows, distinct.take(directions).cpu().numpy()
         labels, distances = distinct.number, _distances(directions.cpu().numpy(), centres)

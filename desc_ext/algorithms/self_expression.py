@@ -67,6 +67,8 @@ _ROWS_PER_NEIGHBOR, _MOST_NEIGHBORS = 25, 40
 # Effective dimensions that the ridge leaves: so many a cluster, and of all dimensions no larger share.
 _DIMENSIONS_PER_CLUSTER, _LARGEST_SHARE = 7, 0.25
 _LOW_RANK_THRESHOLD = 1.0
+# From so many rows on eigenvectors are found by a block method; see chebyshev.py.
+_BLOCK_SOLVER_ROWS = 100_000
 # Where the number of clusters is not known, the first graph is that of clusters of so many rows.
 _USUAL_ROWS = 100
 
@@ -146,7 +148,7 @@ class ExpressionOptions:
     n_components: int  # eigenvectors; n at most
     ratio: float = 0.65  # of desc_ext.algorithms.diffusion.diffusion_time
     n_init: int | None = None  # restarts of k-means
-    eigen_solver: str = "arpack"
+    eigen_solver: str = "arpack"  # of desc_ext.algorithms.spectral.leading_eigenvectors
     expression: str = "ridge"  # or "omp", "elastic-net", "low-rank"
     smoothing: bool = False  # whether smoothed rows may take the place of diffusion coordinates
 
@@ -157,7 +159,7 @@ def expression_options(
     """Options for n distinct rows of K clusters where they are not ``given`` (None is not).
 
     Neighbours: 5 below 100 rows a cluster, where with more of them clusters join; above, 10 of images, and of other rows a
-    25th of a cluster's, from 10 to 40. Smoothing: but for images. The ridge: see
+    25th of a cluster's, from 10 to 40. Smoothing: but for images. Eigenvectors: by ARPACK below 100,000 rows. The ridge: see
     :func:`ridge_of_dimension`, with 7 dimensions a cluster, but a quarter of all at most; as the threshold of "low-rank",
     which takes more of the spectrum away than a ridge of the same size, 1.
 
@@ -170,6 +172,7 @@ def expression_options(
         "n_neighbors": _usual_neighbors(n / n_clusters, images),
         "n_components": 2 * n_clusters,
         "smoothing": not images,
+        "eigen_solver": "arpack" if n < _BLOCK_SOLVER_ROWS else "chebyshev",
     }
     if given.get("expression") == "low-rank":
         chosen["ridge"] = _LOW_RANK_THRESHOLD
@@ -266,6 +269,7 @@ def cluster_by_self_expression(
             options.eigen_solver,
             seed,
             distinct.weights,
+            z.device,
         )
         record["eigenvalues"] = diffusion.eigenvalues.tolist()
         record["time"] = diffusion.time
@@ -366,7 +370,7 @@ def number_of_clusters(
         affinity = expressed_affinity(z, distinct, guess, options)
         m = min(MOST_CLUSTERS + 1, n)
         values = diffusion_coordinates(
-            affinity, guess, m, options.ratio, options.eigen_solver, seed, distinct.weights
+            affinity, guess, m, options.ratio, options.eigen_solver, seed, distinct.weights, z.device
         ).eigenvalues
         found = cluster_number(values)
         if guess >= found.best or n >= _USUAL_ROWS * found.best:

@@ -86,7 +86,7 @@ def checked_training_rows(
 def featured_training_rows(
     model: Any, X: np.ndarray, shape: tuple[int, ...] | None, options: InputOptions
 ) -> np.ndarray | FeatureRows:
-    """What :func:`training_rows` makes of rows ``X`` that :func:`checked_training_rows` gave, features where they are read."""
+    """What :func:`training_rows` makes of the rows of :func:`checked_training_rows`, features where they are read."""
     model.features_ = None
     options.image_shape = shape
     if options.features is None:

@@ -103,9 +103,7 @@ def _by_self_expression(state: FitState[Any, Any]) -> FirstClusters:
         blocks = (X[start : start + BLOCK_ROWS] for start in range(0, len(X), BLOCK_ROWS))
         return torch.cat([_unscaled(block, rows).map(function, directions=True) for block in blocks])
 
-    return by_landmarks(
-        _all(_unscaled(X[landmarks], rows)), landmarks, map_rows, n_clusters, seed, images
-    )
+    return by_landmarks(_all(_unscaled(X[landmarks], rows)), landmarks, map_rows, n_clusters, seed, images)
 
 
 def _start_rows(state: FitState[Any, Any]) -> Rows:

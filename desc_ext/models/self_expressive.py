@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -125,9 +125,10 @@ class SelfExpressiveClustering(_Found, Estimator):
         inertia_: the sum of squared distances to them, of the landmarks where there are some.
         n_iter_: iterations of the k-means run kept.
         history_: one dict a stage ("number of clusters" where it is looked for, "rows", "coefficients", "affinity",
-            "eigenvectors", "k-means", and with landmarks "other rows"): stage, epoch (1), seconds; the first adds candidates and eigenvalues, "affinity"
-            n_joined (rows of small components), "eigenvectors" the eigenvalues and the time t, "k-means" loss (the inertia),
-            smoothed (whether they are those of smoothed rows) and cluster_sizes, "other rows" those of all rows.
+            "eigenvectors", "k-means", and with landmarks "other rows"): stage, epoch (1), seconds; the first adds candidates
+            and eigenvalues, "affinity" n_joined (rows of small components), "eigenvectors" the eigenvalues and the time t,
+            "k-means" loss (the inertia), smoothed (whether they are those of smoothed rows) and cluster_sizes, "other rows"
+            cluster_sizes of all rows.
         resolved_params_: every option with its value.
         features_: the fitted :class:`desc_ext.features.Scattering2D`, or None.
         n_features_in_: columns of the training data, a row an image.
@@ -145,7 +146,7 @@ class SelfExpressiveClustering(_Found, Estimator):
         default="auto",
     )
     device: str | torch.device = option(
-        '"auto" (CUDA where there is one), or a torch device, for the coefficients; the eigenvectors are SciPy\'s',
+        '"auto" (CUDA where there is one), or a torch device, for the coefficients and eigen_solver="chebyshev"',
         default="auto",
         of_run=True,
     )
@@ -195,7 +196,12 @@ class SelfExpressiveClustering(_Found, Estimator):
         default=None,
         earlier=False,
     )
-    eigen_solver: Literal["arpack", "lobpcg"] = option("how the eigenvectors are found", default="arpack")
+    eigen_solver: Literal["arpack", "lobpcg", "chebyshev"] | None = option(
+        'how the eigenvectors are found: "arpack" (Lanczos) and "lobpcg" are SciPy\'s; "chebyshev", subspace iteration with '
+        'Chebyshev filters, uses all threads, or the device. None: "arpack" below 100,000 rows, else "chebyshev"',
+        default=None,
+        earlier="arpack",
+    )
     n_init: int | None = option(
         "k-means runs; the one with the smallest inertia is kept. None takes 500,000/n, at least 10 and at most 300",
         default=None,
@@ -250,7 +256,7 @@ class SelfExpressiveClustering(_Found, Estimator):
         """Rows of Z, those of the landmarks where there are some, and which of them differ."""
         options._adapt_options(*X.shape)
         self._set_options(options)
-        offset, scale = scaling_statistics(X, options.scaling)
+        offset, scale = scaling_statistics(cast(np.ndarray, X), options.scaling)
         self._offset, self._scale = torch.from_numpy(offset), torch.from_numpy(scale)
         chosen = X[:] if self.landmarks_ is None else X[self.landmarks_]
         z = torch.cat([self._shaped(chunk) for chunk in self._rows(chosen).chunks()])
@@ -296,7 +302,10 @@ class SelfExpressiveClustering(_Found, Estimator):
         dtype, distinct, coordinates = options.dtype, found.distinct, found.coordinates
         options.ridge, options.n_neighbors = float(chosen.ridge), chosen.n_neighbors
         options.smoothing, options.n_components = chosen.smoothing, len(found.diffusion.eigenvalues)
-        options.n_init = restarts_of(options.n_init, len(distinct))
+        options.n_init, options.eigen_solver = (
+            restarts_of(options.n_init, len(distinct)),
+            cast(Any, chosen.eigen_solver),
+        )
         self._set_options(options)
         self.n_clusters_ = len(found.kmeans.cluster_centers_)
         self.labels_, self.affinity_matrix_ = found.labels, distinct.spread(found.affinity)
@@ -352,7 +361,9 @@ class SelfExpressiveClustering(_Found, Estimator):
     @torch.no_grad()
     def _embedding_of(self, X: np.ndarray) -> np.ndarray:
         """Embedding [n, q] of rows [n, p], features where there are some."""
-        return self._rows(X).map(lambda scaled: self._extension.coordinates(self._shaped(scaled))).cpu().numpy()
+        return (
+            self._rows(X).map(lambda scaled: self._extension.coordinates(self._shaped(scaled))).cpu().numpy()
+        )
 
     def _nearest(self, embedding: np.ndarray) -> np.ndarray:
         """The nearest centre, int64 [n], of every row of an ``embedding`` [n, q]."""

@@ -137,12 +137,16 @@ def test_rows_that_repeat_landmarks_are_theirs():
 
 
 @pytest.mark.bits
-def test_images_go_through_features_of_all_of_them(tmp_path):
+@pytest.mark.parametrize("scaling", ["none", "uncentred"])
+def test_images_go_through_features_of_all_of_them(scaling):
     images = load_digits().images[:500]
     options = {"features": "scattering", "feature_dim": 50, "landmarks": 200, "random_state": 0}
-    model = SelfExpressiveClustering(10, **options).fit(images)
+    model = SelfExpressiveClustering(10, scaling=scaling, **options).fit(images)
     features = model.features_.transform(images)
     assert model.features_.n_samples_ == 500
+    root = np.sqrt(np.square(features, dtype=np.float64).mean())
+    np.testing.assert_allclose(model._scale, root if scaling == "uncentred" else 1, rtol=1e-12)
+    features = (features / model._scale.numpy()[0]).astype(np.float64)
     alone = SelfExpressiveClustering(10, random_state=0, n_neighbors=5, smoothing=False)
     alone.fit(features[model.landmarks_])
     np.testing.assert_array_equal(model.labels_[model.landmarks_], alone.labels_)
@@ -242,7 +246,7 @@ def test_too_few_landmarks_are_refused(n_clusters, m, message):
 def test_landmarks_that_hardly_differ_are_refused():
     X = np.repeat(np.eye(6, 8), 100, axis=0)[:520]
     with pytest.raises(
-        ValueError, match="distinct rows among its 6 landmarks .* n_clusters=6; take more landmarks"
+        ValueError, match=r"distinct rows among its 6 landmarks .* n_clusters=6; take more landmarks"
     ):
         SelfExpressiveClustering(6, landmarks=6, random_state=0).fit(X)
 
