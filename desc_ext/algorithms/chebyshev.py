@@ -55,10 +55,9 @@ def chebyshev_eigenpairs(
         device: where the products are computed.
     """
     order = reverse_cuthill_mckee(sparse.csr_matrix(normalised), symmetric_mode=True)
-    ordered, start = sparse.csr_array(normalised[order][:, order]), start[order]
-    graph = _Graph(ordered, device)
-    low = _smallest_eigenvalue(ordered, start[:, -1])
-    x = _orthonormal(torch.from_numpy(start).to(device, torch.float32))
+    graph = _Graph(normalised, order, device)
+    low = _smallest_eigenvalue(normalised, start[:, -1])
+    x = _orthonormal(torch.from_numpy(start.astype(np.float32)[order]).to(device))
     x, values, _ = _ritz(graph, x, n_components)
     for _ in range(_MOST_ROUNDS):
         x = _orthonormal(_filtered(graph, x, low, float(values[-1])))
@@ -71,18 +70,24 @@ def chebyshev_eigenpairs(
             f"{_TOLERANCE}",
             ConvergenceWarning,
         )
-    found, vectors = _in_double(ordered, x[:, :n_components].cpu().numpy().astype(np.float64))
-    unordered = np.empty_like(vectors)
-    unordered[order] = vectors
-    return found, unordered
+    vectors = np.empty((len(order), n_components))
+    vectors[order] = x[:, :n_components].cpu().numpy()
+    return _in_double(normalised, vectors)
 
 
 class _Graph:
-    """A sparse matrix as blocks of its rows, in float32 on a device."""
+    """A symmetric sparse matrix, rows and columns in an ``order`` [n], as blocks of rows in float32 on a device."""
 
-    def __init__(self, matrix: sparse.csr_array, device: torch.device) -> None:
-        self.blocks = _blocks(matrix.shape[0])
-        self._parts = [_sparse_tensor(matrix[block], device) for block in self.blocks]
+    def __init__(self, matrix: sparse.csr_array, order: np.ndarray, device: torch.device) -> None:
+        self.blocks, place = _blocks(len(order)), np.empty_like(order)
+        place[order] = np.arange(len(order), dtype=order.dtype)
+        self._parts = []
+        for block in self.blocks:
+            rows = matrix[order[block]]
+            values = rows.data.astype(np.float32)
+            part = sparse.csr_array((values, place[rows.indices], rows.indptr), shape=rows.shape)
+            part.sort_indices()
+            self._parts.append(_sparse_tensor(part, device))
 
     def products(self, y: Tensor, use: Callable[[slice, Tensor], object]) -> None:
         """Calls ``use`` with every block of rows and its rows of the product with ``y`` [n, b]."""
@@ -100,7 +105,7 @@ def _blocks(n: int) -> list[slice]:
 def _sparse_tensor(matrix: sparse.csr_array, device: torch.device) -> Tensor:
     with warnings.catch_warnings():  # that torch may yet change what sparse tensors can do
         warnings.simplefilter("ignore", UserWarning)
-        parts = (matrix.indptr, matrix.indices, matrix.data.astype(np.float32))
+        parts = (matrix.indptr, matrix.indices, matrix.data)
         indptr, indices, values = (torch.from_numpy(part) for part in parts)
         return torch.sparse_csr_tensor(
             indptr, indices, values, matrix.shape, check_invariants=False, device=device

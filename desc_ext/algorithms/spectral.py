@@ -55,7 +55,9 @@ def leading_eigenvectors(
     n, roots, random = affinity.shape[0], degree_roots(affinity), np.random.RandomState(seed)
     n_components = min(n_components, n)
     if sparse.issparse(affinity):
-        normalised = (affinity.astype(np.float64) * roots[:, None]).tocsr() * roots
+        normalised = sparse.csr_array(affinity, dtype=np.float64, copy=True)
+        normalised.data *= np.repeat(roots, np.diff(normalised.indptr))
+        normalised.data *= roots[normalised.indices]
     else:
         normalised = np.multiply(affinity, roots[:, None], dtype=np.float64)
         normalised *= roots
@@ -90,8 +92,6 @@ def _by_components(
     find: Callable[..., tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
     """As ``find``, :func:`_largest_eigenpairs` with its last arguments, of a graph that falls into ``components``."""
-    if sparse.issparse(normalised):
-        normalised = sparse.csr_array(normalised)  # of which rows are taken quickly
     linked = [rows for rows in components if roots[rows].any()]
     alone = [rows for rows in components if not roots[rows].any()]  # each with the eigenvalue 0
     found = [(1.0, rows, 1 / roots[rows]) for rows in linked[:n_components]]
