@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
-from desc_ext.algorithms import landmarks
+from desc_ext.algorithms import extension, landmarks
 from desc_ext.algorithms.landmarks import chosen_landmarks, usual_landmarks
 from desc_ext.engine.callbacks import Callback
 from desc_ext.models import SelfExpressiveClustering, load_model
@@ -97,6 +97,16 @@ def test_embedding_of_the_others_is_the_extension_by_definition():
     np.testing.assert_allclose(model.embedding_[others], normalize(expected), atol=1e-9)
     away = np.linalg.norm(normalize(expected)[:, None] - model.cluster_centers_, axis=2)
     np.testing.assert_array_equal(model.labels_[others], away.argmin(1))
+
+
+def test_coefficients_on_many_landmarks_come_in_parts(monkeypatch):
+    X, _ = rows()
+    model = fit(X, 300, dtype="float64")
+    whole, affinity = model.transform(X), model.dense_affinity(model.landmarks_[:20])
+    monkeypatch.setattr(extension, "_COLUMNS", 4)  # fewer than are kept of a row
+    assert model.resolved_params_["n_neighbors"] > 4
+    np.testing.assert_allclose(model.transform(X), whole, atol=1e-9)
+    np.testing.assert_allclose(model.dense_affinity(model.landmarks_[:20]), affinity, atol=1e-9)
 
 
 def test_subspaces_of_many_rows_are_found_by_few():
