@@ -5,7 +5,8 @@ once for all methods and seeds. Prints the table of each data set and writes it 
 lines of other data sets, features and methods stay.
 
     OMP_NUM_THREADS=2 python benchmarks/papers/self_expressive.py --data digits bbc-news orl coil20 --seeds 5
-    OMP_NUM_THREADS=2 python benchmarks/papers/self_expressive.py --data mnist --features scattering
+    OMP_NUM_THREADS=2 python benchmarks/papers/self_expressive.py --data mnist fashion-mnist --features scattering \
+        --methods self-expressive "self-expressive, 20,000 landmarks" "self-expressive, 10,000 landmarks" --seeds 2
 
 ORL and COIL20 are read from orl/orl.mat and coil20/coil20.mat (fea, gnd; DSC-Net's repository has them) in one of the
 folders where known data sets are looked for.
@@ -15,10 +16,12 @@ from __future__ import annotations
 
 import argparse
 import resource
+import shlex
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,11 +42,13 @@ Method = Callable[
 ]  # rows, K, seed, whether they are features of images
 
 
-def expressed(expression: str, X: np.ndarray, k: int, seed: int, images: bool) -> np.ndarray:
-    given = {}
+def expressed(
+    expression: str, X: np.ndarray, k: int, seed: int, images: bool, landmarks: int | None = None
+) -> np.ndarray:
+    given: dict[str, Any] = {"landmarks": landmarks}
     if images:  # their features are computed once for all seeds, so the estimator is told what it would choose for images
-        rule = expression_options(len(X), k, None, images, ridge=1.0)
-        given = {"n_neighbors": rule.n_neighbors, "smoothing": rule.smoothing}
+        rule = expression_options(min(len(X), landmarks or len(X)), k, None, images, ridge=1.0)
+        given |= {"n_neighbors": rule.n_neighbors, "smoothing": rule.smoothing}
     return SelfExpressiveClustering(k, expression=expression, random_state=seed, **given).fit_predict(X)
 
 
@@ -53,6 +58,8 @@ METHODS: dict[str, Method] = {
     ).fit_predict(normalize(X)),
     "k-subspaces": lambda X, k, seed, images: KSubspaces(k, random_state=seed).fit_predict(X),
     "self-expressive": partial(expressed, "ridge"),
+    "self-expressive, 20,000 landmarks": partial(expressed, "ridge", landmarks=20_000),
+    "self-expressive, 10,000 landmarks": partial(expressed, "ridge", landmarks=10_000),
     "low-rank (LRR)": partial(expressed, "low-rank"),
     "elastic net (EnSC)": partial(expressed, "elastic-net"),
     "orthogonal matching pursuit (SSC-OMP)": partial(expressed, "omp"),
@@ -131,6 +138,8 @@ def measure(dataset: Dataset, name: str, n_seeds: int, methods: list[str]) -> tu
     command = (
         f"benchmarks/papers/self_expressive.py --data {dataset.name} --features {name} --seeds {n_seeds}"
     )
+    if methods != list(METHODS):
+        command += f" --methods {shlex.join(methods)}"
     return lines, (
         f"{name}: {X.shape[1]} columns, {seconds:.0f} s; {n_seeds} seeds; peak memory of the whole run {peak:.1f} GiB. Made "
         f"by `OMP_NUM_THREADS={n_threads} python {command}`."

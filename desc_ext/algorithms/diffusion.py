@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
@@ -16,6 +17,7 @@ from desc_ext.algorithms.spectral import leading_eigenvectors
 
 __all__ = ["Diffusion", "diffusion_clusters", "diffusion_coordinates", "diffusion_time", "restarts_of"]
 
+_CPU = torch.device("cpu")
 # Eigenvalues that differ by less than this are the same but for rounding.
 _EQUAL = 1e-9
 # An eigenvector of a smaller eigenvalue is rounding noise, which the extension to new rows would only magnify.
@@ -69,6 +71,7 @@ def diffusion_coordinates(
     solver: str,
     seed: int,
     weights: np.ndarray | None = None,
+    device: torch.device = _CPU,
 ) -> Diffusion:
     """Eigenvectors and diffusion coordinates of ``affinity`` [n, n].
 
@@ -78,11 +81,11 @@ def diffusion_coordinates(
     Args:
         n_components: eigenvectors, m; n at most.
         ratio: of :func:`diffusion_time`.
-        solver, seed: of :func:`~desc_ext.algorithms.spectral.leading_eigenvectors`.
+        solver, seed, device: of :func:`~desc_ext.algorithms.spectral.leading_eigenvectors`.
         weights: how often each row comes, where :func:`~desc_ext.algorithms.graph.hold_copies` has given the affinity their
             weight; None: once. A walk that stays with the copies is slower by their number.
     """
-    eigenvalues, vectors = leading_eigenvectors(affinity, n_components, solver, seed)
+    eigenvalues, vectors = leading_eigenvectors(affinity, n_components, solver, seed, device)
     values = eigenvalues
     if weights is not None:
         values = 1 - (1 - values) * np.median(weights)

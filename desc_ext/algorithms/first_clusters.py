@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +11,20 @@ from torch import Tensor
 
 from desc_ext import ops
 from desc_ext.algorithms.distinct import distinct_rows
+from desc_ext.algorithms.extension import extension_of
 from desc_ext.algorithms.k_subspaces import k_subspaces
 from desc_ext.algorithms.kmeans import kmeans_model, one_thread
-from desc_ext.algorithms.self_expression import self_expressive_clusters
+from desc_ext.algorithms.self_expression import (
+    SelfExpressiveClusters,
+    cluster_by_self_expression,
+    self_expressive_clusters,
+    usual_expression,
+)
 from desc_ext.norms import unit_rows
 
 __all__ = [
-    "FirstClusters", "by_kmeans", "by_self_expression", "by_subspaces", "certainty_of_margins", "cluster_means",
-    "given_clusters",
+    "FirstClusters", "by_kmeans", "by_landmarks", "by_self_expression", "by_subspaces", "certainty_of_margins",
+    "cluster_means", "given_clusters",
 ]  # fmt: skip
 
 _BLOCK_VALUES = 2**24  # of differences that are held at a time
@@ -72,9 +79,51 @@ def by_self_expression(z: Tensor, n_clusters: int, seed: int, images: bool) -> F
         certainty = torch.ones(len(z), dtype=torch.float64, device=z.device)
         return FirstClusters(_on(z, distinct.number), certainty)
     found = self_expressive_clusters(directions, distinct, n_clusters, seed, images)
-    embedding = found.coordinates.embedding[distinct.number]
-    distances = _distances(embedding, found.kmeans.cluster_centers_)
-    return FirstClusters(_on(z, found.labels), _on(z, certainty_of_margins(distances, found.labels)))
+    return FirstClusters(
+        _on(z, found.labels), _on(z, certainty_of_margins(_embedded_distances(found), found.labels))
+    )
+
+
+def by_landmarks(
+    z: Tensor,
+    landmarks: np.ndarray,
+    map_rows: Callable[[Callable[[Tensor], Tensor]], Tensor],
+    n_clusters: int,
+    seed: int,
+    images: bool,
+) -> FirstClusters:
+    """:func:`by_self_expression` of some of n rows; the others go to the nearest centre of k-means, as new rows do.
+
+    Where no more of the landmarks differ than there are clusters, every one that differs is a centre itself.
+
+    Args:
+        z: the landmarks, rows [m, p].
+        landmarks: int64 [m], their numbers among all rows.
+        map_rows: calls a function of rows [m', p] with all n, some at a time, and concatenates what it returns.
+        images: whether rows are images or features of images.
+    """
+    directions = unit_rows(z)
+    distinct = distinct_rows(directions)
+    coordinates: Callable[[Tensor], Tensor]
+    if len(distinct) <= n_clusters:
+        coordinates, centres = unit_rows, distinct.take(directions).cpu().numpy()
+        labels, distances = distinct.number, _distances(directions.cpu().numpy(), centres)
+    else:
+        options = usual_expression(directions, distinct, n_clusters, images)
+        found = cluster_by_self_expression(directions, distinct, n_clusters, options, seed)
+        extension = extension_of(found, directions, options, z.dtype)
+        coordinates, centres = extension.coordinates, found.kmeans.cluster_centers_
+        labels, distances = found.labels, _embedded_distances(found)
+
+    def assign(rows: Tensor) -> Tensor:
+        away = _distances(coordinates(unit_rows(rows)).cpu().numpy(), centres)
+        nearest = away.argmin(1)
+        return torch.from_numpy(np.stack([nearest, _margins(away, nearest)], axis=1))
+
+    assigned, margins = map_rows(assign).numpy().T.copy()
+    assigned[landmarks], margins[landmarks] = labels, _margins(distances, labels)
+    clusters = assigned.astype(np.int64)
+    return FirstClusters(_on(z, clusters), _on(z, _ranks(margins, clusters)))
 
 
 def given_clusters(z: Tensor, labels: np.ndarray, n_clusters: int) -> FirstClusters:
@@ -101,16 +150,28 @@ def certainty_of_margins(distances: np.ndarray, labels: np.ndarray) -> np.ndarra
 
     The margin of a row is its distance to the nearest other cluster less that to its own.
     """
+    return _ranks(_margins(distances, labels), labels)
+
+
+def _margins(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
     rows = np.arange(len(labels))
     others = distances.copy()
     others[rows, labels] = np.inf
-    margin = others.min(1) - distances[rows, labels]
+    return others.min(1) - distances[rows, labels]
+
+
+def _ranks(margin: np.ndarray, labels: np.ndarray) -> np.ndarray:
     certainty = np.empty(len(labels))
     for cluster in np.unique(labels):
         members = np.flatnonzero(labels == cluster)
         order = members[np.argsort(margin[members], kind="stable")]
         certainty[order] = np.arange(1, len(members) + 1) / len(members)
     return certainty
+
+
+def _embedded_distances(found: SelfExpressiveClusters) -> np.ndarray:
+    """Distances [n, K] of all rows to the centres of k-means in their embedding."""
+    return _distances(found.coordinates.embedding[found.distinct.number], found.kmeans.cluster_centers_)
 
 
 def _distances(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:

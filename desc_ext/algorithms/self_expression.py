@@ -20,6 +20,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from desc_ext import ops
+from desc_ext.algorithms.cluster_number import MOST_CLUSTERS, ClusterNumber, cluster_number
 from desc_ext.algorithms.diffusion import Diffusion, diffusion_clusters, diffusion_coordinates
 from desc_ext.algorithms.distinct import DistinctRows
 from desc_ext.algorithms.expression import (
@@ -49,10 +50,12 @@ __all__ = [
     "gram_eigenvalues",
     "leverage_scale",
     "mean_square",
+    "number_of_clusters",
     "ridge_affinity",
     "ridge_inverse",
     "ridge_of_dimension",
     "self_expressive_clusters",
+    "usual_expression",
 ]
 
 # Coefficients kept of each row, below and above so many rows a cluster.
@@ -64,6 +67,10 @@ _ROWS_PER_NEIGHBOR, _MOST_NEIGHBORS = 25, 40
 # Effective dimensions that the ridge leaves: so many a cluster, and of all dimensions no larger share.
 _DIMENSIONS_PER_CLUSTER, _LARGEST_SHARE = 7, 0.25
 _LOW_RANK_THRESHOLD = 1.0
+# From so many rows on eigenvectors are found by a block method; see chebyshev.py.
+_BLOCK_SOLVER_ROWS = 100_000
+# Where the number of clusters is not known, the first graph is that of clusters of so many rows.
+_USUAL_ROWS = 100
 
 
 def leverage_scale(leverage: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -141,7 +148,7 @@ class ExpressionOptions:
     n_components: int  # eigenvectors; n at most
     ratio: float = 0.65  # of desc_ext.algorithms.diffusion.diffusion_time
     n_init: int | None = None  # restarts of k-means
-    eigen_solver: str = "arpack"
+    eigen_solver: str = "arpack"  # of desc_ext.algorithms.spectral.leading_eigenvectors
     expression: str = "ridge"  # or "omp", "elastic-net", "low-rank"
     smoothing: bool = False  # whether smoothed rows may take the place of diffusion coordinates
 
@@ -152,7 +159,7 @@ def expression_options(
     """Options for n distinct rows of K clusters where they are not ``given`` (None is not).
 
     Neighbours: 5 below 100 rows a cluster, where with more of them clusters join; above, 10 of images, and of other rows a
-    25th of a cluster's, from 10 to 40. Smoothing: but for images. The ridge: see
+    25th of a cluster's, from 10 to 40. Smoothing: but for images. Eigenvectors: by ARPACK below 100,000 rows. The ridge: see
     :func:`ridge_of_dimension`, with 7 dimensions a cluster, but a quarter of all at most; as the threshold of "low-rank",
     which takes more of the spectrum away than a ridge of the same size, 1.
 
@@ -165,6 +172,7 @@ def expression_options(
         "n_neighbors": _usual_neighbors(n / n_clusters, images),
         "n_components": 2 * n_clusters,
         "smoothing": not images,
+        "eigen_solver": "arpack" if n < _BLOCK_SOLVER_ROWS else "chebyshev",
     }
     if given.get("expression") == "low-rank":
         chosen["ridge"] = _LOW_RANK_THRESHOLD
@@ -261,6 +269,7 @@ def cluster_by_self_expression(
             options.eigen_solver,
             seed,
             distinct.weights,
+            z.device,
         )
         record["eigenvalues"] = diffusion.eigenvalues.tolist()
         record["time"] = diffusion.time
@@ -328,9 +337,48 @@ def self_expressive_clusters(
 
     Where no more rows differ than there are clusters, ``distinct`` has the clusters already: ask it first.
     """
-    spectrum = gram_eigenvalues(distinct.take(directions)) / mean_square(directions)
-    options = expression_options(len(distinct), n_clusters, spectrum, images)
+    options = usual_expression(directions, distinct, n_clusters, images)
     return cluster_by_self_expression(directions, distinct, n_clusters, options, seed)
+
+
+def usual_expression(
+    directions: Tensor, distinct: DistinctRows, n_clusters: int, images: bool
+) -> ExpressionOptions:
+    """The default options of unit rows [n, p], more of which differ than there are clusters."""
+    spectrum = gram_eigenvalues(distinct.take(directions)) / mean_square(directions)
+    return expression_options(len(distinct), n_clusters, spectrum, images)
+
+
+def number_of_clusters(
+    z: Tensor,
+    distinct: DistinctRows,
+    choose: Callable[[int], ExpressionOptions],
+    seed: int,
+    record: dict[str, Any],
+) -> ClusterNumber:
+    """The number of clusters by the graph for clusters of 100 rows and more, or, if they are smaller, by theirs.
+
+    Args:
+        z, distinct: of :func:`cluster_by_self_expression`; at least 3 rows differ.
+        choose: the options for a number of clusters.
+        record: gets the candidates and the eigenvalues.
+    """
+    n = len(distinct)
+    guess = max(n // _USUAL_ROWS, 1)
+    while True:
+        options = choose(guess)
+        affinity = expressed_affinity(z, distinct, guess, options)
+        m = min(MOST_CLUSTERS + 1, n)
+        values = diffusion_coordinates(
+            affinity, guess, m, options.ratio, options.eigen_solver, seed, distinct.weights, z.device
+        ).eigenvalues
+        found = cluster_number(values)
+        if guess >= found.best or n >= _USUAL_ROWS * found.best:
+            break
+        guess = found.best
+    record["candidates"] = [list(pair) for pair in found.candidates]
+    record["eigenvalues"] = values.tolist()
+    return found
 
 
 def ridge_inverse(z: Tensor, ridge: float) -> Tensor:

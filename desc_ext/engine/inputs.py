@@ -10,18 +10,26 @@ import torch
 from torch import Tensor
 
 from desc_ext.device import resolve_device
-from desc_ext.engine.rows import check_rows, check_training_rows
+from desc_ext.engine.rows import CHUNK_ROWS, check_rows, check_training_rows
 from desc_ext.features import Scattering2D, image_rows
 from desc_ext.nn import parameter_dtype
 
 __all__ = [
+    "BLOCK_ROWS",
+    "FeatureRows",
+    "checked_training_rows",
+    "featured_training_rows",
     "input_rows",
     "input_width",
     "restore_features",
     "saved_features",
     "training_rows",
+    "unread_input_rows",
     "worth_scattering",
 ]
+
+# Rows that are read together where not all are held: features of images are quicker by the thousand.
+BLOCK_ROWS = 16 * CHUNK_ROWS
 
 _PREFIX = "features."
 # Images of fewer pixels a side leave scattering too little to average over: of the 8×8 digits its features are worse.
@@ -39,6 +47,63 @@ class InputOptions(Protocol):
     dtype: str
 
 
+class FeatureRows:
+    """Features [n, p] of images, computed where rows of them are read: an array of all of them is never made.
+
+    Args:
+        images: flat images [n, m], checked; a memory map stays one.
+        features: fitted to images like these.
+    """
+
+    def __init__(self, images: np.ndarray, features: Scattering2D) -> None:
+        self._images, self._features = images, features
+        self.shape = (len(images), len(features.get_feature_names_out()))
+        self.size, self.dtype = self.shape[0] * self.shape[1], np.dtype(features.dtype)
+        self.nbytes = self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        return self._features.transform(self._images[index])
+
+
+def checked_training_rows(
+    model: Any, X: Any, options: InputOptions
+) -> tuple[np.ndarray, tuple[int, ...] | None]:
+    """The rows [n, m] of ``X`` as :func:`training_rows` checks them, flat images too, and the shape (C, H, W) of images.
+
+    Sets ``model.n_features_in_``, and ``options.features`` where it is "auto".
+    """
+    X, shape = image_rows(type(model).__name__, X, model.image_shape)
+    X = check_rows(model, X, reset=True)
+    check_training_rows(X, options.n_clusters or 1)
+    if options.features == "auto":
+        options.features = "scattering" if worth_scattering(shape) else None
+    return X, shape
+
+
+def featured_training_rows(
+    model: Any, X: np.ndarray, shape: tuple[int, ...] | None, options: InputOptions
+) -> np.ndarray | FeatureRows:
+    """What :func:`training_rows` makes of the rows of :func:`checked_training_rows`, features where they are read."""
+    model.features_ = None
+    options.image_shape = shape
+    if options.features is None:
+        return X
+    name = type(model).__name__
+    if shape is None:
+        raise ValueError(
+            f"{name}: features={options.features!r} are of images, but X has flat rows, shape "
+            f"{list(X.shape)}; set image_shape=(H, W) or (C, H, W), or give a stack [n, H, W], [n, C, H, W] or "
+            "[n, H, W, C]"
+        )
+    dtype = str(parameter_dtype(options.dtype)).removeprefix("torch.")
+    features = Scattering2D(options.feature_dim, image_shape=shape, device=model.device, dtype=dtype)
+    model.features_, options.image_shape = features.fit(X), None
+    return FeatureRows(X, features)
+
+
 def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
     """The rows [n, m] that ``model`` is fitted to: those of ``X``, or with ``features`` those of its features.
 
@@ -50,27 +115,8 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
         ValueError, TypeError: ``X`` or ``image_shape`` is not usable, as ``image_rows``, ``check_rows``,
             ``check_training_rows`` and ``Scattering2D.fit`` say.
     """
-    name = type(model).__name__
-    X, shape = image_rows(name, X, model.image_shape)
-    X = check_rows(model, X, reset=True)
-    check_training_rows(X, options.n_clusters or 1)
-    model.features_ = None
-    if options.features == "auto":
-        options.features = "scattering" if worth_scattering(shape) else None
-    if options.features is not None:
-        if shape is None:
-            raise ValueError(
-                f"{name}: features={options.features!r} are of images, but X has flat rows, shape "
-                f"{list(X.shape)}; set image_shape=(H, W) or (C, H, W), or give a stack [n, H, W], [n, C, H, W] or "
-                "[n, H, W, C]"
-            )
-        dtype = str(parameter_dtype(options.dtype)).removeprefix("torch.")
-        model.features_ = Scattering2D(
-            options.feature_dim, image_shape=shape, device=model.device, dtype=dtype
-        )
-        X, shape = model.features_.fit_transform(X), None
-    options.image_shape = shape
-    return X
+    rows = featured_training_rows(model, *checked_training_rows(model, X, options), options)
+    return rows[:] if isinstance(rows, FeatureRows) else rows
 
 
 def worth_scattering(shape: tuple[int, ...] | None) -> bool:
@@ -84,6 +130,12 @@ def input_rows(model: Any, X: Any) -> np.ndarray:
     Raises:
         ValueError, TypeError: ``X`` has another shape than the data of ``fit``, or is not usable, as ``check_rows`` says.
     """
+    rows = unread_input_rows(model, X)
+    return rows[:] if isinstance(rows, FeatureRows) else rows
+
+
+def unread_input_rows(model: Any, X: Any) -> np.ndarray | FeatureRows:
+    """:func:`input_rows`, features where they are read."""
     name = type(model).__name__
     fitted = model.resolved_params_["image_shape"]
     if model.features_ is not None:
@@ -92,7 +144,7 @@ def input_rows(model: Any, X: Any) -> np.ndarray:
         X = np.asarray(X)
     X, _ = image_rows(name, X, fitted if len(X.shape) > 2 else None)
     X = check_rows(model, X, reset=False)
-    return X if model.features_ is None else model.features_.transform(X)
+    return X if model.features_ is None else FeatureRows(X, model.features_)
 
 
 def input_width(model: Any) -> int:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from desc_ext.algorithms.first_clusters import FirstClusters, by_self_expression, by_subspaces, given_clusters
-from desc_ext.engine.inputs import worth_scattering
+from desc_ext.algorithms.first_clusters import (
+    FirstClusters,
+    by_landmarks,
+    by_self_expression,
+    by_subspaces,
+    given_clusters,
+)
+from desc_ext.algorithms.landmarks import chosen_landmarks
+from desc_ext.engine.inputs import BLOCK_ROWS, FeatureRows, worth_scattering
 from desc_ext.engine.rows import Rows
 from desc_ext.engine.state import FitState
 from desc_ext.features import Scattering2D
@@ -62,18 +70,18 @@ def first_clusters_of_rows(state: FitState[Any, Any], subspace_dim: int) -> Firs
     """First clusters by the options ``init`` "self-expressive", "k-subspaces" or an array of labels.
 
     They are looked for in the scattering features of images of 16 pixels a side and more, else in the rows: by
-    self-expression in those that came, by k-subspaces in the scaled ones.
+    self-expression in those that came (beyond 200,000 in landmarks, as SelfExpressiveClustering does), by k-subspaces in the
+    scaled ones.
 
     Returns:
         None where rows have too few columns for subspaces of ``subspace_dim`` dimensions: every row would fit each of them.
     """
-    options, seed = state.options, state.seed
+    options, seed, n_clusters = state.options, state.seed, state.options.n_clusters
+    if isinstance(options.init, str) and options.init == "self-expressive":
+        return _by_self_expression(state)
     rows = _start_rows(state)
-    n_clusters = options.n_clusters
     if isinstance(options.init, np.ndarray):
         return given_clusters(_all(rows), options.init, n_clusters)
-    if options.init == "self-expressive":
-        return by_self_expression(_all(_unscaled(rows.X, rows)), n_clusters, seed, options._of_images)
     if rows.n_features < 2 * subspace_dim:
         return None
     generator = torch.Generator().manual_seed(seed)
@@ -81,15 +89,37 @@ def first_clusters_of_rows(state: FitState[Any, Any], subspace_dim: int) -> Firs
     return by_subspaces(directions, n_clusters, subspace_dim, options.n_init, seed)
 
 
+def _by_self_expression(state: FitState[Any, Any]) -> FirstClusters:
+    """In all rows, or in landmarks: the others are then read a block at a time."""
+    rows, images = state.rows, state.options._of_images
+    n_clusters, seed = state.options.n_clusters, state.seed
+    features = _start_features(state)
+    X = rows.X if features is None else features
+    landmarks = chosen_landmarks(len(X), None, n_clusters, seed)
+    if landmarks is None:
+        return by_self_expression(_all(_unscaled(X[:], rows)), n_clusters, seed, images)
+
+    def map_rows(function: Callable[[Tensor], Tensor]) -> Tensor:
+        blocks = (X[start : start + BLOCK_ROWS] for start in range(0, len(X), BLOCK_ROWS))
+        return torch.cat([_unscaled(block, rows).map(function, directions=True) for block in blocks])
+
+    return by_landmarks(_all(_unscaled(X[landmarks], rows)), landmarks, map_rows, n_clusters, seed, images)
+
+
 def _start_rows(state: FitState[Any, Any]) -> Rows:
     """The rows of ``state``, or the features of its images."""
-    options, rows = state.options, state.rows
-    shape = options.image_shape
+    features = _start_features(state)
+    return state.rows if features is None else _unscaled(features[:], state.rows)
+
+
+def _start_features(state: FitState[Any, Any]) -> FeatureRows | None:
+    """The scattering features of images for which they are worth it."""
+    rows, shape = state.rows, state.options.image_shape
     if not worth_scattering(shape):
-        return rows
-    dtype = str(parameter_dtype(options.dtype)).removeprefix("torch.")
+        return None
+    dtype = str(parameter_dtype(state.options.dtype)).removeprefix("torch.")
     scattering = Scattering2D(_SCATTERING_DIM, image_shape=shape, device=rows.device, dtype=dtype)
-    return _unscaled(scattering.fit_transform(rows.X), rows)
+    return FeatureRows(rows.X, scattering.fit(rows.X))
 
 
 def _unscaled(X: np.ndarray, like: Rows) -> Rows:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -15,40 +15,45 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from typing_extensions import Self
 
-from desc_ext.algorithms.cluster_number import MOST_CLUSTERS, ClusterNumber, cluster_number
-from desc_ext.algorithms.diffusion import diffusion_coordinates, restarts_of
+from desc_ext.algorithms.cluster_number import ClusterNumber
+from desc_ext.algorithms.diffusion import restarts_of
 from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
+from desc_ext.algorithms.extension import Extension, extension_of
 from desc_ext.algorithms.graph import row_normalised
+from desc_ext.algorithms.landmarks import chosen_landmarks
 from desc_ext.algorithms.self_expression import (
     ExpressionOptions,
     SelfExpressiveClusters,
     cluster_by_self_expression,
-    expressed_affinity,
     expression_options,
     gram_eigenvalues,
     mean_square,
-    ridge_inverse,
+    number_of_clusters,
 )
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.estimator import Estimator
-from desc_ext.engine.inputs import input_rows, input_width, training_rows
+from desc_ext.engine.inputs import (
+    BLOCK_ROWS,
+    FeatureRows,
+    checked_training_rows,
+    featured_training_rows,
+    input_width,
+    unread_input_rows,
+)
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.rows import Rows, Scaling, require_finite_norms, scaling_statistics
-from desc_ext.fixed_shapes import row_linear
 from desc_ext.messages import warn_user
 from desc_ext.norms import unit_rows
 
 __all__ = ["SelfExpressiveClustering"]
 
 _NUMBER = "number of clusters"
+_OTHERS = "other rows"
 _STAGES = ("rows", "coefficients", "affinity", "eigenvectors", "k-means")
 _ARRAYS = ("labels_", "embedding_", "cluster_centers_", "eigenvalues_")
-_PRIVATE = ("_z", "_inverse", "_extension", "_offset", "_scale")
 # Values of the differences between rows and centres that are computed together.
 _DIFFERENCES = 2**20
-# Where the number of clusters is not known, the first graph is that of clusters of so many rows.
-_USUAL_ROWS = 100
 _DENSE_ROWS = 256  # whose coefficients to all rows are in memory together
 _FEWEST_FOR_NUMBER = 3  # rows whose spectrum has a gap
 
@@ -62,10 +67,8 @@ class _Found:
     inertia_: float
     n_clusters_: int
     cluster_candidates_: list[tuple[int, float]]
-    _z: Tensor  # the scaled training rows, each once
-    _number: Tensor | None  # int64 [n], which of them every training row is, where some come more than once
-    _inverse: Tensor  # of their ridge regression
-    _extension: Tensor  # [d, q], what each of them adds to the embedding of a row that is like it
+    landmarks_: np.ndarray | None
+    _extension: Extension  # to other rows than the landmarks
     _offset: Tensor
     _scale: Tensor
 
@@ -97,6 +100,11 @@ class SelfExpressiveClustering(_Found, Estimator):
     ``n_clusters=None`` takes the k from 2 to 50 with the largest relative gap (λ_k − λ_{k+1}) / (1 − λ_{k+1} + 0.02) of the
     spectrum, and warns where that gap or its lead is small.
 
+    With ``landmarks`` the above is done with m rows alone, drawn uniformly without replacement (by ``random_state``), since
+    their graph is then a sample of that of all rows. The other rows are new rows: read, assigned and forgotten a few thousand
+    at a time, so that what is held beside the input, labels and embedding grows with m and not with n. Time is O(m² p) for
+    the landmarks and O(n m p) for the others, in place of O(n² p).
+
     New rows are regressed on the training rows with the same ε, those that are training rows on the others; their largest
     coefficients extend the coordinates to them (Nyström), and the nearest k-means centre is their cluster. ``predict`` of
     the training rows may differ from ``labels_`` where clusters meet, since W also holds what others keep of a row.
@@ -107,17 +115,20 @@ class SelfExpressiveClustering(_Found, Estimator):
         labels_: int64 [n], clusters of the training rows.
         n_clusters_: K, given or found.
         cluster_candidates_: with ``n_clusters=None`` the five (k, gap) with the largest gaps, largest first; else empty.
-        affinity_matrix_: W, a SciPy CSR array [n, n]; a row that repeats an earlier one has no entries.
+        landmarks_: int64 [m], ascending, the numbers of the rows that are landmarks; None where all are.
+        affinity_matrix_: W, a SciPy CSR array [n, n], with landmarks theirs, [m, m]; a row that repeats an earlier one has no
+            entries.
         embedding_: [n, q], the coordinates that k-means clustered; q is m − 1, or m where W has several components, or the
             number of columns of smoothed rows.
         eigenvalues_: [m], λ of D^(-1/2) W D^(-1/2), descending from 1; 1 − λ is the normalised Laplacian's.
         cluster_centers_: [K, q], the k-means centres.
-        inertia_: their sum of squared distances.
+        inertia_: the sum of squared distances to them, of the landmarks where there are some.
         n_iter_: iterations of the k-means run kept.
         history_: one dict a stage ("number of clusters" where it is looked for, "rows", "coefficients", "affinity",
-            "eigenvectors", "k-means"): stage, epoch (1), seconds; the first adds candidates and eigenvalues, "affinity"
-            n_joined (rows of small components), "eigenvectors" the eigenvalues and the time t, "k-means" loss (the inertia),
-            smoothed (whether they are those of smoothed rows) and cluster_sizes.
+            "eigenvectors", "k-means", and with landmarks "other rows"): stage, epoch (1), seconds; the first adds candidates
+            and eigenvalues, "affinity" n_joined (rows of small components), "eigenvectors" the eigenvalues and the time t,
+            "k-means" loss (the inertia), smoothed (whether they are those of smoothed rows) and cluster_sizes, "other rows"
+            cluster_sizes of all rows.
         resolved_params_: every option with its value.
         features_: the fitted :class:`desc_ext.features.Scattering2D`, or None.
         n_features_in_: columns of the training data, a row an image.
@@ -135,7 +146,7 @@ class SelfExpressiveClustering(_Found, Estimator):
         default="auto",
     )
     device: str | torch.device = option(
-        '"auto" (CUDA where there is one), or a torch device, for the coefficients; the eigenvectors are SciPy\'s',
+        '"auto" (CUDA where there is one), or a torch device, for the coefficients and eigen_solver="chebyshev"',
         default="auto",
         of_run=True,
     )
@@ -165,6 +176,13 @@ class SelfExpressiveClustering(_Found, Estimator):
         default=None,
         at_least=1,
     )
+    landmarks: int | None = option(
+        "m < n_samples: cluster m rows alone, and assign the others to their clusters, as predict does, a few thousand at a "
+        "time; n_samples or more: all rows. None takes all of 200,000 rows and fewer, of more rows 20,000, or 200 K where "
+        "that is more",
+        default=None,
+        at_least=2,
+    )
     n_components: int | None = option("eigenvectors, m; None takes 2 K", default=None, at_least=1)
     diffusion_ratio: float = option(
         "(λ_{K+1}/λ_2)^t, which says how long the walk is: near 1 the eigenvectors count alike, near 0 the slowest alone",
@@ -178,43 +196,70 @@ class SelfExpressiveClustering(_Found, Estimator):
         default=None,
         earlier=False,
     )
-    eigen_solver: Literal["arpack", "lobpcg"] = option("how the eigenvectors are found", default="arpack")
+    eigen_solver: Literal["arpack", "lobpcg", "chebyshev"] | None = option(
+        'how the eigenvectors are found: "arpack" (Lanczos) and "lobpcg" are SciPy\'s; "chebyshev", subspace iteration with '
+        'Chebyshev filters, uses all threads, or the device. None: "arpack" below 100,000 rows, else "chebyshev"',
+        default=None,
+        earlier="arpack",
+    )
     n_init: int | None = option(
         "k-means runs; the one with the smallest inertia is kept. None takes 500,000/n, at least 10 and at most 300",
         default=None,
         at_least=1,
     )
 
+    def _complete_options(self) -> None:
+        fewest = self.n_clusters or _FEWEST_FOR_NUMBER
+        if self.landmarks is not None and self.landmarks < fewest:
+            raise ValueError(
+                f"SelfExpressiveClustering: landmarks must be at least {fewest} for n_clusters={self.n_clusters}, got "
+                f"{self.landmarks}; take more landmarks, or None"
+            )
+
     # ------------------------------------------------------------------ fit
     @torch.no_grad()
     def _fit(self, X: Any, options: Self, recorder: Recorder) -> None:
         seed, unknown = self._draw_seed(), options.n_clusters is None
-        recorder.begin(dict.fromkeys((*_STAGES[:1], *[_NUMBER] * unknown, *_STAGES[1:]), 1))
+        X, shape = checked_training_rows(self, X, options)
+        landmarks = chosen_landmarks(len(X), options.landmarks, options.n_clusters, seed)
+        options.landmarks, self.landmarks_ = None if landmarks is None else len(landmarks), landmarks
+        others = landmarks is not None
+        recorder.begin(
+            dict.fromkeys((_STAGES[0], *[_NUMBER] * unknown, *_STAGES[1:], *[_OTHERS] * others), 1)
+        )
         with _stage("rows", recorder):
-            z, distinct = self._read(X, options)
+            rows = featured_training_rows(self, X, shape, options)
+            if landmarks is None and isinstance(rows, FeatureRows):
+                rows = rows[:]
+            z, distinct = self._read(rows, options)
             spectrum = None
             if options.ridge is None and options.expression != "low-rank":
                 spectrum = gram_eigenvalues(distinct.take(z)) / mean_square(z)
         self.cluster_candidates_ = []
         if unknown:
             with _stage(_NUMBER, recorder) as record:
-                number = self._find_number(z, distinct, spectrum, options, seed, record)
+                choose = partial(options._expression, len(distinct), spectrum=spectrum)
+                number = number_of_clusters(z, distinct, choose, seed, record)
             options.n_clusters, self.cluster_candidates_ = number.best, list(number.candidates)
             _warn_of_uncertain(number)
         assert options.n_clusters is not None
-        chosen = options._expression(len(distinct), options.n_clusters, spectrum)
+        chosen = options._expression(len(distinct), options.n_clusters, spectrum=spectrum)
         stage = partial(_stage, recorder=recorder)
         found = cluster_by_self_expression(z, distinct, options.n_clusters, chosen, seed, stage)
         self._keep(z, found, chosen, options)
+        if landmarks is not None:
+            with _stage(_OTHERS, recorder) as record:
+                self._assign_others(rows, landmarks)
+                record["cluster_sizes"] = np.bincount(self.labels_, minlength=self.n_clusters_).tolist()
 
-    def _read(self, X: Any, options: Self) -> tuple[Tensor, DistinctRows]:
-        """Rows of Z, and which of them differ."""
-        array = training_rows(self, X, options)
-        options._adapt_options(*array.shape)
+    def _read(self, X: np.ndarray | FeatureRows, options: Self) -> tuple[Tensor, DistinctRows]:
+        """Rows of Z, those of the landmarks where there are some, and which of them differ."""
+        options._adapt_options(*X.shape)
         self._set_options(options)
-        offset, scale = scaling_statistics(array, options.scaling)
+        offset, scale = scaling_statistics(cast(np.ndarray, X), options.scaling)
         self._offset, self._scale = torch.from_numpy(offset), torch.from_numpy(scale)
-        z = torch.cat([self._shaped(chunk) for chunk in self._rows(array).chunks()])
+        chosen = X[:] if self.landmarks_ is None else X[self.landmarks_]
+        z = torch.cat([self._shaped(chunk) for chunk in self._rows(chosen).chunks()])
         require_finite_norms(z)
         distinct = distinct_rows(z)
         fewest = options.n_clusters or _FEWEST_FOR_NUMBER
@@ -223,10 +268,13 @@ class SelfExpressiveClustering(_Found, Estimator):
             wanted = (
                 "ask for fewer clusters" if options.n_clusters else f"name n_clusters, or give {fewest} rows"
             )
+            rows = f"X (n_features={self.n_features_in_}) has {len(distinct)} distinct rows"
+            if self.landmarks_ is not None:
+                rows += f" among its {len(z)} landmarks"
+                wanted = f"take more landmarks, {wanted}"
             raise ValueError(
-                f"SelfExpressiveClustering: X (n_features={self.n_features_in_}) has {len(distinct)} distinct rows after "
-                f"scaling={options.scaling!r} and unit_rows={options.unit_rows}, but n_clusters={options.n_clusters}; "
-                f"{wanted}{keep}"
+                f"SelfExpressiveClustering: {rows} after scaling={options.scaling!r} and unit_rows={options.unit_rows}, but "
+                f"n_clusters={options.n_clusters}; {wanted}{keep}"
             )
         return z, distinct
 
@@ -247,33 +295,6 @@ class SelfExpressiveClustering(_Found, Estimator):
             smoothing=self.smoothing,
         )
 
-    def _find_number(
-        self,
-        z: Tensor,
-        distinct: DistinctRows,
-        spectrum: np.ndarray | None,
-        options: Self,
-        seed: int,
-        record: dict[str, Any],
-    ) -> ClusterNumber:
-        """The number of clusters by the graph for clusters of 100 rows and more, or, if they are smaller, by theirs."""
-        n = len(distinct)
-        guess = max(n // _USUAL_ROWS, 1)
-        while True:
-            chosen = options._expression(n, guess, spectrum)
-            affinity = expressed_affinity(z, distinct, guess, chosen)
-            m = min(MOST_CLUSTERS + 1, n)
-            values = diffusion_coordinates(
-                affinity, guess, m, chosen.ratio, chosen.eigen_solver, seed, distinct.weights
-            ).eigenvalues
-            found = cluster_number(values)
-            if guess >= found.best or n >= _USUAL_ROWS * found.best:
-                break
-            guess = found.best
-        record["candidates"] = [list(pair) for pair in found.candidates]
-        record["eigenvalues"] = values.tolist()
-        return found
-
     def _keep(
         self, z: Tensor, found: SelfExpressiveClusters, chosen: ExpressionOptions, options: Self
     ) -> None:
@@ -281,18 +302,33 @@ class SelfExpressiveClustering(_Found, Estimator):
         dtype, distinct, coordinates = options.dtype, found.distinct, found.coordinates
         options.ridge, options.n_neighbors = float(chosen.ridge), chosen.n_neighbors
         options.smoothing, options.n_components = chosen.smoothing, len(found.diffusion.eigenvalues)
-        options.n_init = restarts_of(options.n_init, len(distinct))
+        options.n_init, options.eigen_solver = (
+            restarts_of(options.n_init, len(distinct)),
+            cast(Any, chosen.eigen_solver),
+        )
         self._set_options(options)
         self.n_clusters_ = len(found.kmeans.cluster_centers_)
-        self._z = distinct.take(z)
-        self._inverse = ridge_inverse(self._z, chosen.ridge * mean_square(z))
-        self._number = torch.from_numpy(distinct.number).to(self._z.device) if distinct.repeated else None
         self.labels_, self.affinity_matrix_ = found.labels, distinct.spread(found.affinity)
         self.inertia_, self.n_iter_ = float(found.kmeans.inertia_), int(found.kmeans.n_iter_)
         self.eigenvalues_ = found.diffusion.eigenvalues
         self.cluster_centers_ = found.kmeans.cluster_centers_.astype(dtype)
-        self._extension = torch.from_numpy(coordinates.extension.astype(dtype)).to(self._z.device)
+        self._extension = extension_of(found, z, chosen, getattr(torch, dtype))
         self.embedding_ = coordinates.embedding[distinct.number].astype(dtype)
+
+    def _assign_others(self, X: np.ndarray | FeatureRows, landmarks: np.ndarray) -> None:
+        """Labels and embedding of all rows, from those of the landmarks, which are theirs so far."""
+        n, of_landmarks = len(X), (self.labels_, self.embedding_)
+        embedding = np.empty((n, self._n_features_out), dtype=self.embedding_.dtype)
+        labels, other = np.empty(n, dtype=np.int64), np.ones(n, dtype=bool)
+        other[landmarks] = False
+        labels[landmarks], embedding[landmarks] = of_landmarks
+        for start in range(0, n, BLOCK_ROWS):
+            numbers = start + np.flatnonzero(other[start : start + BLOCK_ROWS])
+            if len(numbers):
+                embedding[numbers] = part = self._embedding_of(X[numbers])
+                labels[numbers] = self._nearest(part)
+                _require_finite(numbers, part)
+        self.labels_, self.embedding_ = labels, embedding
 
     def _rows(self, X: np.ndarray) -> Rows:
         return Rows(X, self._offset, self._scale, resolve_device(self.device), torch.float64)
@@ -306,44 +342,36 @@ class SelfExpressiveClustering(_Found, Estimator):
     # ------------------------------------------------------------------ new rows
     def transform(self, X: Any) -> np.ndarray:
         """Embedding [n_samples, q] of ``X``: the diffusion coordinates extended to it, at unit length."""
-        return self._embedding_of(X)
-
-    def _embedding_of(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return self._rows(input_rows(self, X)).map(self._embed).cpu().numpy()
+        rows = unread_input_rows(self, X)
+        embedding = np.empty((len(rows), self._n_features_out), dtype=self.embedding_.dtype)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            embedding[start : start + BLOCK_ROWS] = self._embedding_of(rows[start : start + BLOCK_ROWS])
+        return embedding
 
     def predict(self, X: Any) -> np.ndarray:
         """Cluster of every row of ``X`` (int64 [n_samples]): the nearest centre to its embedding."""
-        # not transform, which gives a data frame after set_output(transform="pandas")
-        embedding = self._embedding_of(X)
+        check_is_fitted(self)
+        rows = unread_input_rows(self, X)
+        starts = range(0, len(rows), BLOCK_ROWS)
+        return np.concatenate(
+            [self._nearest(self._embedding_of(rows[start : start + BLOCK_ROWS])) for start in starts]
+        )
+
+    @torch.no_grad()
+    def _embedding_of(self, X: np.ndarray) -> np.ndarray:
+        """Embedding [n, q] of rows [n, p], features where there are some."""
+        return (
+            self._rows(X).map(lambda scaled: self._extension.coordinates(self._shaped(scaled))).cpu().numpy()
+        )
+
+    def _nearest(self, embedding: np.ndarray) -> np.ndarray:
+        """The nearest centre, int64 [n], of every row of an ``embedding`` [n, q]."""
         n_rows = max(_DIFFERENCES // self.cluster_centers_.size, 1)
         blocks = (embedding[start : start + n_rows] for start in range(0, len(embedding), n_rows))
         return np.concatenate(
             [np.square(block[:, None] - self.cluster_centers_).sum(2).argmin(1) for block in blocks]
         )
-
-    @torch.no_grad()
-    def _embed(self, scaled: Tensor) -> Tensor:
-        z = self._shaped(scaled)
-        n_neighbors = min(self._options.n_neighbors, len(self._z) - 1)
-        size, rows = self._on_training_rows(z).abs().topk(min(n_neighbors + 1, len(self._z)), dim=1)
-        # a training row is expressed by the others, as it was in the fit
-        itself = (self._z[rows] == z[:, None]).all(2)
-        size, order = size.masked_fill(itself, 0).topk(n_neighbors, dim=1)
-        added = (size[..., None] * self._extension[rows.gather(1, order)]).sum(1)
-        if self._number is not None:
-            # and held by its copies: with w of them by (w − 1) Σ_j |C_ij|, as hold_copies does
-            own = rows.gather(1, itself.int().argmax(1, keepdim=True)).squeeze(1)
-            copies = torch.bincount(self._number, minlength=len(self._z))[own] - 1
-            held = torch.where(itself.any(1), copies * size.sum(1), 0)
-            added += held[:, None] * self._extension[own]
-        return unit_rows(added)
-
-    def _on_training_rows(self, z: Tensor) -> Tensor:
-        """Coefficients [m, n] of the ridge regression of rows ``z`` [m, p] on all training rows."""
-        if len(self._inverse) == self._z.shape[1]:
-            return row_linear(row_linear(z, self._inverse.T), self._z)
-        return row_linear(row_linear(z, self._z), self._inverse.T)
 
     # ------------------------------------------------------------------ looks at the result
     @torch.no_grad()
@@ -351,17 +379,33 @@ class SelfExpressiveClustering(_Found, Estimator):
         """(|C_ij|/c_i + |C_ji|/c_j)/2 [m, m] between the training rows with the numbers ``rows`` [m], of all coefficients.
 
         c_i is the largest |C_ij| of row i.
+
+        Raises:
+            ValueError: one of them is no landmark.
         """
         check_is_fitted(self)
-        rows = torch.as_tensor(rows).to(self._z.device)
-        rows = rows if self._number is None else self._number[rows]
+        z, number = self._extension.z, self._extension.number
+        rows = torch.as_tensor(self._places(np.asarray(rows))).to(z.device)
+        rows = rows if number is None else number[rows]
         parts = []
         for part in rows.split(_DENSE_ROWS):
-            size = self._on_training_rows(self._z[part]).double().abs()  # up to a factor for each row
+            size = self._extension.coefficients(z[part]).double().abs()  # up to a factor for each row
             size.scatter_(1, part[:, None], 0.0)
             parts.append(row_normalised(size)[:, rows])
         affinity = torch.cat(parts)
         return ((affinity + affinity.T) / 2).fill_diagonal_(0).cpu().numpy()
+
+    def _places(self, rows: np.ndarray) -> np.ndarray:
+        """Where among the landmarks the training rows with the numbers ``rows`` [m] are."""
+        if self.landmarks_ is None:
+            return rows
+        others = rows[~np.isin(rows, self.landmarks_)]
+        if len(others):
+            raise ValueError(
+                f"SelfExpressiveClustering: dense_affinity is of landmarks, but row {others[0]} is none; take rows of "
+                "landmarks_, or fit with landmarks=n_samples"
+            )
+        return np.searchsorted(self.landmarks_, rows)
 
     def confidence(self) -> np.ndarray:
         """How sure each training row's cluster is [n], larger is more: minus its distance to the k-means centre."""
@@ -376,9 +420,13 @@ class SelfExpressiveClustering(_Found, Estimator):
     def _saved_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The training rows are part of it."""
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
-        tensors |= {name.strip("_"): getattr(self, name) for name in _PRIVATE}
-        if self._number is not None:
-            tensors["number"] = self._number
+        own = self._extension
+        tensors |= {"z": own.z, "inverse": own.inverse, "extension": own.added}
+        tensors |= {"offset": self._offset, "scale": self._scale}
+        if own.number is not None:
+            tensors["number"] = own.number
+        if self.landmarks_ is not None:
+            tensors["landmarks"] = torch.from_numpy(self.landmarks_)
         for part in ("data", "indices", "indptr"):
             tensors[f"affinity.{part}"] = torch.from_numpy(getattr(self.affinity_matrix_, part))
         candidates = [list(pair) for pair in self.cluster_candidates_]
@@ -389,26 +437,33 @@ class SelfExpressiveClustering(_Found, Estimator):
         self.cluster_candidates_ = [(k, gap) for k, gap in config.get("cluster_candidates", ())]
         k, m, p = self._options.n_clusters, self._options.n_components, input_width(self)
         n, n_edges = (len(tensors.get(name, ())) for name in ("labels_", "affinity.data"))
-        repeats = {"number": [n]} if "number" in tensors else {}
-        d = len(tensors.get("z", ())) if repeats else n
+        landmarks = {"landmarks": [self._options.landmarks]} if self._options.landmarks is not None else {}
+        n_own = self._options.landmarks if landmarks else n
+        repeats = {"number": [n_own]} if "number" in tensors else {}
+        d = len(tensors.get("z", ())) if repeats else n_own
         r, q = min(d, p), tensors["embedding_"].shape[-1] if "embedding_" in tensors else m
         shapes = {"labels_": [n], "embedding_": [n, q], "cluster_centers_": [k, q], "eigenvalues_": [m]}
         shapes |= {"z": [d, p], "inverse": [r, r], "extension": [d, q], "offset": [p], "scale": [p]}
-        affinity = {"affinity.data": [n_edges], "affinity.indices": [n_edges], "affinity.indptr": [n + 1]}
-        return {**shapes, **affinity, **repeats}
+        affinity = {"affinity.data": [n_edges], "affinity.indices": [n_edges], "affinity.indptr": [n_own + 1]}
+        return {**shapes, **affinity, **repeats, **landmarks}
 
     def _restore(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         for name in _ARRAYS:
             setattr(self, name, tensors[name].numpy())
-        for name in _PRIVATE:
-            setattr(self, name, tensors[name.strip("_")].to(resolve_device(self.device)))
-        self._number = tensors["number"].to(self._z.device) if "number" in tensors else None
-        if self._number is not None and not bool(
-            (self._number >= 0).logical_and(self._number < len(self._z)).all()
-        ):
+        device, n = resolve_device(self.device), len(self.labels_)
+        z, inverse, added = (tensors[name].to(device) for name in ("z", "inverse", "extension"))
+        number = tensors["number"].to(device) if "number" in tensors else None
+        if number is not None and not bool((number >= 0).logical_and(number < len(z)).all()):
             raise ValueError("the tensor number holds none of a row of z")
+        self._extension = Extension(z, inverse, added, self._options.n_neighbors, number)
+        self._offset, self._scale = tensors["offset"].to(device), tensors["scale"].to(device)
+        self.landmarks_ = tensors["landmarks"].numpy() if "landmarks" in tensors else None
+        if self.landmarks_ is not None:
+            ascending = np.diff(self.landmarks_, prepend=-1, append=n) > 0
+            if not ascending.all():
+                raise ValueError(f"the tensor landmarks holds no ascending numbers of {n} rows")
+            n = len(self.landmarks_)
         parts = [tensors[f"affinity.{part}"].numpy() for part in ("data", "indices", "indptr")]
-        n = len(self.labels_)
         self.affinity_matrix_ = sparse.csr_array(tuple(parts), shape=(n, n))
 
 
@@ -419,6 +474,16 @@ def _warn_of_uncertain(number: ClusterNumber) -> None:
             f"SelfExpressiveClustering: the number of clusters is uncertain. {number.best} was taken, which has the largest "
             f"gap in the spectrum; the candidates and their relative gaps are {named}. Look at the spectrum, or give "
             "n_clusters"
+        )
+
+
+def _require_finite(numbers: np.ndarray, embedding: np.ndarray) -> None:
+    """Raises ValueError where a row is so large that it has no embedding; ``numbers`` [n] are the rows' own."""
+    bad = numbers[~np.isfinite(embedding).all(1)]
+    if len(bad):
+        raise ValueError(
+            f"Input X has rows too large for {embedding.dtype}, the first at row {bad[0]}; scale X, or use "
+            "unit_rows=True or dtype='float64'"
         )
 
 

@@ -11,12 +11,14 @@ from sklearn.metrics import adjusted_rand_score
 
 from desc_ext.algorithms.first_clusters import (
     by_kmeans,
+    by_landmarks,
     by_self_expression,
     by_subspaces,
     certainty_of_margins,
     cluster_means,
     given_clusters,
 )
+from desc_ext.models import SelfExpressiveClustering
 
 K = 3
 
@@ -87,6 +89,44 @@ def test_no_more_distinct_rows_than_clusters_are_the_clusters():
     z = torch.eye(5)[torch.tensor([0, 1, 0, 1, 1])]
     found = by_self_expression(z, K, 0, images=True)
     np.testing.assert_array_equal(found.labels, [0, 1, 0, 1, 1])
+
+
+def in_parts(z, size=50):
+    """Calls a function with all rows, ``size`` at a time."""
+    return lambda function: torch.cat([function(part) for part in torch.from_numpy(z).split(size)])
+
+
+def test_landmarks_keep_their_clusters_and_others_follow_the_estimator():
+    """The rows beside the landmarks: labels and margins of SelfExpressiveClustering, which knows the landmarks alone."""
+    z, truth = subspaces(n=150)
+    z += 0.1 * np.random.default_rng(1).normal(size=z.shape)
+    landmarks = np.sort(np.random.default_rng(0).choice(len(z), 200, replace=False))
+    found = by_landmarks(torch.from_numpy(z[landmarks]), landmarks, in_parts(z), K, 0, images=False)
+    labels, certainty = found.labels.numpy(), found.certainty.numpy()
+    own = by_self_expression(torch.from_numpy(z[landmarks]), K, 0, images=False)
+    np.testing.assert_array_equal(labels[landmarks], own.labels)
+    others = np.setdiff1d(np.arange(len(z)), landmarks)
+    model = SelfExpressiveClustering(K, random_state=0, dtype="float64", n_init=300).fit(z[landmarks])
+    pairs = np.unique(np.stack([labels[landmarks], model.labels_]), axis=1)
+    assert pairs.shape == (2, K)  # the same clusters, whatever their numbers
+    np.testing.assert_array_equal(labels[others], pairs[0][np.argsort(pairs[1])][model.predict(z[others])])
+    assert adjusted_rand_score(truth, labels) > 0.9
+    # certainty ranks the margins of all rows of a cluster
+    away = np.linalg.norm(model.transform(z)[:, None] - model.cluster_centers_, axis=2)
+    away[landmarks] = np.linalg.norm(model.embedding_[:, None] - model.cluster_centers_, axis=2)
+    nearest = np.sort(away, axis=1)
+    expected = ranks(nearest[:, 1] - nearest[:, 0], labels)
+    np.testing.assert_allclose(certainty, expected, atol=1e-2)
+
+
+def test_landmarks_no_more_of_which_differ_than_clusters():
+    z = np.eye(5)[np.arange(40) % 3] + 0.0
+    z[7] = [0.9, 0.1, 0, 0, 0]
+    landmarks = np.array([0, 1, 3, 4, 12])
+    found = by_landmarks(torch.from_numpy(z[landmarks]), landmarks, in_parts(z), K, 0, images=False)
+    expected = np.where(np.arange(40) % 3 == 1, 1, 0)
+    expected[7] = 0
+    np.testing.assert_array_equal(found.labels[np.arange(40) % 3 < 2], expected[np.arange(40) % 3 < 2])
 
 
 def test_means_of_clusters():

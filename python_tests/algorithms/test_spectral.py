@@ -45,7 +45,7 @@ def normalised(affinity):
     return affinity.toarray() * roots[:, None] * roots
 
 
-@pytest.mark.parametrize("solver", ["arpack", "lobpcg"])
+@pytest.mark.parametrize("solver", ["arpack", "lobpcg", "chebyshev"])
 @pytest.mark.parametrize(("n_components", "n_alone"), [(3, 0), (5, 0), (9, 0), (9, 2)])
 def test_multiple_eigenvalues_are_all_there(solver, n_components, n_alone):
     affinity = graph(SIZES, n_alone=n_alone)

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
 from desc_ext import models
+from desc_ext.algorithms import landmarks
 from desc_ext.engine.processes import BatchShare
 from desc_ext.engine.starts import _start_rows
 from desc_ext.features import Scattering2D
@@ -101,6 +102,26 @@ def test_starts_of_images_are_looked_for_in_their_scattering_features():
     np.testing.assert_array_equal(_start_rows(state).X, expected)
     small_images = small("dcec", channels=(2, 2, 2)).begin(images[..., :15])
     assert _start_rows(small_images) is small_images.rows
+
+
+@pytest.mark.parametrize("of_images", [False, True])
+def test_the_start_of_many_rows_is_that_of_landmarks(of_images, monkeypatch):
+    """The estimator's own labels, at the same number of rows and by the same draw."""
+    monkeypatch.setattr(landmarks, "MOST_ROWS", 250)
+    monkeypatch.setattr(landmarks, "USUAL_LANDMARKS", 200)
+    monkeypatch.setattr(landmarks, "LANDMARKS_PER_CLUSTER", 50)
+    digits = load_digits().data[:300].astype(np.float32)
+    given = np.kron(digits.reshape(-1, 8, 8), np.ones((1, 2, 2), dtype=np.float32)) if of_images else digits
+    method, options = ("dcec", {"channels": (2, 2, 2)}) if of_images else ("idec", {})
+    options |= {"init": "self-expressive", "max_rounds": 0}
+    model = small(method, **options).fit(given)
+    own = SelfExpressiveClustering(3, random_state=0).fit(given)
+    assert len(own.landmarks_) == 200
+    assert adjusted_rand_score(own.labels_, model.initial_labels_) > 0.98
+    # that of all rows is another
+    monkeypatch.setattr(landmarks, "MOST_ROWS", 300)
+    whole = small(method, **options).fit(given)
+    assert adjusted_rand_score(whole.initial_labels_, model.initial_labels_) < 0.95
 
 
 # ---------------------------------------------------------------------- augmentation
