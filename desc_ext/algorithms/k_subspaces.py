@@ -16,6 +16,7 @@ from desc_ext import ops
 from desc_ext.algorithms.distinct import distinct_rows
 from desc_ext.algorithms.kmeans import kmeans, one_thread
 from desc_ext.algorithms.self_expression import self_expressive_clusters
+from desc_ext.algorithms.subspace_passes import SubspaceRows, as_passes
 from desc_ext.norms import unit_rows
 
 __all__ = [
@@ -68,8 +69,8 @@ class KSubspacesOptions:
 class Subspaces:
     """Where Lloyd's iteration began and ended."""
 
-    start: Tensor  # labels, int64 [n]
-    labels: Tensor  # int64 [n]
+    start: Tensor  # labels [n]
+    labels: Tensor  # [n], int64 of rows in memory
     bases: Tensor  # [K, p, dim]
     residual: float  # mean over the rows
     n_iter: int
@@ -86,7 +87,9 @@ def k_subspaces(rows: Tensor, n_clusters: int, dim: int, n_init: int, seed: int)
     return found.labels, found.bases
 
 
-def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration | None = None) -> Subspaces:
+def search(
+    rows: Tensor | SubspaceRows, options: KSubspacesOptions, on_iteration: OnIteration | None = None
+) -> Subspaces:
     """k-subspaces with restarts on ``rows`` [n, p].
 
     Each restart begins at the clusters of one k-means run, at the subspaces of :func:`subspace_seeds`, or at the clusters of
@@ -95,7 +98,8 @@ def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration |
     than 10,000 rows the restarts see a random subset, and the best one is continued on all rows.
     ``on_iteration`` is called after every restart, and after every iteration of the one kept.
     """
-    subset = _seen_by_restarts(rows, options.seed)
+    passes = as_passes(rows)
+    subset, is_all = _seen_by_restarts(passes, options.seed)
     best: Subspaces | None = None
     n_reseeded = 0
     for i, seed in enumerate(
@@ -118,28 +122,28 @@ def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration |
         if on_iteration is not None and on_iteration(record, None):
             break
     assert best is not None  # there is one restart at least
-    if on_iteration is not None and subset is rows:
+    if on_iteration is not None and is_all:
         # already where it ends; run again for the sake of its records
-        found = lloyd(rows, best.start, options, on_iteration)
+        found = lloyd(subset, best.start, options, on_iteration)
         found.n_reseeded = n_reseeded
         return found
-    labels, _ = ops.nearest_subspace(rows, best.bases)
-    found = lloyd(rows, labels, options, on_iteration)
+    labels, _ = passes.nearest(best.bases)
+    found = lloyd(passes, labels, options, on_iteration)
     found.n_iter += best.n_iter
     found.n_reseeded += n_reseeded
     return found
 
 
-def _seen_by_restarts(rows: Tensor, seed: int) -> Tensor:
-    """``rows``, or a random subset of 10,000 of them."""
-    if len(rows) <= _RESTART_ROWS:
-        return rows
+def _seen_by_restarts(rows: SubspaceRows, seed: int) -> tuple[Tensor, bool]:
+    """All rows, or a random subset of 10,000 of them, and whether it is all."""
+    n = rows.shape[0]
+    if n <= _RESTART_ROWS:
+        return rows.take(torch.arange(n)), True
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(rows), generator=generator)[:_RESTART_ROWS].sort().values
-    return rows[chosen.to(rows.device)]
+    return rows.take(torch.randperm(n, generator=generator)[:_RESTART_ROWS].sort().values), False
 
 
-def typical_dimension(rows: Tensor, n_clusters: int, seed: int) -> int:
+def typical_dimension(rows: Tensor | SubspaceRows, n_clusters: int, seed: int) -> int:
     """The dimension d of subspaces for ``rows`` [n, p], from the spectra of the clusters of one k-means run.
 
     λ_1 ≥ … ≥ λ_p are the eigenvalues of Σ x xᵀ over a cluster's rows. Its leading direction is about its mean; the others
@@ -151,7 +155,7 @@ def typical_dimension(rows: Tensor, n_clusters: int, seed: int) -> int:
     this one. Shares of energy and held-out likelihoods did not follow what was best: it had .96 of the energy on
     digits, and .3 on 20 Newsgroups.
     """
-    subset = _seen_by_restarts(rows, seed)
+    subset, _ = _seen_by_restarts(as_passes(rows), seed)
     labels, _ = kmeans(subset, n_clusters, 1, seed)
     with one_thread():
         energy = torch.linalg.eigvalsh(ops.segment_gram(subset, labels, n_clusters).cpu().double())
@@ -159,27 +163,31 @@ def typical_dimension(rows: Tensor, n_clusters: int, seed: int) -> int:
     energy = (energy / energy[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(0)[:, :-1]
     squares = energy.square().sum(1)
     ratio = energy.sum(1).square() / torch.where(squares > 0, squares, 1)
-    most = min(len(rows) // (_ROWS_PER_DIMENSION * n_clusters), rows.shape[1] // 2)
+    most = min(rows.shape[0] // (_ROWS_PER_DIMENSION * n_clusters), rows.shape[1] // 2)
     return max(1, min(round(1 + float(ratio.mean())), most))
 
 
 def lloyd(
-    rows: Tensor, labels: Tensor, options: KSubspacesOptions, on_iteration: OnIteration | None = None
+    rows: Tensor | SubspaceRows,
+    labels: Tensor,
+    options: KSubspacesOptions,
+    on_iteration: OnIteration | None = None,
 ) -> Subspaces:
     """Lloyd's iteration for subspaces, from ``labels``: the mean residual never rises."""
-    start, n_reseeded = labels, 0
+    start, n_reseeded, passes = labels, 0, as_passes(rows)
     for n_iter in range(1, options.max_iter + 1):
+        gram = passes.gram(labels, options.n_clusters)
         with options.threads:
-            bases = subspace_bases(rows, labels, options.n_clusters, options.dim)
-        nearest, residual = ops.nearest_subspace(rows, bases)
+            bases = leading_directions(gram, options.dim).to(passes.dtype)
+        nearest, residual = passes.nearest(bases)
         sizes = torch.bincount(nearest, minlength=options.n_clusters)
         new_labels, empty = nearest, sizes == 0
         if empty.any():
             new_labels = nearest.clone()
             _reseed_empty(new_labels, residual, empty, options.dim)
             n_reseeded += int(empty.sum())
-        change = float((new_labels != labels).double().mean())
-        mean = sum(float(part.sum()) for part in residual.double().split(_SUM_ROWS)) / len(rows)
+        change = int((new_labels != labels).sum()) / len(labels)
+        mean = sum(float(part.double().sum()) for part in residual.split(_SUM_ROWS)) / len(labels)
         labels = new_labels
         record = {"stage": "refine", "epoch": n_iter, "loss": mean, "label_change": change}
         record |= {"n_reseeded": int(empty.sum()), "cluster_sizes": sizes.tolist()}
@@ -191,7 +199,10 @@ def lloyd(
 
 def _reseed_empty(labels: Tensor, residual: Tensor, empty: Tensor, dim: int) -> None:
     """Gives every empty cluster the ``dim`` worst fitting rows that no other empty cluster has taken."""
-    worst = residual.argsort(descending=True, stable=True)
+    n_worst = min(int(empty.sum()) * dim, len(residual))
+    # rows that fit as badly as the last of them, which are few: what sorting all of them would put first
+    bad = (residual >= residual.topk(n_worst).values[-1]).nonzero().flatten()
+    worst = bad[residual[bad].argsort(descending=True, stable=True)]
     for i, cluster in enumerate(empty.nonzero().flatten().tolist()):
         labels[worst[i * dim : (i + 1) * dim]] = cluster
 

@@ -13,6 +13,7 @@ from desc_ext.device import resolve_device
 from desc_ext.engine.rows import check_rows, check_training_rows
 from desc_ext.features import Scattering2D, image_rows
 from desc_ext.nn import parameter_dtype
+from desc_ext.stored import StoredRows, part_of_map
 
 __all__ = [
     "input_rows",
@@ -26,6 +27,7 @@ __all__ = [
 _PREFIX = "features."
 # Images of fewer pixels a side leave scattering too little to average over: of the 8×8 digits its features are worse.
 _SCATTERED_PIXELS = 16
+_READ_WHOLE = 2**26  # bytes: rows on disk that are no more than this are rows in memory
 
 
 class InputOptions(Protocol):
@@ -39,8 +41,11 @@ class InputOptions(Protocol):
     dtype: str
 
 
-def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
+def training_rows(model: Any, X: Any, options: InputOptions) -> Any:
     """The rows [n, m] that ``model`` is fitted to: those of ``X``, or with ``features`` those of its features.
+
+    An array, or :class:`desc_ext.stored.StoredRows` where rows on disk (these, and memory maps) are more than 64 MiB and no
+    images.
 
     Sets ``model.n_features_in_`` (columns of ``X``) and ``model.features_`` (the fitted transformer, or None), and
     ``options.image_shape``: (C, H, W) where the rows returned are images, else None; where ``options.features`` is "auto",
@@ -52,7 +57,7 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
     """
     name = type(model).__name__
     X, shape = image_rows(name, X, model.image_shape)
-    X = check_rows(model, X, reset=True)
+    X = check_rows(model, _placed(X, shape is not None), reset=True)
     check_training_rows(X, options.n_clusters or 1)
     model.features_ = None
     if options.features == "auto":
@@ -73,12 +78,21 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
     return X
 
 
+def _placed(X: Any, of_images: bool) -> Any:
+    """Rows in memory, or on disk where they are many."""
+    large = getattr(X, "nbytes", 0) > _READ_WHOLE and not of_images
+    if isinstance(X, StoredRows):
+        return X if large else np.asarray(X)
+    part = part_of_map(X) if large else None
+    return X if part is None else StoredRows([part], part.n_columns, part.dtype)
+
+
 def worth_scattering(shape: tuple[int, ...] | None) -> bool:
     """Whether scattering features of images (C, H, W) are better rows than their pixels; never where ``shape`` is None."""
     return shape is not None and min(shape[1:]) >= _SCATTERED_PIXELS
 
 
-def input_rows(model: Any, X: Any) -> np.ndarray:
+def input_rows(model: Any, X: Any) -> Any:
     """The rows of new data ``X`` under a fitted model, as :func:`training_rows` gave those that it was fitted to.
 
     Raises:
@@ -91,7 +105,7 @@ def input_rows(model: Any, X: Any) -> np.ndarray:
     if not hasattr(X, "shape"):
         X = np.asarray(X)
     X, _ = image_rows(name, X, fitted if len(X.shape) > 2 else None)
-    X = check_rows(model, X, reset=False)
+    X = check_rows(model, _placed(X, fitted is not None), reset=False)
     return X if model.features_ is None else model.features_.transform(X)
 
 
