@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["FilePart", "Part", "StoredRows", "blocks", "part_of_map"]
+__all__ = ["READ_WHOLE", "FilePart", "Part", "StoredRows", "blocks", "finite_sample", "part_of_map"]
 
+READ_WHOLE = 2**26  # bytes: rows on disk that are no more than this are rows in memory
+_LOOKED_THROUGH = 10**6  # rows that a sample is taken of after a look at all of them
 # Rows that are asked for by number are read together where they lie within so many bytes of the file.
 _SPAN_BYTES = 2**20
 
@@ -228,3 +230,14 @@ def part_of_map(X: Any) -> FilePart | None:
     if not address <= X.ctypes.data <= address + len(mapped) - X.nbytes:
         return None
     return FilePart(path, offset, len(X), X.shape[1], X.dtype)
+
+
+def finite_sample(array: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """Numbers (ascending) of at most ``most`` rows of ``array`` [n, p] without NaN or infinity, at random.
+
+    Of more than a million rows, which may lie in a file, a few times as many are looked at as are wanted.
+    """
+    random, n = np.random.default_rng(seed), len(array)
+    rows = np.arange(n) if n <= _LOOKED_THROUGH else np.sort(random.choice(n, 4 * most, replace=False))
+    rows = rows[np.isfinite(array if len(rows) == n else array[rows]).all(axis=1)]
+    return rows if len(rows) <= most else np.sort(random.choice(rows, most, replace=False))

@@ -175,6 +175,10 @@ def fit(
         typer.Option("--no-pictures", help="Draw nothing, neither beside the results nor in the report."),
     ] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
+    no_embedding: Annotated[
+        bool,
+        typer.Option("--no-embedding", help="Write no embedding.npy, which of many rows on disk is large."),
+    ] = False,
     data_dir: DataDirOption = None,
     download: DownloadOption = False,
 ) -> None:
@@ -199,7 +203,9 @@ def fit(
             source, labels, data_dir, download, external=external, external_labels=external_labels, columns=columns,
             drop=drop or (), id=id_column, array=array, text=text, image_size=image_size(size), header=header,
         )  # fmt: skip
-        run = Run(out, model, options, dataset, resume=resume, overwrite=overwrite)
+        run = Run(
+            out, model, options, dataset, resume=resume, overwrite=overwrite, keep_embedding=not no_embedding
+        )
         console.print(
             f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} "
             f"column{'s' * (dataset.X.shape[1] != 1)}, "
@@ -284,6 +290,8 @@ def predict(
     download: DownloadOption = False,
 ) -> None:
     """Writes the clusters of DATA under a fitted model."""
+    import numpy as np
+
     from desc_ext.cli import results
 
     with plain_errors():
@@ -298,7 +306,7 @@ def predict(
             data_dir=data_dir, download=download,
         )  # fmt: skip
         predicted = results.write_predictions(out, estimator, dataset)
-        used = len(set(predicted.tolist()))
+        used = np.count_nonzero(np.bincount(predicted))
         console.print(f"{out}: {len(predicted):,} labels, {used} clusters used", markup=False)
 
 

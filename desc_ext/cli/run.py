@@ -47,6 +47,7 @@ class Run:
         dataset: the rows; their known classes, if any, are only used by the Evaluate callback and metrics.
         resume: go on with the checkpoint in ``folder``, which must be of the same run.
         overwrite: allow a folder that is not empty.
+        keep_embedding: whether the embedding is among the results; of many rows on disk it is not even computed.
 
     Raises:
         ValueError: when the folder is not empty, or there is nothing to resume, or it is another run's.
@@ -60,9 +61,11 @@ class Run:
         dataset: Dataset,
         resume: bool = False,
         overwrite: bool = False,
+        keep_embedding: bool = True,
     ) -> None:
         self.folder, self.model, self.dataset = Path(folder), model, dataset
         self.options, self.resume = dict(options), resume
+        self._keep_embedding = keep_embedding
         self.keeps_checkpoints = keeps_checkpoints(model)
         self._report: Any = None
         self._checkpoint = self.folder / "checkpoint"
@@ -100,17 +103,18 @@ class Run:
         if self.keeps_checkpoints:
             options |= {"checkpoint": self._checkpoint / "state", "resume": self.resume}
         estimator = MODELS[self.model](**self._with_image_shape(options))
+        # where a large one is moved from into the results, which are of the same file system
+        estimator._large_files, estimator._keeps_embedding = self._checkpoint, self._keep_embedding
         started = time.perf_counter()
         try:
             estimator.fit(self.dataset.images)
+            seconds = time.perf_counter() - started
+            if self.resume:  # the parts before, which only the history knows
+                seconds = sum(record["seconds"] for record in estimator.history_)
+            self._metrics = {self.model: self._scores(estimator.labels_, seconds)}
+            self._write(estimator, {**self._asked, "parameters": self._parameters(estimator)})
         finally:
             self._forget_if_nothing_was_kept()
-        seconds = time.perf_counter() - started
-        if self.resume:  # the parts before, which only the history knows
-            seconds = sum(record["seconds"] for record in estimator.history_)
-        self._metrics = {self.model: self._scores(estimator.labels_, seconds)}
-        config = {**self._asked, "parameters": self._parameters(estimator)}
-        self._write(estimator, config)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         self._estimator = estimator
         return self._metrics
@@ -122,7 +126,7 @@ class Run:
 
     def _write(self, estimator: Estimator, config: dict[str, Any]) -> None:
         try:
-            write_results(self.folder, estimator, self.dataset, self._metrics, config)
+            write_results(self.folder, estimator, self.dataset, self._metrics, config, self._keep_embedding)
         except OSError as error:
             kept = (
                 "the fit is kept, go on with --resume" if self.can_resume() else "nothing of the fit is kept"
@@ -198,7 +202,7 @@ def scaled_input(estimator: Estimator, dataset: Dataset) -> np.ndarray:
     """The rows as the estimator scales them before its network, its subspaces or its regression see them."""
     rows, options = input_rows(estimator, estimator_input(estimator, dataset)), estimator.resolved_params_
     offset, scale = scaling_statistics(rows, options.get("scaling", "none"))
-    rows = (rows - offset) / scale
+    rows = (np.asarray(rows) - offset) / scale
     return unit_rows(torch.from_numpy(rows)).numpy() if options.get("unit_rows") else rows
 
 

@@ -18,7 +18,7 @@ from desc_ext.data.messages import DataError
 from desc_ext.data.numpy_files import reason
 from desc_ext.stored import FilePart, Part, StoredRows, part_of_map
 
-__all__ = ["npy_rows", "parquet_rows", "stored_rows"]
+__all__ = ["in_natural_order", "npy_rows", "parquet_rows", "stored_rows"]
 
 _PARQUET = (".parquet", ".pq")
 _CACHED_GROUPS = 2  # row groups of Parquet files that stay in memory
@@ -69,7 +69,7 @@ def stored_rows(source: Any, columns: Sequence[str] | None = None) -> StoredRows
 def _of_path(path: Path, columns: Sequence[str] | None) -> StoredRows:
     if not path.exists():
         raise DataError(f"{path} does not exist (looked in {path.absolute().parent})")
-    files = sorted(files_of(path), key=_natural) if path.is_dir() else [path]
+    files = in_natural_order(files_of(path)) if path.is_dir() else [path]
     kinds = {_kind(file) for file in files}
     if kinds == {"parquet"}:
         return parquet_rows(files, columns)
@@ -86,6 +86,11 @@ def _of_path(path: Path, columns: Sequence[str] | None) -> StoredRows:
 def _kind(file: Path) -> str | None:
     suffix = file.suffix.lower()
     return "parquet" if suffix in _PARQUET else "npy" if suffix == ".npy" else None
+
+
+def in_natural_order(files: Sequence[Path]) -> list[Path]:
+    """The files in the order of their paths, numbers in them by their value: ``part-2`` before ``part-10``."""
+    return sorted(files, key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

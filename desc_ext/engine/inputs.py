@@ -13,7 +13,7 @@ from desc_ext.device import resolve_device
 from desc_ext.engine.rows import check_rows, check_training_rows
 from desc_ext.features import Scattering2D, image_rows
 from desc_ext.nn import parameter_dtype
-from desc_ext.stored import StoredRows, part_of_map
+from desc_ext.stored import READ_WHOLE, StoredRows, part_of_map
 
 __all__ = [
     "input_rows",
@@ -27,7 +27,6 @@ __all__ = [
 _PREFIX = "features."
 # Images of fewer pixels a side leave scattering too little to average over: of the 8×8 digits its features are worse.
 _SCATTERED_PIXELS = 16
-_READ_WHOLE = 2**26  # bytes: rows on disk that are no more than this are rows in memory
 
 
 class InputOptions(Protocol):
@@ -80,7 +79,7 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> Any:
 
 def _placed(X: Any, of_images: bool) -> Any:
     """Rows in memory, or on disk where they are many."""
-    large = getattr(X, "nbytes", 0) > _READ_WHOLE and not of_images
+    large = getattr(X, "nbytes", 0) > READ_WHOLE and not of_images
     if isinstance(X, StoredRows):
         return X if large else np.asarray(X)
     part = part_of_map(X) if large else None

@@ -218,6 +218,9 @@ class Rows:
         self.device, self.dtype = device, dtype
         self.offset = offset.to(device=device, dtype=torch.float64)
         self.scale = scale.to(device=device, dtype=torch.float64)
+        self._unscaled = bool(
+            (self.offset == 0).all() and (self.scale == 1).all()
+        )  # then x is what it becomes
         self._resident = _resident(X, device)
 
     def __len__(self) -> int:
@@ -257,10 +260,10 @@ class Rows:
         return torch.from_numpy(np.array(array, dtype=np.float64)).to(self.device)
 
     def _scaled(self, rows: Tensor) -> Tensor:
-        return ((rows - self.offset) / self.scale).to(self.dtype)
+        return (rows if self._unscaled else (rows - self.offset) / self.scale).to(self.dtype)
 
     def _directed(self, rows: Tensor) -> Tensor:
-        return unit_rows(rows / self.scale).to(self.dtype)
+        return unit_rows(rows if self._unscaled else rows / self.scale).to(self.dtype)
 
     def take(self, index: np.ndarray | slice, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Rows (x − offset) / scale at ``index``, where ``change`` is given of ``change(x)``, x being float64."""

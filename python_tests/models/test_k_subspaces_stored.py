@@ -26,7 +26,7 @@ N = 12_000  # more than the restarts see
 @pytest.fixture
 def in_blocks(monkeypatch):
     """Nothing is small enough to be read whole, and 12,000 rows are several blocks."""
-    monkeypatch.setattr(inputs, "_READ_WHOLE", 0)
+    monkeypatch.setattr(inputs, "READ_WHOLE", 0)
     monkeypatch.setattr(rows, "_BLOCK_ENTRIES", 4000 * P)
 
 
