@@ -32,24 +32,30 @@ def require_room(shape: tuple[int, int], dtype: np.dtype, folder: Path | None, m
 class RowWriter:
     """An array [n, m] that is written from its first row to its last.
 
-    Above 1 GiB it becomes a memory map, only to be read, of a .npy file. It is written like any file: pages of a map would
-    count as memory. The file goes when no array needs it any more, or Python ends.
+    Above 1 GiB it becomes a memory map, only to be read, of a file. It is written like any file: pages of a map would count
+    as memory. Without ``folder`` the file has no name: it goes with the last array that needs it, even if Python is killed.
 
     Args:
-        folder: where the file lies; None: the system's folder for temporary files (``TMPDIR``).
+        folder: where a .npy file is to lie, which :func:`move_array` may move, and which else goes with the array or with
+            Python; None: the system's folder for temporary files (``TMPDIR``).
     """
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype, folder: Path | None = None) -> None:
         self._shape, self._dtype, self._row = shape, np.dtype(dtype), 0
         self._array: np.ndarray | None = None
+        self._name: str | None = None
         self._file: Any = None
         if shape[0] * shape[1] * self._dtype.itemsize <= LARGEST_IN_MEMORY:
             self._array = np.empty(shape, self._dtype)
             return
-        descriptor, self._name = tempfile.mkstemp(".npy", "desc-ext-", folder)
-        self._file = os.fdopen(descriptor, "wb")
+        if folder is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end of the writing
+        else:
+            descriptor, self._name = tempfile.mkstemp(".npy", "desc-ext-", folder)
+            self._file = os.fdopen(descriptor, "wb")
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
+        self._offset = self._file.tell()
 
     def append(self, rows: np.ndarray) -> None:
         """The next rows [.., m].
@@ -70,7 +76,9 @@ class RowWriter:
     def discard(self) -> None:
         """Removes the file."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written is not wanted any more
+                self._file.close()
+        if self._name is not None:
             _remove(self._name)
 
     def finished(self) -> np.ndarray:
@@ -78,9 +86,11 @@ class RowWriter:
         assert self._row == self._shape[0]
         if self._array is not None:
             return self._array
+        self._file.flush()
+        array: Any = np.memmap(self._name or self._file, self._dtype, "r", self._offset, self._shape)
         self._file.close()
-        array: Any = np.lib.format.open_memmap(self._name, mode="r")
-        weakref.finalize(array, _remove, self._name)
+        if self._name is not None:
+            weakref.finalize(array, _remove, self._name)
         # a few rows are looked at, here and there: without this each would bring its neighbours into memory
         with contextlib.suppress(AttributeError, OSError):
             array._mmap.madvise(mmap.MADV_RANDOM)
@@ -93,7 +103,7 @@ def _remove(name: str) -> None:
 
 
 def file_of(array: Any) -> Path | None:
-    """The file of an array that :class:`RowWriter` put into one."""
+    """The file of an array that :class:`RowWriter` wrote to a folder, else None."""
     if not isinstance(array, np.memmap) or array.filename is None:
         return None
     return Path(array.filename)

@@ -27,7 +27,7 @@ from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
-from desc_ext.engine.large_arrays import RowWriter, file_of, require_room
+from desc_ext.engine.large_arrays import RowWriter, require_room
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.rows import Input, Rows, map_chunks, require_finite_norms, scaled_rows
 from desc_ext.engine.streamed_rows import StreamedRows
@@ -393,7 +393,7 @@ class KSubspaces(_Found, Estimator):
     def _saved_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """After ``partial_fit`` its Gram matrices too, so that a loaded estimator goes on with the same bits."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
-        if self._distances is not None and (self.embedding_ is None or file_of(self.embedding_) is not None):
+        if self.embedding_ is None or isinstance(self.embedding_, np.memmap):
             del arrays["embedding_"]
             arrays |= {"distances": self._distances, "labels_": self.labels_.astype(np.int32)}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

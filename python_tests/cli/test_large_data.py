@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from helpers.commands import ENVIRONMENT
 from helpers.subspaces import D, K, P, planted
 from typer.testing import CliRunner
 
@@ -131,3 +134,65 @@ def test_an_embedding_in_memory_can_be_left_out_too(tmp_path):
     done = invoke("fit", tmp_path / "x.npy", "--out", tmp_path / "out", "--no-embedding", *FIT)
     assert done.exit_code == 0, done.output
     assert not (tmp_path / "out" / "embedding.npy").exists()
+
+
+KILLED = """
+import os, signal, sys
+import numpy
+from desc_ext import cli, data
+from desc_ext.engine import inputs, large_arrays, rows
+from desc_ext.engine.streamed_rows import StreamedRows
+for module in (data.arrays, inputs):
+    module.READ_WHOLE = 0
+large_arrays.LARGEST_IN_MEMORY, rows._BLOCK_ENTRIES = 0, 4000 * 20
+owner, name = {"pass": (StreamedRows, "nearest"), "embedding": (large_arrays.RowWriter, "append"),
+               "results": (large_arrays.os, "rename"), "labels": (numpy, "save")}[sys.argv[1]]
+real, calls, wanted = getattr(owner, name), [], int(sys.argv[2])
+def killed(*arguments, **options):
+    calls.append(name)
+    result = real(*arguments, **options)
+    if len(calls) == wanted:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(owner, name, killed)
+sys.argv[1:] = sys.argv[3:]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("where", "call"), [("pass", 1), ("embedding", 2), ("results", 1)])
+def test_a_run_that_is_killed_leaves_nothing_that_could_be_taken_for_whole(
+    shards, large, tmp_path, where, call
+):
+    """Killed in a pass, with half an embedding, and with the embedding moved: the same command then does it all."""
+    folder, X, _ = shards
+    out = tmp_path / "out"
+    fit = [str(word) for word in ("fit", folder, "--out", out, *FIT)]
+    command = [sys.executable, "-c", KILLED, where, str(call), *fit]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == -9, done.stdout + done.stderr
+    assert not (out / "config.json").exists()
+    refused = invoke("predict", out, folder, "--out", tmp_path / "again.npy")
+    assert refused.exit_code == 2
+    assert "holds an interrupted run" in refused.output
+    done = invoke(*fit)
+    assert done.exit_code == 0, done.output
+    wanted = KSubspaces(K, subspace_dim=D, n_init=2, random_state=0).fit(X)
+    np.testing.assert_array_equal(np.load(out / "labels.npy"), wanted.labels_)
+    np.testing.assert_allclose(np.load(out / "embedding.npy"), wanted.embedding_, atol=1e-5)
+    assert not list(out.rglob("desc-ext-*")) + list(out.glob(".results*")) + list(out.glob("checkpoint"))
+
+
+def test_predictions_that_are_cut_short_are_not_there(shards, large, tmp_path):
+    folder, _, _ = shards
+    assert invoke("fit", folder, "--out", tmp_path / "out", *FIT).exit_code == 0
+    target = tmp_path / "again.npy"
+    target.write_bytes(b"older")
+    predict = [str(word) for word in ("predict", tmp_path / "out", folder, "--out", target)]
+    command = [sys.executable, "-c", KILLED, "labels", "1", *predict]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == -9, done.stdout + done.stderr
+    assert target.read_bytes() == b"older"
+    assert invoke(*predict).exit_code == 0
+    np.testing.assert_array_equal(np.load(target), np.load(tmp_path / "out" / "labels.npy"))
+    assert {path.name for path in tmp_path.iterdir()} == {"again.npy", "out", "shards", "y.npy"}

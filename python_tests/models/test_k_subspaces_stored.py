@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -179,24 +180,48 @@ def test_rows_on_disk_that_cannot_be_clustered(tmp_path, in_blocks):
 # ---------------------------------------------------------------------- results on disk
 
 
+def deleted_files():
+    """Files without a name that this process holds."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    held = {line.split()[-2] for line in maps if line.endswith("(deleted)")}
+    return {name for name in held if "temporary" in name}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
 def test_a_large_embedding_is_a_file_that_goes_with_it(tmp_path, in_blocks, on_disk):
     X = data()
     stored = npy(X, tmp_path)
     fitted = model().fit(stored)
     assert isinstance(fitted.embedding_, np.memmap)
-    assert len(list(on_disk.iterdir())) == 1
+    assert len(deleted_files()) == 1
+    assert not list(on_disk.iterdir())  # nothing is left behind by a process that is killed
     distances = fitted.transform(stored)
     np.testing.assert_array_equal(distances, fitted.embedding_)
     np.testing.assert_array_equal(fitted.confidence(), -fitted.embedding_.min(1))
-    assert len(list(on_disk.iterdir())) == 2
+    assert len(deleted_files()) == 2
     part = distances[5:10]
     del distances
     gc.collect()
-    assert len(list(on_disk.iterdir())) == 2  # the rows of the slice are still there
+    assert len(deleted_files()) == 2  # the rows of the slice are still there
     np.testing.assert_array_equal(part, fitted.embedding_[5:10])
     del part, fitted
     gc.collect()
+    assert not deleted_files()
+
+
+def test_an_embedding_in_a_folder_goes_unless_it_is_moved(tmp_path, in_blocks, on_disk):
+    stored = npy(data(), tmp_path)
+    kept, lost = (model(n_init=1) for _ in range(2))
+    kept._large_files = lost._large_files = on_disk
+    wanted = np.array(kept.fit(stored).embedding_)
+    lost.fit(stored)
+    assert len(list(on_disk.iterdir())) == 2
+    large_arrays.move_array(kept.embedding_, tmp_path / "kept.npy")
+    np.testing.assert_array_equal(kept.embedding_, wanted)
+    del kept, lost
+    gc.collect()
     assert not list(on_disk.iterdir())
+    np.testing.assert_array_equal(np.load(tmp_path / "kept.npy"), wanted)
 
 
 def test_a_saved_model_leaves_a_large_embedding_out(tmp_path, in_blocks, on_disk):
@@ -227,15 +252,13 @@ def test_a_disk_without_room_for_the_embedding_is_told_before_the_fit(
         model().fit(stored)
 
 
-def test_a_disk_that_fills_up_leaves_no_file(tmp_path, in_blocks, on_disk):
-    stored = npy(data(), tmp_path)
-    fitted = model().fit(stored)
-    writer = large_arrays.RowWriter((10, 2), np.dtype("f4"))
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that is always full")
+def test_a_disk_that_fills_up_leaves_no_file(on_disk):
+    writer = large_arrays.RowWriter((10_000, 2), np.dtype("f4"), on_disk)
     writer._file.close()
-    with pytest.raises(ValueError, match="closed file"):
-        writer.append(np.zeros((5, 2)))
-    assert len(list(on_disk.iterdir())) == 1  # that of the fit
-    del fitted
+    with open("/dev/full", "wb") as writer._file, pytest.raises(OSError, match="No space left"):
+        writer.append(np.zeros((10_000, 2)))
+    assert not list(on_disk.iterdir())
 
 
 BOUNDED = """
