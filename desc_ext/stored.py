@@ -229,7 +229,9 @@ def part_of_map(X: Any) -> FilePart | None:
         return None
     if not address <= X.ctypes.data <= address + len(mapped) - X.nbytes:
         return None
-    return FilePart(path, offset, len(X), X.shape[1], X.dtype)
+    part = FilePart(path, offset, len(X), X.shape[1], X.dtype)
+    ends = [(0, 1), (len(X) - 1, len(X))]  # another file may have taken the name of the one that is mapped
+    return part if all(part.read(*rows).tobytes() == X[slice(*rows)].tobytes() for rows in ends) else None
 
 
 def finite_sample(array: np.ndarray, most: int, seed: int = 0) -> np.ndarray:

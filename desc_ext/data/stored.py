@@ -28,8 +28,8 @@ def stored_rows(source: Any, columns: Sequence[str] | None = None) -> StoredRows
     """Rows [n, m] that are read from ``source`` as they are needed.
 
     KSubspaces clusters them in memory that grows by a few bytes a row. The other estimators take them too: mini-batch methods
-    read mini-batches of them but keep codes and assignments of all rows, methods of an affinity and scattering features load
-    them whole (``numpy.asarray``).
+    read mini-batches of them, shuffled by blocks, but keep codes and assignments of all rows; methods of an affinity and
+    scattering features load them whole (``numpy.asarray``).
 
     Args:
         source: one of

@@ -194,7 +194,7 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
 
     def _shuffled_batches(self, state: S) -> Sequence[Tensor]:
         """Row numbers of all rows in random order, ``batch_size`` together."""
-        return torch.randperm(len(state.rows), generator=state.order).split(state.options.batch_size)
+        return state.rows.shuffled(state.order, state.options.batch_size)
 
     def _batch(self, state: S, index: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder is given for the rows with the numbers ``index``, and what the decoder has to give back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from desc_ext.algorithms.distinct import row_hashes
 from desc_ext.algorithms.k_subspaces import leading_directions
+from desc_ext.engine.block_shuffle import BlockShuffle
 from desc_ext.features.images import as_numpy
 from desc_ext.fixed_shapes import TILE_ROWS, in_order, in_threads
 from desc_ext.norms import unit_rows
@@ -222,6 +223,7 @@ class Rows:
             (self.offset == 0).all() and (self.scale == 1).all()
         )  # then x is what it becomes
         self._resident = _resident(X, device)
+        self._shuffle: BlockShuffle | None = None
 
     def __len__(self) -> int:
         return len(self.X)
@@ -250,7 +252,19 @@ class Rows:
             max(_BLOCK_ENTRIES // (CHUNK_ROWS * self.n_features), 1) if self.is_stored else 1
         )
 
+    def shuffled(self, generator: torch.Generator, size: int) -> Sequence[Tensor]:
+        """Row numbers of all rows in random order, ``size`` together; of rows on disk as :class:`BlockShuffle` says.
+
+        Mini-batches are then taken by :meth:`take`, in this order.
+        """
+        if not self.is_stored:
+            return torch.randperm(len(self), generator=generator).split(size)
+        self._shuffle = BlockShuffle(self.X, generator)
+        return self._shuffle.batches(size)
+
     def _read(self, index: np.ndarray | slice) -> Tensor:
+        if self._shuffle is not None and isinstance(index, np.ndarray):
+            return self._of_array(self._shuffle.take(index))
         if self._resident is None:
             return self._of_array(self.X[index])
         place = torch.from_numpy(index).to(self.device) if isinstance(index, np.ndarray) else index

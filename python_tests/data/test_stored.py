@@ -244,3 +244,7 @@ def test_maps_whose_rows_the_file_does_not_hold(tmp_path):
         np.memmap(tmp_path / "new", "f4", "w+", shape=4),
     ):
         assert part_of_map(other) is None
+    (tmp_path / "x.npy").unlink()
+    assert part_of_map(X) is None
+    npy(table() + 1, tmp_path)
+    assert part_of_map(X) is None  # another file of that name
