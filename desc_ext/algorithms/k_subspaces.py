@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from desc_ext.algorithms.subspace_passes import SubspaceRows, as_passes
 from desc_ext.norms import unit_rows
 
 __all__ = [
-    "KSubspacesOptions", "OnIteration", "Subspaces", "k_subspaces", "leading_directions", "lloyd", "nearest_in_angle",
-    "search", "self_expressive_labels", "subspace_bases", "subspace_seeds", "typical_dimension",
+    "AfterIteration", "KSubspacesOptions", "OnIteration", "Progress", "Subspaces", "k_subspaces", "leading_directions",
+    "lloyd", "nearest_in_angle", "search", "self_expressive_labels", "subspace_bases", "subspace_seeds",
+    "typical_dimension",
 ]  # fmt: skip
 
 # Restarts see no more rows than this, which bounds their time; the best one is continued on all rows.
@@ -77,6 +78,23 @@ class Subspaces:
     n_reseeded: int  # empty clusters that were given rows
 
 
+@dataclass(frozen=True)
+class Progress:
+    """All that an alternation goes on from: a pass over the rows finds its labels and Gram matrices anew, with equal bits."""
+
+    bases: Tensor  # [K, p, dim], of the last iteration
+    residual: float  # of that iteration
+    n_iter: int  # of this alternation so far
+    n_reseeded: int  # in this alternation so far
+    ended: bool
+    before: tuple[int, int] = (
+        0,
+        0,
+    )  # iterations of the restart that it continues, and re-seeded clusters of all restarts
+
+
+# Is called with the state at the end of an iteration.
+AfterIteration = Callable[[Progress], None]
 # Is called with a history record and the labels (None for a restart); a true return value ends that stage.
 OnIteration = Callable[[dict[str, Any], Tensor | None], bool]
 
@@ -88,7 +106,11 @@ def k_subspaces(rows: Tensor, n_clusters: int, dim: int, n_init: int, seed: int)
 
 
 def search(
-    rows: Tensor | SubspaceRows, options: KSubspacesOptions, on_iteration: OnIteration | None = None
+    rows: Tensor | SubspaceRows,
+    options: KSubspacesOptions,
+    on_iteration: OnIteration | None = None,
+    after_iteration: AfterIteration | None = None,
+    begun: Progress | None = None,
 ) -> Subspaces:
     """k-subspaces with restarts on ``rows`` [n, p].
 
@@ -96,9 +118,12 @@ def search(
     :func:`self_expressive_labels`, and alternates between the bases of the clusters and the nearest subspace of every
     row until no label changes. The restart with the smallest mean residual is kept: no label of the data is used. With more
     than 10,000 rows the restarts see a random subset, and the best one is continued on all rows.
-    ``on_iteration`` is called after every restart, and after every iteration of the one kept.
+    ``on_iteration`` is called after every restart, and after every iteration of the one kept; ``after_iteration`` after every
+    iteration of a continuation on all rows, which goes on where it was with what it was given, ``begun``.
     """
     passes = as_passes(rows)
+    if begun is not None:
+        return _continued(passes, None, options, begun, on_iteration, after_iteration)
     subset, is_all = _seen_by_restarts(passes, options.seed)
     best: Subspaces | None = None
     n_reseeded = 0
@@ -128,9 +153,32 @@ def search(
         found.n_reseeded = n_reseeded
         return found
     labels, _ = passes.nearest(best.bases)
-    found = lloyd(passes, labels, options, on_iteration)
-    found.n_iter += best.n_iter
-    found.n_reseeded += n_reseeded
+    before = Progress(best.bases, best.residual, 0, 0, False, (best.n_iter, n_reseeded))
+    return _continued(passes, labels, options, before, on_iteration, after_iteration)
+
+
+def _continued(
+    passes: SubspaceRows,
+    labels: Tensor | None,
+    options: KSubspacesOptions,
+    begun: Progress,
+    on_iteration: OnIteration | None,
+    after_iteration: AfterIteration | None,
+) -> Subspaces:
+    """The continuation on all rows, from ``labels``, or from those that the bases of ``begun`` give (None)."""
+    if labels is None:
+        labels = _assign(passes, begun.bases, options).labels
+    if begun.ended:
+        found = Subspaces(labels, labels, begun.bases, begun.residual, begun.n_iter, begun.n_reseeded)
+    else:
+
+        def after(progress: Progress) -> None:
+            if after_iteration is not None:
+                after_iteration(replace(progress, before=begun.before))
+
+        found = lloyd(passes, labels, options, on_iteration, after, begun)
+    found.n_iter += begun.before[0]
+    found.n_reseeded += begun.before[1]
     return found
 
 
@@ -172,29 +220,51 @@ def lloyd(
     labels: Tensor,
     options: KSubspacesOptions,
     on_iteration: OnIteration | None = None,
+    after_iteration: AfterIteration | None = None,
+    begun: Progress | None = None,
 ) -> Subspaces:
     """Lloyd's iteration for subspaces, from ``labels``: the mean residual never rises."""
-    start, n_reseeded, passes = labels, 0, as_passes(rows)
-    for n_iter in range(1, options.max_iter + 1):
+    start, passes = labels, as_passes(rows)
+    n_begun, n_reseeded = (0, 0) if begun is None else (begun.n_iter, begun.n_reseeded)
+    for n_iter in range(n_begun + 1, options.max_iter + 1):
         gram = passes.gram(labels, options.n_clusters)
         with options.threads:
             bases = leading_directions(gram, options.dim).to(passes.dtype)
-        nearest, residual = passes.nearest(bases)
-        sizes = torch.bincount(nearest, minlength=options.n_clusters)
-        new_labels, empty = nearest, sizes == 0
-        if empty.any():
-            new_labels = nearest.clone()
-            _reseed_empty(new_labels, residual, empty, options.dim)
-            n_reseeded += int(empty.sum())
-        change = int((new_labels != labels).sum()) / len(labels)
-        mean = sum(float(part.double().sum()) for part in residual.split(_SUM_ROWS)) / len(labels)
-        labels = new_labels
+        found = _assign(passes, bases, options)
+        n_reseeded += found.n_empty
+        change = int((found.labels != labels).sum()) / len(labels)
+        mean = sum(float(part.double().sum()) for part in found.residual.split(_SUM_ROWS)) / len(labels)
+        labels = found.labels
         record = {"stage": "refine", "epoch": n_iter, "loss": mean, "label_change": change}
-        record |= {"n_reseeded": int(empty.sum()), "cluster_sizes": sizes.tolist()}
-        stop = on_iteration is not None and on_iteration(record, nearest)
-        if stop or change <= options.tol:
+        record |= {"n_reseeded": found.n_empty, "cluster_sizes": found.sizes}
+        ended = on_iteration is not None and on_iteration(record, found.nearest)
+        ended = ended or change <= options.tol or n_iter == options.max_iter
+        if after_iteration is not None:
+            after_iteration(Progress(bases, mean, n_iter, n_reseeded, ended))
+        if ended:
             break
     return Subspaces(start, labels, bases, mean, n_iter, n_reseeded)
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """Rows under bases: the nearest subspace [n] and its squared residual [n], labels [n] without empty clusters."""
+
+    nearest: Tensor
+    residual: Tensor
+    labels: Tensor
+    sizes: list[int]  # of the clusters before rows were given to the empty ones
+    n_empty: int
+
+
+def _assign(passes: SubspaceRows, bases: Tensor, options: KSubspacesOptions) -> _Assigned:
+    nearest, residual = passes.nearest(bases)
+    sizes = torch.bincount(nearest, minlength=options.n_clusters)
+    labels, empty = nearest, sizes == 0
+    if empty.any():
+        labels = nearest.clone()
+        _reseed_empty(labels, residual, empty, options.dim)
+    return _Assigned(nearest, residual, labels, sizes.tolist(), int(empty.sum()))
 
 
 def _reseed_empty(labels: Tensor, residual: Tensor, empty: Tensor, dim: int) -> None:

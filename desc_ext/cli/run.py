@@ -22,6 +22,7 @@ from desc_ext.engine.callbacks import Callback, Evaluate, ProgressBar
 from desc_ext.engine.durable import json_object
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows
+from desc_ext.engine.large_arrays import remove_left_over
 from desc_ext.engine.options import option_fields
 from desc_ext.engine.rows import scaling_statistics
 from desc_ext.metrics import clustering_scores
@@ -96,6 +97,7 @@ class Run:
         if not self.resume:
             shutil.rmtree(self._checkpoint, ignore_errors=True)
         self._checkpoint.mkdir(parents=True, exist_ok=True)
+        remove_left_over(self._checkpoint)
         write_json(self._checkpoint / "run.json", self._asked)
         options, other = self.options | {"callbacks": self._callbacks()}, self.dataset.external
         if other is not None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["RowWriter", "file_of", "move_array", "require_room"]
+__all__ = ["RowWriter", "file_of", "move_array", "remove_left_over", "require_room"]
 
 LARGEST_IN_MEMORY = 2**30  # bytes
+_PREFIX = "desc-ext-"
 
 
 def require_room(shape: tuple[int, int], dtype: np.dtype, folder: Path | None, mend: str) -> None:
@@ -51,7 +52,7 @@ class RowWriter:
         if folder is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end of the writing
         else:
-            descriptor, self._name = tempfile.mkstemp(".npy", "desc-ext-", folder)
+            descriptor, self._name = tempfile.mkstemp(".npy", _PREFIX, folder)
             self._file = os.fdopen(descriptor, "wb")
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
@@ -100,6 +101,12 @@ class RowWriter:
 def _remove(name: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(name)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Removes from ``folder`` the files of arrays of a process that was killed."""
+    for file in folder.glob(f"{_PREFIX}*.npy"):
+        _remove(str(file))
 
 
 def file_of(array: Any) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
 from desc_ext.engine.large_arrays import RowWriter, require_room
 from desc_ext.engine.options import estimator, option
+from desc_ext.engine.pass_checkpoint import PassCheckpoint
 from desc_ext.engine.rows import Input, Rows, map_chunks, require_finite_norms, scaled_rows
 from desc_ext.engine.streamed_rows import StreamedRows
 from desc_ext.norms import unit_rows
@@ -133,7 +135,26 @@ class KSubspaces(_Found, Estimator):
         at_most=1,
     )
 
+    checkpoint: str | os.PathLike[str] | None = option(
+        "folder that receives the subspaces after every iteration of a continuation on rows on disk, or None. A fit to rows "
+        "in memory is short, and keeps none",
+        default=None,
+        of_run=True,
+    )
+    resume: bool = option(
+        "continue from the checkpoint if the folder holds one, by one pass over the rows. The result has the same bits as "
+        "that of a fit that never stopped; other options, seed or data are refused",
+        default=False,
+        of_run=True,
+    )
+
     # ------------------------------------------------------------------ fit
+    def _complete_options(self) -> None:
+        if self.resume and self.checkpoint is None:
+            raise ValueError(
+                "KSubspaces: resume=True needs checkpoint, the folder to continue from; got None"
+            )
+
     def _adapt_options(self, n_samples: int, n_features: int) -> None:
         super()._adapt_options(n_samples, n_features)
         width = min(n_features, self.n_components or n_features)
@@ -151,11 +172,16 @@ class KSubspaces(_Found, Estimator):
         rows, seed = self._begin(X, options), self._draw_seed()
         if rows.is_stored and self._keeps_embedding:
             require_room((len(rows), options.n_clusters), np.dtype(options.dtype), self._large_files, _MEND)
-        recorder.begin({"restart": options.n_init, "refine": options.max_iter})
-        recorder.enter("restart")
         z, axes = self._reduced(rows, options, seed)
         self._choose_dim(z, options, seed)
-        found = search(z, options._search(seed), _Timed(self, recorder))
+        recorder.begin({"restart": options.n_init, "refine": options.max_iter})
+        kept = begun = None
+        if rows.is_stored and self.checkpoint is not None:
+            kept = PassCheckpoint(self.checkpoint, self, rows, seed)
+            begun = kept.read((options.n_clusters, z.shape[1], options.subspace_dim)) if self.resume else None
+        recorder.enter("restart" if begun is None else "refine")
+        after = None if kept is None else kept.write
+        found = search(z, options._search(seed), _Timed(self, recorder), after, begun)
         bases = found.bases.double()
         self.energies_ = _energies(z.gram(found.labels, options.n_clusters), bases)
         with one_thread():

@@ -183,6 +183,25 @@ def test_a_run_that_is_killed_leaves_nothing_that_could_be_taken_for_whole(
     assert not list(out.rglob("desc-ext-*")) + list(out.glob(".results*")) + list(out.glob("checkpoint"))
 
 
+@pytest.mark.parametrize(("where", "call"), [("pass", 3), ("embedding", 2)])
+def test_a_run_that_is_killed_goes_on(shards, large, tmp_path, where, call):
+    """From the last pass that ended; what the killed process left beside its checkpoint goes."""
+    folder, _, _ = shards
+    options = ("--set", "init=k-means", "--set", "n_init=1", "--set", "subspace_dim=2")
+    fit = ["fit", folder, "--model", "k-subspaces", "--clusters", K, *options, "--no-pictures"]
+    assert invoke(*fit, "--out", tmp_path / "whole").exit_code == 0
+    command = [sys.executable, "-c", KILLED, where, str(call), *map(str, fit), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == -9, done.stdout + done.stderr
+    assert "restart" in (tmp_path / "out" / "checkpoint" / "state" / "config.json").read_text()
+    assert invoke(*fit, "--out", tmp_path / "out").exit_code == 2  # there is something to go on with
+    done = invoke(*fit, "--out", tmp_path / "out", "--resume")
+    assert done.exit_code == 0, done.output
+    for name in ("labels.npy", "labels.csv", "embedding.npy"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list((tmp_path / "out").rglob("desc-ext-*")) + list((tmp_path / "out").glob("checkpoint"))
+
+
 def test_predictions_that_are_cut_short_are_not_there(shards, large, tmp_path):
     folder, _, _ = shards
     assert invoke("fit", folder, "--out", tmp_path / "out", *FIT).exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from helpers.subspaces import D, K, P, model, planted, projectors
 from desc_ext.algorithms.k_subspaces import KSubspacesOptions, lloyd
 from desc_ext.data import stored_rows
 from desc_ext.engine import inputs, large_arrays, rows
+from desc_ext.engine.callbacks import Callback
 from desc_ext.engine.rows import scaled_rows
 from desc_ext.engine.streamed_rows import StreamedRows, smallest_integers
 from desc_ext.models import KSubspaces, load_model
@@ -175,6 +177,91 @@ def test_rows_on_disk_that_cannot_be_clustered(tmp_path, in_blocks):
     fitted = model().fit(npy(data(), tmp_path))
     with pytest.raises(ValueError, match="X has 19 features, but KSubspaces is expecting 20"):
         fitted.predict(npy(data()[:, 1:], tmp_path))
+
+
+# ---------------------------------------------------------------------- checkpoints
+
+
+class Interrupt(Callback):
+    """Ctrl-C in an iteration of the continuation."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, model, record):
+        if (record["stage"], record["epoch"]) == ("refine", self.epoch):
+            raise KeyboardInterrupt
+
+
+SLOW = {"n_init": 1, "init": "k-means", "subspace_dim": 2}  # several iterations on all rows
+
+
+def interrupted(stored, epoch, folder, **options):
+    with pytest.raises(KeyboardInterrupt):
+        model(**SLOW | options, checkpoint=folder, callbacks=[Interrupt(epoch)]).fit(stored)
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_fit_that_was_stopped_goes_on_with_the_same_bits(tmp_path, in_blocks, epoch):
+    stored = npy(planted(N, noise=0.4, p=P)[0].astype(np.float32), tmp_path)
+    wanted = model(**SLOW).fit(stored)
+    assert sum(record["stage"] == "refine" for record in wanted.history_) > 3
+    interrupted(stored, epoch, tmp_path / "state")
+    assert (tmp_path / "state" / "config.json").exists() == (epoch > 1)
+    seen = []
+    watch = type(
+        "Watch", (), {"on_epoch_end": lambda self, model, record: seen.append(dict(record)) and None}
+    )()
+    found = model(**SLOW, checkpoint=tmp_path / "state", resume=True, callbacks=[watch]).fit(stored)
+    for name in ("bases_", "energies_", "labels_", "embedding_"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert (found.n_iter_, found.n_reseeded_) == (wanted.n_iter_, wanted.n_reseeded_)
+    assert found.inertia_ == wanted.inertia_
+    timeless = [[{**record, "seconds": 0} for record in fitted.history_] for fitted in (found, wanted)]
+    assert timeless[0] == timeless[1]
+    assert next(record["epoch"] for record in seen if record["stage"] == "refine") == epoch
+    assert ("restart" in [record["stage"] for record in seen]) == (epoch == 1)
+    # what has ended is not begun again
+    seen.clear()
+    again = model(**SLOW, checkpoint=tmp_path / "state", resume=True, callbacks=[watch]).fit(stored)
+    assert not seen
+    np.testing.assert_array_equal(again.embedding_, wanted.embedding_)
+    assert again.n_iter_ == wanted.n_iter_
+
+
+def test_checkpoints_of_other_fits_and_damaged_ones_are_refused(tmp_path, in_blocks):
+    X, folder = planted(N, noise=0.4)[0].astype(np.float32), tmp_path / "state"
+    stored = npy(X, tmp_path)
+    interrupted(stored, 2, folder)
+
+    def resume(of=stored, **options):
+        model(**SLOW | options, checkpoint=folder, resume=True).fit(of)
+
+    other = X.copy()
+    other[7000, 3] += 1
+    for name in ("other", "fewer"):
+        (tmp_path / name).mkdir()
+    for arguments, message in (
+        ({"tol": 0.5}, "tol: 0.0 there, 0.5 here"),
+        ({"random_state": 1}, "seed: "),
+        ({"of": npy(other, tmp_path / "other")}, "the values in X differ"),
+        ({"of": npy(X[:-1], tmp_path / "fewer")}, r"data_shape: \[12000, 20\] there, \[11999, 20\] here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resume(**arguments)
+    config = json.loads((folder / "config.json").read_text())
+    for name, value in (("epoch", "1"), ("before", [1]), ("history", None), ("residual", 1)):
+        (folder / "config.json").write_text(json.dumps(config | {name: value}))
+        with pytest.raises(ValueError, match=f"config.json is damaged: {name} is"):
+            resume()
+    with pytest.raises(ValueError, match="resume=True needs checkpoint"):
+        model(resume=True).fit(X)
+
+
+def test_a_fit_to_rows_in_memory_keeps_no_checkpoint(tmp_path):
+    model(checkpoint=tmp_path / "state").fit(data(400))
+    assert not (tmp_path / "state").exists()
 
 
 # ---------------------------------------------------------------------- results on disk
