@@ -178,7 +178,8 @@ class KSubspaces(_Found, Estimator):
         kept = begun = None
         if rows.is_stored and self.checkpoint is not None:
             kept = PassCheckpoint(self.checkpoint, self, rows, seed)
-            begun = kept.read((options.n_clusters, z.shape[1], options.subspace_dim)) if self.resume else None
+            shape = (options.n_clusters, z.shape[1], options.subspace_dim or 0)
+            begun = kept.read(shape) if self.resume else None
         recorder.enter("restart" if begun is None else "refine")
         after = None if kept is None else kept.write
         found = search(z, options._search(seed), _Timed(self, recorder), after, begun)

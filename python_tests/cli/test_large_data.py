@@ -164,7 +164,7 @@ cli.main()
 def test_a_run_that_is_killed_leaves_nothing_that_could_be_taken_for_whole(
     shards, large, tmp_path, where, call
 ):
-    """Killed in a pass, with half an embedding, and with the embedding moved: the same command then does it all."""
+    """Killed in a pass, with half an embedding, and with the embedding moved: the command then does it all."""
     folder, X, _ = shards
     out = tmp_path / "out"
     fit = [str(word) for word in ("fit", folder, "--out", out, *FIT)]
@@ -175,7 +175,7 @@ def test_a_run_that_is_killed_leaves_nothing_that_could_be_taken_for_whole(
     refused = invoke("predict", out, folder, "--out", tmp_path / "again.npy")
     assert refused.exit_code == 2
     assert "holds an interrupted run" in refused.output
-    done = invoke(*fit)
+    done = invoke(*fit, "--overwrite")  # without it, a run that could go on is not thrown away
     assert done.exit_code == 0, done.output
     wanted = KSubspaces(K, subspace_dim=D, n_init=2, random_state=0).fit(X)
     np.testing.assert_array_equal(np.load(out / "labels.npy"), wanted.labels_)
@@ -183,7 +183,7 @@ def test_a_run_that_is_killed_leaves_nothing_that_could_be_taken_for_whole(
     assert not list(out.rglob("desc-ext-*")) + list(out.glob(".results*")) + list(out.glob("checkpoint"))
 
 
-@pytest.mark.parametrize(("where", "call"), [("pass", 3), ("embedding", 2)])
+@pytest.mark.parametrize(("where", "call"), [("pass", 3), ("embedding", 2), ("results", 1)])
 def test_a_run_that_is_killed_goes_on(shards, large, tmp_path, where, call):
     """From the last pass that ended; what the killed process left beside its checkpoint goes."""
     folder, _, _ = shards
