@@ -13,7 +13,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["READ_WHOLE", "FilePart", "Part", "StoredRows", "blocks", "finite_sample", "part_of_map"]
+__all__ = [
+    "READ_WHOLE",
+    "FilePart",
+    "Part",
+    "StoredRows",
+    "blocks",
+    "finite_sample",
+    "part_of_map",
+    "rows_at",
+]
 
 READ_WHOLE = 2**26  # bytes: rows on disk that are no more than this are rows in memory
 _LOOKED_THROUGH = 10**6  # rows that a sample is taken of after a look at all of them
@@ -234,6 +243,12 @@ def part_of_map(X: Any) -> FilePart | None:
     return part if all(part.read(*rows).tobytes() == X[slice(*rows)].tobytes() for rows in ends) else None
 
 
+def rows_at(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """``array[index]``; of a memory map from its file: a page of it that is touched brings others into memory."""
+    part = part_of_map(array)
+    return array[index] if part is None else StoredRows([part], part.n_columns, part.dtype)[index]
+
+
 def finite_sample(array: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
     """Numbers (ascending) of at most ``most`` rows of ``array`` [n, p] without NaN or infinity, at random.
 
@@ -241,5 +256,5 @@ def finite_sample(array: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
     """
     random, n = np.random.default_rng(seed), len(array)
     rows = np.arange(n) if n <= _LOOKED_THROUGH else np.sort(random.choice(n, 4 * most, replace=False))
-    rows = rows[np.isfinite(array if len(rows) == n else array[rows]).all(axis=1)]
+    rows = rows[np.isfinite(array if len(rows) == n else rows_at(array, rows)).all(axis=1)]
     return rows if len(rows) <= most else np.sort(random.choice(rows, most, replace=False))

@@ -22,7 +22,7 @@ from desc_ext.cli.swap import finish_swap, new_set, swap_is_pending
 from desc_ext.data import Dataset
 from desc_ext.engine.durable import json_object, replace_file, replacing
 from desc_ext.engine.estimator import Estimator
-from desc_ext.engine.large_arrays import file_of, move_array
+from desc_ext.engine.large_arrays import file_of, has_moved, move_array
 from desc_ext.engine.rows import Input
 
 __all__ = [
@@ -71,6 +71,8 @@ def write_results(
             "python": platform.python_version(),
         }
         write_json(new / "config.json", config | {"versions": versions, "threads": torch.get_num_threads()})
+    if keep_embedding and file_of(estimator.embedding_) is not None:
+        has_moved(estimator.embedding_, folder / "embedding.npy")
 
 
 def _write_embedding(path: Path, embedding: np.ndarray) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import shutil
 import tempfile
+import uuid
 import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["RowWriter", "file_of", "move_array", "remove_left_over", "require_room"]
+__all__ = ["RowWriter", "file_of", "has_moved", "move_array", "remove_left_over", "require_room"]
 
 LARGEST_IN_MEMORY = 2**30  # bytes
 _PREFIX = "desc-ext-"
@@ -52,8 +52,9 @@ class RowWriter:
         if folder is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end of the writing
         else:
-            descriptor, self._name = tempfile.mkstemp(".npy", _PREFIX, folder)
-            self._file = os.fdopen(descriptor, "wb")
+            # not by tempfile, whose files are for their owner alone: this one becomes a result
+            self._name = str(folder / f"{_PREFIX}{uuid.uuid4().hex}.npy")
+            self._file = open(self._name, "xb")  # noqa: SIM115 - closed at the end of the writing
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
         self._offset = self._file.tell()
@@ -92,9 +93,6 @@ class RowWriter:
         self._file.close()
         if self._name is not None:
             weakref.finalize(array, _remove, self._name)
-        # a few rows are looked at, here and there: without this each would bring its neighbours into memory
-        with contextlib.suppress(AttributeError, OSError):
-            array._mmap.madvise(mmap.MADV_RANDOM)
         return array
 
 
@@ -130,3 +128,9 @@ def move_array(array: np.ndarray, path: Path) -> None:
     finally:
         os.close(descriptor)
     os.rename(file, path)
+    has_moved(array, path)
+
+
+def has_moved(array: np.ndarray, path: Path) -> None:
+    """Tells an array whose file was moved where it lies now, for :func:`desc_ext.stored.rows_at`."""
+    array.filename = path.absolute()  # type: ignore[attr-defined]

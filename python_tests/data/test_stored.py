@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from desc_ext import stored as stored_module
 from desc_ext.data import DataError, StoredRows, stored_rows
-from desc_ext.stored import blocks, part_of_map
+from desc_ext.stored import blocks, finite_sample, part_of_map, rows_at
 
 N, M = 53, 5
 
@@ -248,3 +249,21 @@ def test_maps_whose_rows_the_file_does_not_hold(tmp_path):
     assert part_of_map(X) is None
     npy(table() + 1, tmp_path)
     assert part_of_map(X) is None  # another file of that name
+
+
+def test_a_sample_has_finite_rows_whether_all_are_looked_at_or_few(tmp_path, monkeypatch):
+    X = table("float32")
+    X[::2] = np.nan
+    mapped = np.load(npy(X, tmp_path), mmap_mode="r")
+    for looked_through in (N, N - 1):
+        monkeypatch.setattr(stored_module, "_LOOKED_THROUGH", looked_through)
+        for array in (X, mapped):
+            rows = finite_sample(array, 10)
+            assert len(np.unique(rows)) == len(rows) <= 10
+            assert len(rows) > 5
+            assert (rows % 2 == 1).all()
+            assert (np.diff(rows) > 0).all()
+            np.testing.assert_array_equal(rows, finite_sample(X, 10))
+            np.testing.assert_array_equal(rows_at(array, rows), X[rows])
+    monkeypatch.undo()
+    assert len(finite_sample(X, 100)) == N // 2

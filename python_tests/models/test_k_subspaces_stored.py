@@ -22,6 +22,7 @@ from desc_ext.engine.callbacks import Callback
 from desc_ext.engine.rows import scaled_rows
 from desc_ext.engine.streamed_rows import StreamedRows, smallest_integers
 from desc_ext.models import KSubspaces, load_model
+from desc_ext.stored import part_of_map
 
 N = 12_000  # more than the restarts see
 
@@ -305,6 +306,9 @@ def test_an_embedding_in_a_folder_goes_unless_it_is_moved(tmp_path, in_blocks, o
     assert len(list(on_disk.iterdir())) == 2
     large_arrays.move_array(kept.embedding_, tmp_path / "kept.npy")
     np.testing.assert_array_equal(kept.embedding_, wanted)
+    assert part_of_map(kept.embedding_).path == tmp_path / "kept.npy"  # whence rows of it are read
+    (tmp_path / "like any").write_bytes(b"")
+    assert (tmp_path / "kept.npy").stat().st_mode == (tmp_path / "like any").stat().st_mode
     del kept, lost
     gc.collect()
     assert not list(on_disk.iterdir())

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import silhouette_samples
 from sklearn.metrics.cluster import contingency_matrix
 
-from desc_ext.stored import finite_sample
+from desc_ext.stored import finite_sample, rows_at
 
 __all__ = ["Cluster", "Confusion", "confusion", "describe_clusters"]
 
@@ -100,7 +100,7 @@ def _silhouettes(embedding: np.ndarray, labels: np.ndarray) -> dict[int, float]:
     present = np.unique(labels)
     if not 2 <= len(present) < len(rows):
         return {}
-    points = embedding[rows].astype(np.float64)
+    points = rows_at(embedding, rows).astype(np.float64)
     values = silhouette_samples(points / (np.abs(points).max() or 1), labels)
     return {int(k): float(values[labels == k].mean()) for k in present}
 
