@@ -219,9 +219,9 @@ class Rows:
         self.device, self.dtype = device, dtype
         self.offset = offset.to(device=device, dtype=torch.float64)
         self.scale = scale.to(device=device, dtype=torch.float64)
-        self._unscaled = bool(
-            (self.offset == 0).all() and (self.scale == 1).all()
-        )  # then x is what it becomes
+        self._unscaled = not self.offset.any() and bool(
+            (self.scale == 1).all()
+        )  # (x − 0) / 1 has the bits of x
         self._resident = _resident(X, device)
         self._shuffle: BlockShuffle | None = None
 
@@ -248,9 +248,8 @@ class Rows:
     @property
     def block_rows(self) -> int:
         """Rows of a block of :meth:`stream`: whole chunks, of rows on disk as many as are worth a read."""
-        return CHUNK_ROWS * (
-            max(_BLOCK_ENTRIES // (CHUNK_ROWS * self.n_features), 1) if self.is_stored else 1
-        )
+        n_chunks = max(_BLOCK_ENTRIES // (CHUNK_ROWS * self.n_features), 1)
+        return CHUNK_ROWS * (n_chunks if self.is_stored else 1)
 
     def shuffled(self, generator: torch.Generator, size: int) -> Sequence[Tensor]:
         """Row numbers of all rows in random order, ``size`` together; of rows on disk as :class:`BlockShuffle` says.
