@@ -87,10 +87,8 @@ class Progress:
     n_iter: int  # of this alternation so far
     n_reseeded: int  # in this alternation so far
     ended: bool
-    before: tuple[int, int] = (
-        0,
-        0,
-    )  # iterations of the restart that it continues, and re-seeded clusters of all restarts
+    # iterations of the restart that it continues, and re-seeded clusters of all restarts
+    before: tuple[int, int] = (0, 0)
 
 
 # Is called with the state at the end of an iteration.
