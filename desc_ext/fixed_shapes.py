@@ -5,19 +5,20 @@ AMD's, bits depended on where in the block a row stood (with few columns, odd wi
 threads, in other rows too). The likely reasons are the rows and columns that whole tiles leave over, which other routines
 compute, and rows that begin at unaligned addresses. So :func:`row_linear` leaves nothing over and aligns what it
 multiplies: then no difference was found. And it counts on one thread: several would cut the rows where their number says,
-:func:`in_threads` computes blocks of rows beside each other instead.
+:func:`in_threads` and :func:`in_order` compute blocks of rows beside each other instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["TILE_ROWS", "in_threads", "row_linear"]
+__all__ = ["TILE_ROWS", "in_order", "in_threads", "row_linear"]
 
 # Multiples of what tiles usually measure: 4, 6, 8, 12, 16, 24 or 48 rows, 4, 8 or 16 columns.
 # python_tests/engine/test_rows.py tries whether that is enough for the BLAS at hand.
@@ -71,3 +72,31 @@ def in_threads(function: Callable, items: Iterable, device: torch.device) -> lis
             return list(pool.map(function, items))
     finally:
         torch.set_num_threads(n_threads)  # what threads begun later take over
+
+
+def in_order(function: Callable, items: Iterable, device: torch.device) -> Iterator:
+    """As :func:`in_threads`, one result after the other: no more items and results are in memory than threads, and 1.
+
+    ``items`` are asked for in the thread that takes the results, as they are needed.
+    """
+    n_threads = torch.get_num_threads()
+    if device.type != "cpu" or n_threads == 1:
+        yield from map(function, items)
+        return
+    with_gradients = torch.is_grad_enabled()
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(with_gradients)
+
+    try:
+        with ThreadPoolExecutor(n_threads, initializer=start) as pool:
+            waiting: deque[Future] = deque()
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > n_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(n_threads)

@@ -25,5 +25,6 @@ def unit_rows(x: Tensor) -> Tensor:
     factor = torch.exp2(-torch.frexp(largest).exponent.clamp(-limit, limit).to(x.dtype))
     # Two products rather than one: a gradient then reaches x in the two parts in which normalize's does, and is added up
     # with others in the same order.
-    norm = torch.linalg.vector_norm(x * factor, dim=-1, keepdim=True)
-    return x * factor / torch.where(norm > 0, norm, 1)
+    scaled = x * factor
+    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return (x * factor if x.requires_grad else scaled) / torch.where(norm > 0, norm, 1)

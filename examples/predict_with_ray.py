@@ -19,7 +19,11 @@ def main(model: str, source: str, out: str) -> None:
     rows = ray.data.read_parquet(source)
     workers = ray.data.ActorPoolStrategy(min_size=1, max_size=8)
     clustered = rows.map_batches(
-        BatchPredictor, fn_constructor_args=(model,), batch_format="pandas", batch_size=65_536, compute=workers
+        BatchPredictor,
+        fn_constructor_args=(model,),
+        batch_format="pandas",
+        batch_size=65_536,
+        compute=workers,
     )
     clustered.write_parquet(out)
 

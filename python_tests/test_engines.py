@@ -1,4 +1,4 @@
-"""The examples for engines of large tables, each on its local engine: `make test-engines` installs them beside the package."""
+"""The examples for engines of large tables, each on its local engine; `make test-engines` installs them."""
 
 from __future__ import annotations
 

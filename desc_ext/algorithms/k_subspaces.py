@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ from desc_ext import ops
 from desc_ext.algorithms.distinct import distinct_rows
 from desc_ext.algorithms.kmeans import kmeans, one_thread
 from desc_ext.algorithms.self_expression import self_expressive_clusters
+from desc_ext.algorithms.subspace_passes import SubspaceRows, as_passes
 from desc_ext.norms import unit_rows
 
 __all__ = [
-    "KSubspacesOptions", "OnIteration", "Subspaces", "k_subspaces", "leading_directions", "lloyd", "nearest_in_angle",
-    "search", "self_expressive_labels", "subspace_bases", "subspace_seeds", "typical_dimension",
+    "AfterIteration", "KSubspacesOptions", "OnIteration", "Progress", "Subspaces", "k_subspaces", "leading_directions",
+    "lloyd", "nearest_in_angle", "search", "self_expressive_labels", "subspace_bases", "subspace_seeds",
+    "typical_dimension",
 ]  # fmt: skip
 
 # Restarts see no more rows than this, which bounds their time; the best one is continued on all rows.
@@ -68,14 +70,29 @@ class KSubspacesOptions:
 class Subspaces:
     """Where Lloyd's iteration began and ended."""
 
-    start: Tensor  # labels, int64 [n]
-    labels: Tensor  # int64 [n]
+    start: Tensor  # labels [n]
+    labels: Tensor  # [n], int64 of rows in memory
     bases: Tensor  # [K, p, dim]
     residual: float  # mean over the rows
     n_iter: int
     n_reseeded: int  # empty clusters that were given rows
 
 
+@dataclass(frozen=True)
+class Progress:
+    """All that an alternation goes on from: a pass over the rows finds its labels and Gram matrices anew, with equal bits."""
+
+    bases: Tensor  # [K, p, dim], of the last iteration
+    residual: float  # of that iteration
+    n_iter: int  # of this alternation so far
+    n_reseeded: int  # in this alternation so far
+    ended: bool
+    # iterations of the restart that it continues, and re-seeded clusters of all restarts
+    before: tuple[int, int] = (0, 0)
+
+
+# Is called with the state at the end of an iteration.
+AfterIteration = Callable[[Progress], None]
 # Is called with a history record and the labels (None for a restart); a true return value ends that stage.
 OnIteration = Callable[[dict[str, Any], Tensor | None], bool]
 
@@ -86,16 +103,26 @@ def k_subspaces(rows: Tensor, n_clusters: int, dim: int, n_init: int, seed: int)
     return found.labels, found.bases
 
 
-def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration | None = None) -> Subspaces:
+def search(
+    rows: Tensor | SubspaceRows,
+    options: KSubspacesOptions,
+    on_iteration: OnIteration | None = None,
+    after_iteration: AfterIteration | None = None,
+    begun: Progress | None = None,
+) -> Subspaces:
     """k-subspaces with restarts on ``rows`` [n, p].
 
     Each restart begins at the clusters of one k-means run, at the subspaces of :func:`subspace_seeds`, or at the clusters of
     :func:`self_expressive_labels`, and alternates between the bases of the clusters and the nearest subspace of every
     row until no label changes. The restart with the smallest mean residual is kept: no label of the data is used. With more
     than 10,000 rows the restarts see a random subset, and the best one is continued on all rows.
-    ``on_iteration`` is called after every restart, and after every iteration of the one kept.
+    ``on_iteration`` is called after every restart, and after every iteration of the one kept; ``after_iteration`` after every
+    iteration of a continuation on all rows, which goes on where it was with what it was given, ``begun``.
     """
-    subset = _seen_by_restarts(rows, options.seed)
+    passes = as_passes(rows)
+    if begun is not None:
+        return _continued(passes, None, options, begun, on_iteration, after_iteration)
+    subset, is_all = _seen_by_restarts(passes, options.seed)
     best: Subspaces | None = None
     n_reseeded = 0
     for i, seed in enumerate(
@@ -118,28 +145,51 @@ def search(rows: Tensor, options: KSubspacesOptions, on_iteration: OnIteration |
         if on_iteration is not None and on_iteration(record, None):
             break
     assert best is not None  # there is one restart at least
-    if on_iteration is not None and subset is rows:
+    if on_iteration is not None and is_all:
         # already where it ends; run again for the sake of its records
-        found = lloyd(rows, best.start, options, on_iteration)
+        found = lloyd(subset, best.start, options, on_iteration)
         found.n_reseeded = n_reseeded
         return found
-    labels, _ = ops.nearest_subspace(rows, best.bases)
-    found = lloyd(rows, labels, options, on_iteration)
-    found.n_iter += best.n_iter
-    found.n_reseeded += n_reseeded
+    labels, _ = passes.nearest(best.bases)
+    before = Progress(best.bases, best.residual, 0, 0, False, (best.n_iter, n_reseeded))
+    return _continued(passes, labels, options, before, on_iteration, after_iteration)
+
+
+def _continued(
+    passes: SubspaceRows,
+    labels: Tensor | None,
+    options: KSubspacesOptions,
+    begun: Progress,
+    on_iteration: OnIteration | None,
+    after_iteration: AfterIteration | None,
+) -> Subspaces:
+    """The continuation on all rows, from ``labels``, or from those that the bases of ``begun`` give (None)."""
+    if labels is None:
+        labels = _assign(passes, begun.bases, options).labels
+    if begun.ended:
+        found = Subspaces(labels, labels, begun.bases, begun.residual, begun.n_iter, begun.n_reseeded)
+    else:
+
+        def after(progress: Progress) -> None:
+            if after_iteration is not None:
+                after_iteration(replace(progress, before=begun.before))
+
+        found = lloyd(passes, labels, options, on_iteration, after, begun)
+    found.n_iter += begun.before[0]
+    found.n_reseeded += begun.before[1]
     return found
 
 
-def _seen_by_restarts(rows: Tensor, seed: int) -> Tensor:
-    """``rows``, or a random subset of 10,000 of them."""
-    if len(rows) <= _RESTART_ROWS:
-        return rows
+def _seen_by_restarts(rows: SubspaceRows, seed: int) -> tuple[Tensor, bool]:
+    """All rows, or a random subset of 10,000 of them, and whether it is all."""
+    n = rows.shape[0]
+    if n <= _RESTART_ROWS:
+        return rows.take(torch.arange(n)), True
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(rows), generator=generator)[:_RESTART_ROWS].sort().values
-    return rows[chosen.to(rows.device)]
+    return rows.take(torch.randperm(n, generator=generator)[:_RESTART_ROWS].sort().values), False
 
 
-def typical_dimension(rows: Tensor, n_clusters: int, seed: int) -> int:
+def typical_dimension(rows: Tensor | SubspaceRows, n_clusters: int, seed: int) -> int:
     """The dimension d of subspaces for ``rows`` [n, p], from the spectra of the clusters of one k-means run.
 
     λ_1 ≥ … ≥ λ_p are the eigenvalues of Σ x xᵀ over a cluster's rows. Its leading direction is about its mean; the others
@@ -151,7 +201,7 @@ def typical_dimension(rows: Tensor, n_clusters: int, seed: int) -> int:
     this one. Shares of energy and held-out likelihoods did not follow what was best: it had .96 of the energy on
     digits, and .3 on 20 Newsgroups.
     """
-    subset = _seen_by_restarts(rows, seed)
+    subset, _ = _seen_by_restarts(as_passes(rows), seed)
     labels, _ = kmeans(subset, n_clusters, 1, seed)
     with one_thread():
         energy = torch.linalg.eigvalsh(ops.segment_gram(subset, labels, n_clusters).cpu().double())
@@ -159,39 +209,68 @@ def typical_dimension(rows: Tensor, n_clusters: int, seed: int) -> int:
     energy = (energy / energy[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(0)[:, :-1]
     squares = energy.square().sum(1)
     ratio = energy.sum(1).square() / torch.where(squares > 0, squares, 1)
-    most = min(len(rows) // (_ROWS_PER_DIMENSION * n_clusters), rows.shape[1] // 2)
+    most = min(rows.shape[0] // (_ROWS_PER_DIMENSION * n_clusters), rows.shape[1] // 2)
     return max(1, min(round(1 + float(ratio.mean())), most))
 
 
 def lloyd(
-    rows: Tensor, labels: Tensor, options: KSubspacesOptions, on_iteration: OnIteration | None = None
+    rows: Tensor | SubspaceRows,
+    labels: Tensor,
+    options: KSubspacesOptions,
+    on_iteration: OnIteration | None = None,
+    after_iteration: AfterIteration | None = None,
+    begun: Progress | None = None,
 ) -> Subspaces:
     """Lloyd's iteration for subspaces, from ``labels``: the mean residual never rises."""
-    start, n_reseeded = labels, 0
-    for n_iter in range(1, options.max_iter + 1):
+    start, passes = labels, as_passes(rows)
+    n_begun, n_reseeded = (0, 0) if begun is None else (begun.n_iter, begun.n_reseeded)
+    for n_iter in range(n_begun + 1, options.max_iter + 1):
+        gram = passes.gram(labels, options.n_clusters)
         with options.threads:
-            bases = subspace_bases(rows, labels, options.n_clusters, options.dim)
-        nearest, residual = ops.nearest_subspace(rows, bases)
-        sizes = torch.bincount(nearest, minlength=options.n_clusters)
-        new_labels, empty = nearest, sizes == 0
-        if empty.any():
-            new_labels = nearest.clone()
-            _reseed_empty(new_labels, residual, empty, options.dim)
-            n_reseeded += int(empty.sum())
-        change = float((new_labels != labels).double().mean())
-        mean = sum(float(part.sum()) for part in residual.double().split(_SUM_ROWS)) / len(rows)
-        labels = new_labels
+            bases = leading_directions(gram, options.dim).to(passes.dtype)
+        found = _assign(passes, bases, options)
+        n_reseeded += found.n_empty
+        change = int((found.labels != labels).sum()) / len(labels)
+        mean = sum(float(part.double().sum()) for part in found.residual.split(_SUM_ROWS)) / len(labels)
+        labels = found.labels
         record = {"stage": "refine", "epoch": n_iter, "loss": mean, "label_change": change}
-        record |= {"n_reseeded": int(empty.sum()), "cluster_sizes": sizes.tolist()}
-        stop = on_iteration is not None and on_iteration(record, nearest)
-        if stop or change <= options.tol:
+        record |= {"n_reseeded": found.n_empty, "cluster_sizes": found.sizes}
+        ended = on_iteration is not None and on_iteration(record, found.nearest)
+        ended = ended or change <= options.tol or n_iter == options.max_iter
+        if after_iteration is not None:
+            after_iteration(Progress(bases, mean, n_iter, n_reseeded, ended))
+        if ended:
             break
     return Subspaces(start, labels, bases, mean, n_iter, n_reseeded)
 
 
+@dataclass(frozen=True)
+class _Assigned:
+    """Rows under bases: the nearest subspace [n] and its squared residual [n], labels [n] without empty clusters."""
+
+    nearest: Tensor
+    residual: Tensor
+    labels: Tensor
+    sizes: list[int]  # of the clusters before rows were given to the empty ones
+    n_empty: int
+
+
+def _assign(passes: SubspaceRows, bases: Tensor, options: KSubspacesOptions) -> _Assigned:
+    nearest, residual = passes.nearest(bases)
+    sizes = torch.bincount(nearest, minlength=options.n_clusters)
+    labels, empty = nearest, sizes == 0
+    if empty.any():
+        labels = nearest.clone()
+        _reseed_empty(labels, residual, empty, options.dim)
+    return _Assigned(nearest, residual, labels, sizes.tolist(), int(empty.sum()))
+
+
 def _reseed_empty(labels: Tensor, residual: Tensor, empty: Tensor, dim: int) -> None:
     """Gives every empty cluster the ``dim`` worst fitting rows that no other empty cluster has taken."""
-    worst = residual.argsort(descending=True, stable=True)
+    n_worst = min(int(empty.sum()) * dim, len(residual))
+    # rows that fit as badly as the last of them, which are few: what sorting all of them would put first
+    bad = (residual >= residual.topk(n_worst).values[-1]).nonzero().flatten()
+    worst = bad[residual[bad].argsort(descending=True, stable=True)]
     for i, cluster in enumerate(empty.nonzero().flatten().tolist()):
         labels[worst[i * dim : (i + 1) * dim]] = cluster
 

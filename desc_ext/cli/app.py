@@ -188,6 +188,10 @@ def fit(
         typer.Option("--no-pictures", help="Draw nothing, neither beside the results nor in the report."),
     ] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
+    no_embedding: Annotated[
+        bool,
+        typer.Option("--no-embedding", help="Write no embedding.npy, which of many rows on disk is large."),
+    ] = False,
     data_dir: DataDirOption = None,
     download: DownloadOption = False,
 ) -> None:
@@ -223,7 +227,10 @@ def fit(
         if not launch.processes.first:
             join_fit(model, options, dataset, out / "checkpoint" / STATE, resume)
             return
-        run = Run(out, model, options, dataset, resume, overwrite, distributed=launch.together)
+        run = Run(
+            out, model, options, dataset, resume=resume, overwrite=overwrite, distributed=launch.together,
+            keep_embedding=not no_embedding,
+        )  # fmt: skip
         console.print(
             f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} "
             f"column{'s' * (dataset.X.shape[1] != 1)}, "
@@ -308,6 +315,8 @@ def predict(
     download: DownloadOption = False,
 ) -> None:
     """Writes the clusters of DATA under a fitted model."""
+    import numpy as np
+
     from desc_ext.cli import results
 
     with plain_errors():
@@ -322,7 +331,7 @@ def predict(
             data_dir=data_dir, download=download,
         )  # fmt: skip
         predicted = results.write_predictions(out, estimator, dataset)
-        used = len(set(predicted.tolist()))
+        used = np.count_nonzero(np.bincount(predicted))
         console.print(f"{out}: {len(predicted):,} labels, {used} clusters used", markup=False)
 
 

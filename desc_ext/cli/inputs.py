@@ -34,7 +34,8 @@ DataArgument = Annotated[
     typer.Argument(
         metavar="DATA",
         help="A known name (see `desc-ext datasets`), or a file or folder: a table (.csv, .tsv, .txt, .parquet, .arrow), an "
-        "array (.npy, .npz, .mat, .h5ad), texts (.jsonl, a table with a column `text`, a folder) or a folder of images.",
+        "array (.npy, .npz, .mat, .h5ad), texts (.jsonl, a table with a column `text`, a folder), a folder of "
+        "images or of .npy shards.",
     ),
 ]
 LabelsOption = Annotated[

@@ -83,6 +83,11 @@ def _spectrum(estimator: Any, record: dict[str, Any], heading: str) -> Any:
 def _affinity(estimator: Any, heading: str) -> Any:
     from desc_ext import plots
 
-    rows = plots.rows_by_cluster(estimator.labels_)  # rows of all clusters, in the order of the clusters
+    landmarks = getattr(
+        estimator, "landmarks_", None
+    )  # the only rows that have an affinity, where there are some
+    numbers = np.arange(len(estimator.labels_)) if landmarks is None else landmarks
+    # rows of all clusters, in the order of the clusters
+    rows = numbers[plots.rows_by_cluster(estimator.labels_[numbers])]
     affinity = estimator.dense_affinity(rows)
     return plots.affinity_figure(affinity, estimator.labels_[rows], f"{heading}: affinity")

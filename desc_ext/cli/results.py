@@ -22,6 +22,8 @@ from desc_ext.cli.swap import finish_swap, new_set, swap_is_pending
 from desc_ext.data import Dataset
 from desc_ext.engine.durable import json_object, replace_file, replacing
 from desc_ext.engine.estimator import Estimator
+from desc_ext.engine.large_arrays import file_of, has_moved, move_array
+from desc_ext.engine.rows import Input
 
 __all__ = [
     "RESULTS", "check_predicts", "estimator_input", "load_result", "write_json", "write_predictions", "write_results",
@@ -39,12 +41,14 @@ def write_results(
     dataset: Dataset,
     metrics: dict[str, dict[str, float]],
     config: dict[str, Any],
+    keep_embedding: bool = True,
 ) -> None:
     """Replaces the results in ``folder`` by those of a fitted estimator, all at once; pictures and report come after.
 
     Args:
         metrics: for metrics.json.
         config: for config.json, to which versions and threads are added.
+        keep_embedding: whether there is to be an embedding.npy. One that lies in a file is moved, not copied.
 
     Raises:
         OSError: they could not be written; older results are as they were.
@@ -54,8 +58,8 @@ def write_results(
             _save_array(file, estimator.labels_)
         with replacing(new / "labels.csv") as file:
             write_labels_csv(file, estimator.labels_, dataset.ids, estimator.confidence())
-        with replacing(new / "embedding.npy") as file:
-            _save_array(file, estimator.embedding_)
+        if keep_embedding:
+            _write_embedding(new / "embedding.npy", estimator.embedding_)
         estimator.save(new / "model")
         save_preparation(new, dataset.preparation)
         _write_history(new / "history.csv", estimator.history_)
@@ -67,6 +71,16 @@ def write_results(
             "python": platform.python_version(),
         }
         write_json(new / "config.json", config | {"versions": versions, "threads": torch.get_num_threads()})
+    if keep_embedding and file_of(estimator.embedding_) is not None:
+        has_moved(estimator.embedding_, folder / "embedding.npy")
+
+
+def _write_embedding(path: Path, embedding: np.ndarray) -> None:
+    if file_of(embedding) is not None:
+        move_array(embedding, path)
+        return
+    with replacing(path) as file:
+        _save_array(file, embedding)
 
 
 class _Writer:
@@ -136,7 +150,7 @@ def load_result(folder: Path) -> tuple[str, Estimator]:
     return name, find_model(name).load(Path(folder) / "model")
 
 
-def estimator_input(estimator: Estimator, dataset: Dataset) -> np.ndarray:
+def estimator_input(estimator: Estimator, dataset: Dataset) -> Input:
     """What a fitted estimator takes of a data set: images if it was fitted to images, else rows."""
     of_images = estimator.features_ is not None or estimator.resolved_params_["image_shape"]
     return dataset.images if of_images else dataset.X

@@ -22,6 +22,7 @@ from desc_ext.engine.callbacks import Callback, Evaluate, ProgressBar
 from desc_ext.engine.durable import json_object
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows
+from desc_ext.engine.large_arrays import remove_left_over
 from desc_ext.engine.options import option_fields
 from desc_ext.engine.rows import scaling_statistics
 from desc_ext.metrics import clustering_scores
@@ -50,6 +51,7 @@ class Run:
         resume: go on with the checkpoint in ``folder``, which must be of the same run.
         overwrite: allow a folder that is not empty.
         distributed: fit together with the other processes of torch.distributed's group.
+        keep_embedding: whether the embedding is among the results; of many rows on disk it is not even computed.
 
     Raises:
         ValueError: when the folder is not empty, or there is nothing to resume, or it is another run's.
@@ -64,10 +66,12 @@ class Run:
         resume: bool = False,
         overwrite: bool = False,
         distributed: bool = False,
+        keep_embedding: bool = True,
     ) -> None:
         self.distributed = distributed
         self.folder, self.model, self.dataset = Path(folder), model, dataset
         self.options, self.resume = dict(options), resume
+        self._keep_embedding = keep_embedding
         self.keeps_checkpoints = keeps_checkpoints(model)
         self._report: Any = None
         self._checkpoint = self.folder / "checkpoint"
@@ -98,6 +102,7 @@ class Run:
         if not self.resume:
             shutil.rmtree(self._checkpoint, ignore_errors=True)
         self._checkpoint.mkdir(parents=True, exist_ok=True)
+        remove_left_over(self._checkpoint)
         write_json(self._checkpoint / "run.json", self._asked)
         options, other = self.options | {"callbacks": self._callbacks()}, self.dataset.external
         if other is not None:
@@ -107,24 +112,25 @@ class Run:
         if self.distributed:
             options["distributed"] = True
         estimator = MODELS[self.model](**with_image_shape(options, self.dataset))
+        # where a large one is moved from into the results, which are of the same file system
+        estimator._large_files, estimator._keeps_embedding = self._checkpoint, self._keep_embedding
         started = time.perf_counter()
         try:
             estimator.fit(self.dataset.images)
+            seconds = time.perf_counter() - started
+            if self.resume:  # the parts before, which only the history knows
+                seconds = sum(record["seconds"] for record in estimator.history_)
+            self._metrics = {self.model: self._scores(estimator.labels_, seconds)}
+            self._write(estimator, {**self._asked, "parameters": self._parameters(estimator)})
         finally:
             self._forget_if_nothing_was_kept()
-        seconds = time.perf_counter() - started
-        if self.resume:  # the parts before, which only the history knows
-            seconds = sum(record["seconds"] for record in estimator.history_)
-        self._metrics = {self.model: self._scores(estimator.labels_, seconds)}
-        config = {**self._asked, "parameters": self._parameters(estimator)}
-        self._write(estimator, config)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         self._estimator = estimator
         return self._metrics
 
     def _write(self, estimator: Estimator, config: dict[str, Any]) -> None:
         try:
-            write_results(self.folder, estimator, self.dataset, self._metrics, config)
+            write_results(self.folder, estimator, self.dataset, self._metrics, config, self._keep_embedding)
         except OSError as error:
             kept = (
                 "the fit is kept, go on with --resume" if self.can_resume() else "nothing of the fit is kept"
@@ -206,7 +212,7 @@ def scaled_input(estimator: Estimator, dataset: Dataset) -> np.ndarray:
     """The rows as the estimator scales them before its network, its subspaces or its regression see them."""
     rows, options = input_rows(estimator, estimator_input(estimator, dataset)), estimator.resolved_params_
     offset, scale = scaling_statistics(rows, options.get("scaling", "none"))
-    rows = (rows - offset) / scale
+    rows = (np.asarray(rows) - offset) / scale
     return unit_rows(torch.from_numpy(rows)).numpy() if options.get("unit_rows") else rows
 
 

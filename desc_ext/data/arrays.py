@@ -16,10 +16,12 @@ from desc_ext.data.matlab import matlab_arrays
 from desc_ext.data.messages import DataError, note
 from desc_ext.data.numpy_files import load_numpy, reason
 from desc_ext.data.preparation import Preparation, Reading
+from desc_ext.data.stored import in_natural_order, npy_rows
 from desc_ext.data.tables import chosen_columns, listed
 from desc_ext.features.images import channels_first
+from desc_ext.stored import READ_WHOLE, part_of_map
 
-__all__ = ["ARRAY_SUFFIXES", "read_array_file"]
+__all__ = ["ARRAY_SUFFIXES", "read_array_file", "read_npy_folder"]
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".mat", ".h5ad")
 # Names under which archives usually keep their rows.
@@ -63,15 +65,41 @@ def read_array_file(path: Path, reading: Reading, preparation: Preparation | Non
 
 def _from_npy(path: Path, reading: Reading, preparation: Preparation | None) -> Dataset:
     stored = load_numpy(path, mmap_mode="r")
+    X: Any
     X, shape = _as_rows(stored, path, preparation)
-    y = None
-    if reading.labels is not None:
-        if not is_label_file(reading.labels):
-            raise DataError(
-                f"{path} has no column '{reading.labels}': give the known classes as a .npy file, --labels FILE.npy"
-            )
-        y = labels_of_file(reading.labels, len(X))
-    return _dataset(path, X, shape, y, reading, stored.dtype == np.uint8)
+    if X is stored and X.nbytes > READ_WHOLE and part_of_map(X) is not None:
+        X = npy_rows([path])
+    return _dataset(path, X, shape, _classes_of(path, reading, len(X)), reading, stored.dtype == np.uint8)
+
+
+def read_npy_folder(
+    path: Path, files: list[Path], reading: Reading, preparation: Preparation | None
+) -> Dataset:
+    """The rows of the .npy files of a folder, one after the other in the natural order of their names.
+
+    Raises:
+        DataError: one that is damaged, holds no rows, or differs from the others in width or dtype.
+    """
+    reading.refuse(
+        path, "a folder of arrays", "text", "image_size", "header", "array", "columns", "drop", "id"
+    )
+    stored = npy_rows(in_natural_order(files))
+    of_bytes = preparation is not None and preparation.of_bytes and stored.dtype == np.uint8
+    X: Any = stored
+    if stored.nbytes <= READ_WHOLE or of_bytes:
+        X, _ = _as_rows(np.asarray(stored), path, preparation)
+    return _dataset(path, X, None, _classes_of(path, reading, len(X)), reading)
+
+
+def _classes_of(path: Path, reading: Reading, n: int) -> np.ndarray | None:
+    """Known classes [n] from the .npy file that is named, the only place where rows without names can have them."""
+    if reading.labels is None:
+        return None
+    if not is_label_file(reading.labels):
+        raise DataError(
+            f"{path} has no column '{reading.labels}': give the known classes as a .npy file, --labels FILE.npy"
+        )
+    return labels_of_file(reading.labels, n)
 
 
 def _npz_arrays(path: Path) -> Any:
@@ -187,7 +215,7 @@ def _columns_of(path: Path, names: list[str], reading: Reading, preparation: Pre
 
 def _dataset(
     path: Path,
-    X: np.ndarray,
+    X: Any,
     shape: tuple[int, ...] | None,
     y: np.ndarray | None,
     reading: Reading,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ class Dataset:
 
     Attributes:
         name: what the data set is called in messages and results.
-        X: rows [n, m] in the dtype of the file; a memory map where the file allows it. Images of bytes are float32 in [0, 1].
+        X: rows [n, m] in the dtype of the file; a memory map where the file allows it, and :class:`StoredRows` of more than
+            64 MiB of .npy files. Images of bytes are float32 in [0, 1].
         labels: known classes [n], for evaluation only, or None.
         class_names: names of the classes 0, 1, ..., or None.
         image_shape: (height, width) or (height, width, channels) of a row that is an image, else None.
@@ -32,7 +34,7 @@ class Dataset:
     """
 
     name: str
-    X: np.ndarray
+    X: Any
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     image_shape: tuple[int, ...] | None = None
@@ -45,7 +47,7 @@ class Dataset:
     preparation: Preparation | None = None
 
     @property
-    def images(self) -> np.ndarray:
+    def images(self) -> Any:
         """X as a stack [n, H, W], or [n, C, H, W] of several colours; rows that are no images stay rows [n, m]."""
         if self.image_shape is None:
             return self.X

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from desc_ext.data.arrays import ARRAY_SUFFIXES, read_array_file
+from desc_ext.data.arrays import ARRAY_SUFFIXES, read_array_file, read_npy_folder
 from desc_ext.data.catalogue import KNOWN, load_known
 from desc_ext.data.columnar import COLUMNAR_SUFFIXES, PARQUET_SUFFIXES, read_columnar
 from desc_ext.data.dataset import Dataset
@@ -67,7 +67,8 @@ def load_dataset(
         source: a name of :data:`KNOWN`, or the path of
 
             - a table: .csv, .tsv, .txt (each also .gz, .bz2, .zst), .parquet, .arrow, .feather, a folder of Parquet files;
-            - an array of rows or images: .npy (a memory map), .npz, .mat, .h5ad (needs anndata);
+            - an array of rows or images: .npy (a memory map; above 64 MiB of rows :class:`StoredRows`), .npz, .mat, .h5ad
+              (needs anndata), a folder of .npy files of rows: shards, as :func:`stored_rows` reads them;
             - images: a folder of PNG, JPEG, TIFF or WebP files, or of one folder of them for each class;
             - texts: a .jsonl file (an object a line), a table with a column "text", a folder of text files, or of one folder
               of them for each class.
@@ -217,11 +218,12 @@ def _of_table(table: Table, reading: Reading, preparation: Preparation | None) -
 
 
 def _read_folder(path: Path, reading: Reading, preparation: Preparation | None) -> Dataset | Documents:
-    """A folder of Parquet parts, of images, or of texts: all its files are of one kind."""
+    """A folder of Parquet or NumPy parts, of images, or of texts: all its files are of one kind."""
     files = files_of(path)
     kinds = {
         "Parquet files": [file for file in files if file.suffix.lower() in PARQUET_SUFFIXES],
         "images": [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES],
+        "NumPy files": [file for file in files if file.suffix.lower() == ".npy"],
     }
     for kind, found in kinds.items():
         if found and len(found) < len(files):
@@ -230,14 +232,16 @@ def _read_folder(path: Path, reading: Reading, preparation: Preparation | None) 
                 f"{path} holds {len(found)} {kind} and other files, such as {other}; keep them apart"
             )
     other_kind = next((file for file in files if file.name.lower().endswith(_NO_TEXTS)), None)
-    if other_kind is not None and not kinds["images"] and not kinds["Parquet files"]:
+    if other_kind is not None and not any(kinds.values()):
         raise DataError(
-            f"{path} holds files such as {other_kind}: of folders, those of Parquet parts, of images and of texts are read; "
-            "join tables to one file, or name a single one"
+            f"{path} holds files such as {other_kind}: of folders, those of Parquet parts, of .npy parts, of images and of "
+            "texts are read; join tables to one file, or name a single one"
         )
     if kinds["Parquet files"]:
         reading.refuse(path, "a table with names", "array", "image_size", "header")
         return _of_table(read_columnar(path, files), reading, preparation)
+    if kinds["NumPy files"]:
+        return read_npy_folder(path, files, reading, preparation)
     if preparation is not None:  # whose labels may be a column; folders are classes without being named
         reading = replace(reading, labels=None)
     if kinds["images"]:

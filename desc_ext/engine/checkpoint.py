@@ -16,7 +16,7 @@ from desc_ext.engine.options import with_later_options
 from desc_ext.engine.state import FitState
 from desc_ext.engine.state_folder import CONFIG_FILE, check_tensors, read_state_folder, write_state_folder
 
-__all__ = ["Checkpoint", "restore_optimizer"]
+__all__ = ["Checkpoint", "refuse_other_fit", "restore_optimizer"]
 
 _AVERAGE = "average."
 _OF_START = ("initial_labels", "certainty")  # what is known from the end of pretraining on, [n] each
@@ -113,7 +113,7 @@ class Checkpoint:
             "data_digest" not in config
         ):  # written before it was kept: offsets and scales of the columns must do
             del wanted["data_digest"]
-        _refuse_other_fit(self.folder, config, wanted)
+        refuse_other_fit(self.folder, config, wanted)
         path = Path(self.folder) / config["tensor_file"]
         if config.get("stage") not in stages:
             raise ValueError(
@@ -164,7 +164,8 @@ def _moments(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     return found
 
 
-def _refuse_other_fit(folder: Any, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def refuse_other_fit(folder: Any, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises ValueError naming each entry of ``wanted`` that differs in ``found``, the configuration of a checkpoint."""
     differences = []
     for key, value in wanted.items():
         other = found.get(key)

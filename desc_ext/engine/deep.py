@@ -214,7 +214,7 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
 
     def _shuffled_batches(self, state: S) -> Sequence[Tensor]:
         """Row numbers of all rows in random order, ``batch_size`` together."""
-        return torch.randperm(len(state.rows), generator=state.order).split(state.options.batch_size)
+        return state.rows.shuffled(state.order, state.options.batch_size)
 
     def _encoded(self, state: S, index: Tensor) -> EncodedBatch:
         """The mini-batch of the rows with the numbers ``index`` under the autoencoder."""

@@ -54,6 +54,10 @@ class _Fitted:
     n_features_in_: int
     feature_names_in_: np.ndarray
     _options: Any  # the estimator with a value for every option, of the class of the estimator
+    # Of fits to rows on disk, for who calls fit: the folder of results that are too large for memory (None: the system's
+    # temporary one), and whether the embedding is wanted at all. (No options: nothing else depends on them.)
+    _large_files: Path | None = None
+    _keeps_embedding: bool = True
 
 
 @estimator

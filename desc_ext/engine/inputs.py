@@ -13,6 +13,7 @@ from desc_ext.device import resolve_device
 from desc_ext.engine.rows import CHUNK_ROWS, check_rows, check_training_rows
 from desc_ext.features import Scattering2D, image_rows
 from desc_ext.nn import parameter_dtype
+from desc_ext.stored import READ_WHOLE, StoredRows, part_of_map
 
 __all__ = [
     "BLOCK_ROWS",
@@ -68,24 +69,20 @@ class FeatureRows:
         return self._features.transform(self._images[index])
 
 
-def checked_training_rows(
-    model: Any, X: Any, options: InputOptions
-) -> tuple[np.ndarray, tuple[int, ...] | None]:
+def checked_training_rows(model: Any, X: Any, options: InputOptions) -> tuple[Any, tuple[int, ...] | None]:
     """The rows [n, m] of ``X`` as :func:`training_rows` checks them, flat images too, and the shape (C, H, W) of images.
 
     Sets ``model.n_features_in_``, and ``options.features`` where it is "auto".
     """
     X, shape = image_rows(type(model).__name__, X, model.image_shape)
-    X = check_rows(model, X, reset=True)
+    X = check_rows(model, _placed(X, shape is not None), reset=True)
     check_training_rows(X, options.n_clusters or 1)
     if options.features == "auto":
         options.features = "scattering" if worth_scattering(shape) else None
     return X, shape
 
 
-def featured_training_rows(
-    model: Any, X: np.ndarray, shape: tuple[int, ...] | None, options: InputOptions
-) -> np.ndarray | FeatureRows:
+def featured_training_rows(model: Any, X: Any, shape: tuple[int, ...] | None, options: InputOptions) -> Any:
     """What :func:`training_rows` makes of the rows of :func:`checked_training_rows`, features where they are read."""
     model.features_ = None
     options.image_shape = shape
@@ -104,8 +101,11 @@ def featured_training_rows(
     return FeatureRows(X, features)
 
 
-def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
+def training_rows(model: Any, X: Any, options: InputOptions) -> Any:
     """The rows [n, m] that ``model`` is fitted to: those of ``X``, or with ``features`` those of its features.
+
+    An array, or :class:`desc_ext.stored.StoredRows` where rows on disk (these, and memory maps) are more than 64 MiB and no
+    images.
 
     Sets ``model.n_features_in_`` (columns of ``X``) and ``model.features_`` (the fitted transformer, or None), and
     ``options.image_shape``: (C, H, W) where the rows returned are images, else None; where ``options.features`` is "auto",
@@ -119,12 +119,21 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> np.ndarray:
     return rows[:] if isinstance(rows, FeatureRows) else rows
 
 
+def _placed(X: Any, of_images: bool) -> Any:
+    """Rows in memory, or on disk where they are many."""
+    large = getattr(X, "nbytes", 0) > READ_WHOLE and not of_images
+    if isinstance(X, StoredRows):
+        return X if large else np.asarray(X)
+    part = part_of_map(X) if large else None
+    return X if part is None else StoredRows([part], part.n_columns, part.dtype)
+
+
 def worth_scattering(shape: tuple[int, ...] | None) -> bool:
     """Whether scattering features of images (C, H, W) are better rows than their pixels; never where ``shape`` is None."""
     return shape is not None and min(shape[1:]) >= _SCATTERED_PIXELS
 
 
-def input_rows(model: Any, X: Any) -> np.ndarray:
+def input_rows(model: Any, X: Any) -> Any:
     """The rows of new data ``X`` under a fitted model, as :func:`training_rows` gave those that it was fitted to.
 
     Raises:
@@ -134,7 +143,7 @@ def input_rows(model: Any, X: Any) -> np.ndarray:
     return rows[:] if isinstance(rows, FeatureRows) else rows
 
 
-def unread_input_rows(model: Any, X: Any) -> np.ndarray | FeatureRows:
+def unread_input_rows(model: Any, X: Any) -> Any:
     """:func:`input_rows`, features where they are read."""
     name = type(model).__name__
     fitted = model.resolved_params_["image_shape"]
@@ -143,7 +152,7 @@ def unread_input_rows(model: Any, X: Any) -> np.ndarray | FeatureRows:
     if not hasattr(X, "shape"):
         X = np.asarray(X)
     X, _ = image_rows(name, X, fitted if len(X.shape) > 2 else None)
-    X = check_rows(model, X, reset=False)
+    X = check_rows(model, _placed(X, fitted is not None), reset=False)
     return X if model.features_ is None else FeatureRows(X, model.features_)
 
 

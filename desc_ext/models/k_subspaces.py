@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,17 +23,22 @@ from desc_ext.algorithms.k_subspaces import (
     typical_dimension,
 )
 from desc_ext.algorithms.kmeans import one_thread
+from desc_ext.algorithms.subspace_passes import SubspaceRows, as_passes
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
+from desc_ext.engine.large_arrays import RowWriter, require_room
 from desc_ext.engine.options import estimator, option
-from desc_ext.engine.rows import Rows, require_finite_norms, scaled_rows
+from desc_ext.engine.pass_checkpoint import PassCheckpoint
+from desc_ext.engine.rows import Input, Rows, map_chunks, require_finite_norms, scaled_rows
+from desc_ext.engine.streamed_rows import StreamedRows
 from desc_ext.norms import unit_rows
 
 __all__ = ["KSubspaces"]
 
 _ARRAYS = ("bases_", "energies_", "labels_", "embedding_")
+_MEND = "make room there, or name another folder by TMPDIR"
 _KEPT_BY_PARTIAL_FIT = ("n_clusters", "dtype", "subspace_dim", "unit_rows", "features", "feature_dim")
 
 
@@ -44,6 +50,7 @@ class _Found:
     inertia_: float
     n_reseeded_: int
     _memory: tuple[Tensor, Tensor] | None
+    _distances: np.ndarray | None  # to the nearest subspace [n], where the embedding is not in memory
 
 
 @estimator
@@ -55,13 +62,19 @@ class KSubspaces(_Found, Estimator):
     restart with the smallest sum is kept. Subspaces pass through the origin; nothing is centred. The same seed gives the
     same bits for any number of torch's threads.
 
+    Rows on disk (:func:`desc_ext.data.stored_rows`, memory maps) of more than 64 MiB are never loaded whole: restarts see
+    their 10,000 rows, and every iteration of the continuation reads all of them once, block by block, with about ten bytes a
+    row in memory. Of rows wider than ``n_components`` the projection is computed anew each time. ``partial_fit`` holds its
+    mini-batch in memory: give it slices.
+
     {options}
 
     Attributes:
         bases_: [K, p, d], orthonormal columns, by decreasing energy.
         energies_: float64 [K, d], Σ (s_jᵀ x_i)² over the cluster's rows, column by column of its basis.
         labels_: int64 [n], clusters of the training rows (``partial_fit``: of the last mini-batch).
-        embedding_: [n, K], their distances, as :meth:`transform` gives them.
+        embedding_: [n, K], their distances, as :meth:`transform` gives them; above 1 GiB of rows on disk a memory map of a
+            temporary file, which goes with it. :meth:`save` leaves such a one out, and it is None after :meth:`load`.
         inertia_: Σ_i r_i over the same rows, r_i the squared residual to the nearest subspace.
         n_iter_: iterations of the restart kept, with those of its continuation; ``partial_fit`` adds 1 a call.
         n_reseeded_: empty clusters that were given rows, in all restarts and mini-batches.
@@ -122,7 +135,26 @@ class KSubspaces(_Found, Estimator):
         at_most=1,
     )
 
+    checkpoint: str | os.PathLike[str] | None = option(
+        "folder that receives the subspaces after every iteration of a continuation on rows on disk, or None. A fit to rows "
+        "in memory is short, and keeps none",
+        default=None,
+        of_run=True,
+    )
+    resume: bool = option(
+        "continue from the checkpoint if the folder holds one, by one pass over the rows. The result has the same bits as "
+        "that of a fit that never stopped; other options, seed or data are refused",
+        default=False,
+        of_run=True,
+    )
+
     # ------------------------------------------------------------------ fit
+    def _complete_options(self) -> None:
+        if self.resume and self.checkpoint is None:
+            raise ValueError(
+                "KSubspaces: resume=True needs checkpoint, the folder to continue from; got None"
+            )
+
     def _adapt_options(self, n_samples: int, n_features: int) -> None:
         super()._adapt_options(n_samples, n_features)
         width = min(n_features, self.n_components or n_features)
@@ -138,24 +170,41 @@ class KSubspaces(_Found, Estimator):
     @torch.no_grad()
     def _fit(self, X: Any, options: Self, recorder: Recorder) -> None:
         rows, seed = self._begin(X, options), self._draw_seed()
-        recorder.begin({"restart": options.n_init, "refine": options.max_iter})
-        recorder.enter("restart")
-        with one_thread():
-            z, axes = rows.reduced(
-                options.n_components or rows.n_features,
-                torch.Generator().manual_seed(seed),
-                options.unit_rows,
-            )
-        require_finite_norms(z)
+        if rows.is_stored and self._keeps_embedding:
+            require_room((len(rows), options.n_clusters), np.dtype(options.dtype), self._large_files, _MEND)
+        z, axes = self._reduced(rows, options, seed)
         self._choose_dim(z, options, seed)
-        found = search(z, options._search(seed), _Timed(self, recorder))
+        recorder.begin({"restart": options.n_init, "refine": options.max_iter})
+        kept = begun = None
+        if rows.is_stored and self.checkpoint is not None:
+            kept = PassCheckpoint(self.checkpoint, self, rows, seed)
+            shape = (options.n_clusters, z.shape[1], options.subspace_dim or 0)
+            begun = kept.read(shape) if self.resume else None
+        recorder.enter("restart" if begun is None else "refine")
+        after = None if kept is None else kept.write
+        found = search(z, options._search(seed), _Timed(self, recorder), after, begun)
         bases = found.bases.double()
-        self.energies_ = _energies(ops.segment_gram(z, found.labels, options.n_clusters), bases)
+        self.energies_ = _energies(z.gram(found.labels, options.n_clusters), bases)
         with one_thread():
             bases = bases if axes is None else axes.double() @ bases
         self.bases_ = bases.to(rows.dtype).cpu().numpy()
         self.n_iter_, self.n_reseeded_ = found.n_iter, found.n_reseeded
+        del z, found
         self._evaluate(rows)
+
+    def _reduced(self, rows: Rows, options: Self, seed: int) -> tuple[SubspaceRows, Tensor | None]:
+        """The rows that are clustered, and the axes that they are projected onto."""
+        width = options.n_components or rows.n_features
+        generator = torch.Generator().manual_seed(seed)
+        if rows.is_stored:
+            with one_thread():
+                streamed = StreamedRows(rows, width, generator, options.unit_rows)
+            streamed.require_finite_norms()
+            return streamed, streamed.axes
+        with one_thread():
+            z, axes = rows.reduced(width, generator, options.unit_rows)
+        require_finite_norms(z)
+        return as_passes(z), axes
 
     def _begin(self, X: Any, options: Self) -> Rows:
         array = training_rows(self, X, options)
@@ -164,12 +213,12 @@ class KSubspaces(_Found, Estimator):
         self._memory = None
         return self._rows(array)
 
-    def _choose_dim(self, z: Tensor, options: Self, seed: int) -> None:
+    def _choose_dim(self, z: Tensor | SubspaceRows, options: Self, seed: int) -> None:
         if options.subspace_dim is None:
             options.subspace_dim = typical_dimension(z, options.n_clusters, seed)
             self._set_options(options)
 
-    def _rows(self, array: np.ndarray) -> Rows:
+    def _rows(self, array: Input) -> Rows:
         dtype = getattr(torch, self._options.dtype)
         return scaled_rows(array, "none", resolve_device(self.device), dtype)
 
@@ -288,37 +337,80 @@ class KSubspaces(_Found, Estimator):
     # ------------------------------------------------------------------ rows under the bases
     def _evaluate(self, rows: Rows) -> None:
         """Labels, distances and inertia of rows under the bases."""
-        residual = self._residuals(rows)
-        self.labels_ = residual.argmin(1)
-        self.inertia_ = float(residual.min(1).astype(np.float64).sum())
-        self.embedding_ = np.sqrt(residual)
+        if not rows.is_stored:
+            residual = self._residuals(rows)
+            self.labels_, self._distances = residual.argmin(1), None
+            self.inertia_ = float(residual.min(1).astype(np.float64).sum())
+            self.embedding_ = np.sqrt(residual)
+            return
+        writer, n = self._writer(rows) if self._keeps_embedding else None, len(rows)
+        self.labels_, nearest = np.empty(n, np.int64), np.empty(n, self._options.dtype)
+        for place, residual in self._residual_blocks(rows):
+            self.labels_[place], nearest[place] = residual.argmin(1), residual.min(1)
+            if writer is not None:
+                writer.append(np.sqrt(residual))
+        self.inertia_ = float(nearest.sum(dtype=np.float64))
+        self.embedding_ = None if writer is None else writer.finished()  # type: ignore[assignment]
+        self._distances = np.sqrt(nearest, out=nearest)
+
+    def _writer(self, rows: Rows) -> RowWriter:
+        return RowWriter((len(rows), len(self.bases_)), self._options.dtype, self._large_files)
 
     @torch.no_grad()
-    def _residuals(self, rows: Rows) -> np.ndarray:
+    def _residual_blocks(self, rows: Rows) -> Iterator[tuple[slice, np.ndarray]]:
+        """Which rows, and their squared residuals [.., K], block by block."""
         bases = torch.from_numpy(self.bases_).to(rows.device, rows.dtype)
-        residual = rows.map(lambda z: ops.projection_residual(z, bases), self._options.unit_rows)
-        return residual.cpu().numpy()
 
-    def _residuals_of(self, X: Any) -> np.ndarray:
+        def of_block(start: int, z: Tensor) -> tuple[slice, np.ndarray]:
+            residual = map_chunks(lambda part: ops.projection_residual(part, bases), z)
+            return slice(start, start + len(z)), residual.cpu().numpy()
+
+        yield from rows.stream(of_block, self._options.unit_rows)
+
+    def _residuals(self, rows: Rows) -> np.ndarray:
+        residual = np.empty((len(rows), len(self.bases_)), self._options.dtype)
+        for place, part in self._residual_blocks(rows):
+            residual[place] = part
+        return residual
+
+    def _new_rows(self, X: Any) -> Rows:
         check_is_fitted(self)
-        return self._residuals(self._rows(input_rows(self, X)))
+        return self._rows(input_rows(self, X))
 
     def transform(self, X: Any) -> np.ndarray:
-        """Distances ‖x_i − S_k S_kᵀ x_i‖ [n_samples, K] (with ``unit_rows``, of x_i / ‖x_i‖: sines of angles)."""
-        return np.sqrt(self._residuals_of(X))
+        """Distances ‖x_i − S_k S_kᵀ x_i‖ [n_samples, K] (with ``unit_rows``, of x_i / ‖x_i‖: sines of angles).
+
+        Of rows on disk and above 1 GiB a memory map of a temporary file, which goes with the array.
+        """
+        rows = self._new_rows(X)
+        if not rows.is_stored:
+            return np.sqrt(self._residuals(rows))
+        require_room((len(rows), len(self.bases_)), np.dtype(self._options.dtype), None, _MEND)
+        writer = self._writer(rows)
+        for _, residual in self._residual_blocks(rows):
+            writer.append(np.sqrt(residual))
+        return writer.finished()
 
     def predict(self, X: Any) -> np.ndarray:
         """Nearest subspace of every row of ``X`` (int64 [n_samples])."""
-        return self._residuals_of(X).argmin(1)
+        rows = self._new_rows(X)
+        labels = np.empty(len(rows), np.int64)
+        for place, residual in self._residual_blocks(rows):
+            labels[place] = residual.argmin(1)
+        return labels
 
     def confidence(self) -> np.ndarray:
         """How sure each training row's cluster is [n], larger is more: minus its distance to the subspace."""
         check_is_fitted(self)
-        return -self.embedding_.min(axis=1)
+        return -(self.embedding_.min(axis=1) if self._distances is None else self._distances)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Minus the sum of squared residuals of ``X`` to the nearest subspaces: larger is better."""
-        return -float(self._residuals_of(X).min(1).astype(np.float64).sum())
+        rows = self._new_rows(X)
+        nearest = np.empty(len(rows), self._options.dtype)
+        for place, residual in self._residual_blocks(rows):
+            nearest[place] = residual.min(1)
+        return -float(nearest.astype(np.float64).sum())
 
     @property
     def _n_features_out(self) -> int:
@@ -327,7 +419,11 @@ class KSubspaces(_Found, Estimator):
     # ------------------------------------------------------------------ saving and loading
     def _saved_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """After ``partial_fit`` its Gram matrices too, so that a loaded estimator goes on with the same bits."""
-        tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        if self.embedding_ is None or isinstance(self.embedding_, np.memmap):
+            del arrays["embedding_"]
+            arrays |= {"distances": self._distances, "labels_": self.labels_.astype(np.int32)}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self._memory is not None:
             tensors["gram"], tensors["counts"] = self._memory
         return tensors, {"inertia": self.inertia_, "n_reseeded": self.n_reseeded_}
@@ -336,12 +432,15 @@ class KSubspaces(_Found, Estimator):
         self.inertia_, self.n_reseeded_ = config["inertia"], config["n_reseeded"]
         k, d = self._options.n_clusters, self._options.subspace_dim
         p, n = input_width(self), len(tensors.get("labels_", ()))
-        shapes = {"bases_": [k, p, d], "energies_": [k, d], "labels_": [n], "embedding_": [n, k]}
+        shapes: dict[str, Sequence[int]] = {"bases_": [k, p, d], "energies_": [k, d], "labels_": [n]}
+        shapes |= {"distances": [n]} if "distances" in tensors else {"embedding_": [n, k]}
         return shapes | ({"gram": [k, p, p], "counts": [k]} if "gram" in tensors else {})
 
     def _restore(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         for name in _ARRAYS:
-            setattr(self, name, tensors[name].numpy())
+            setattr(self, name, tensors[name].numpy() if name in tensors else None)
+        self.labels_ = self.labels_.astype(np.int64, copy=False)
+        self._distances = tensors["distances"].numpy() if "distances" in tensors else None
         self._memory = (tensors["gram"], tensors["counts"]) if "gram" in tensors else None
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from desc_ext.stored import finite_sample, rows_at
+
 __all__ = ["Projection", "project_to_plane"]
 
 _FEWEST = 12  # different points that neighbourhoods, and with them t-SNE, make sense for
@@ -31,12 +33,10 @@ def project_to_plane(embedding: ArrayLike, max_points: int = 800, seed: int = 0)
         embedding: latent rows [n, p]; rows that are not finite are left out.
         max_points: rows to show; more are thinned out at random, with ``seed``.
     """
-    embedding = np.asarray(embedding)
-    rows = np.flatnonzero(np.isfinite(embedding).all(axis=1))
-    if len(rows) > max_points:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, max_points, replace=False))
+    embedding = np.asanyarray(embedding)
+    rows = finite_sample(embedding, max_points, seed)
     # Equal rows are looked for before any arithmetic, whose last bits may depend on where a row stands.
-    distinct, number = np.unique(embedding[rows].astype(np.float64), axis=0, return_inverse=True)
+    distinct, number = np.unique(rows_at(embedding, rows).astype(np.float64), axis=0, return_inverse=True)
     components = _principal_components(distinct)
     points, names = _on_paper(components, seed)
     return Projection(points[number.reshape(-1)], rows, names)

@@ -30,7 +30,7 @@ def save_pictures(
     X: Any,
     labels: ArrayLike,
     confidence: ArrayLike,
-    embedding: ArrayLike,
+    embedding: ArrayLike | None,
     n_clusters: int,
     image_shape: tuple[int, ...] | None,
     heading: str,
@@ -46,7 +46,7 @@ def save_pictures(
     Args:
         history: see :func:`curves_figure`.
         X, labels, confidence, image_shape: see :func:`examples_figure`; no examples when the shape is None.
-        embedding: [n, p], what embedding.png shows.
+        embedding: [n, p], what embedding.png and classes.png show; None: there are no such pictures.
         heading: what was clustered by what, the first part of every title.
         rows_name: what the embedding's rows are, for its title.
         classes: known classes [n] as numbers, and their names.
@@ -59,7 +59,7 @@ def save_pictures(
         by: str, numbers: np.ndarray, names: tuple[str, ...] | None, color_of: np.ndarray | None = None
     ) -> Figure:
         nonlocal projection  # drawn by cluster and by class, computed once
-        projection = projection or project_to_plane(embedding)
+        projection = projection or project_to_plane(np.asanyarray(embedding))
         method = "t-SNE" if projection.axes[0].startswith("t-SNE") else "principal components"
         shown = f"{len(projection.rows):,} of {len(labels):,} {rows_name}"
         return embedding_figure(
@@ -67,10 +67,10 @@ def save_pictures(
             f"{method} of {shown}, {by}", projection.axes, names, color_of,
         )  # fmt: skip
 
-    makers: dict[str, Callable[[], Figure]] = {
-        "embedding.png": lambda: embedded("coloured and numbered by cluster", labels, None)
-    }
-    if classes is not None:
+    makers: dict[str, Callable[[], Figure]] = {}
+    if embedding is not None:
+        makers["embedding.png"] = lambda: embedded("coloured and numbered by cluster", labels, None)
+    if classes is not None and embedding is not None:
         makers["classes.png"] = lambda: embedded(
             "coloured by known class",
             np.asarray(classes[0]),

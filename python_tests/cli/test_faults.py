@@ -30,7 +30,7 @@ def faults(tmp_path_factory):
 
 @pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="needs Linux and a C compiler")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("what", "least"), [("results", 50), ("checkpoint", 8)])
+@pytest.mark.parametrize(("what", "least"), [("results", 50), ("large results", 50), ("checkpoint", 8)])
 def test_what_was_there_is_whole_or_what_is_new(faults, tmp_path, what, least):
     done = subprocess.run(
         [sys.executable, HELPERS / "faults.py", what, tmp_path], capture_output=True, text=True, timeout=280,

@@ -42,7 +42,7 @@ def no_data(monkeypatch):
         (["--set", "device=meta"], "device='meta' cannot be used"),
         (["--set", "device=abacus"], "device must be 'auto' or a torch device"),
         (["--set", "learning_rate=-1"], "learning_rate must be a finite number > 0"),
-        (["--model", "k-subspaces", "--resume"], "keeps no checkpoints"),
+        (["--model", "self-expressive", "--resume"], "keeps no checkpoints"),
         (["--resume"], "there is nothing to resume"),
         (["--external", "20newsgroups"], "leave out --external"),
     ],

@@ -452,11 +452,12 @@ def test_parts_of_a_table_have_the_same_columns(tmp_path):
     np.testing.assert_array_equal(quiet(tmp_path).X, np.r_[X[:3], np.c_[[7.0] * 3, X[3:, 1:]]])
 
 
-@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "npy", "svg"])
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "npz", "svg"])
 def test_a_folder_of_other_files_is_not_taken_for_texts(tmp_path, suffix):
     for i in range(4):
         (tmp_path / f"{i}.{suffix}").write_text("alpha beta\n1,2\n")
     with pytest.raises(
-        DataError, match=rf"0\.{suffix}: of folders, those of Parquet parts, of images and of texts are read"
+        DataError,
+        match=rf"0\.{suffix}: of folders, those of Parquet parts, of \.npy parts, of images and of texts are",
     ):
         load_dataset(tmp_path)

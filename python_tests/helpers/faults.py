@@ -1,6 +1,6 @@
 """Run as a process with faults.c preloaded: tries every fault at every change of files, and checks what is left.
 
-Arguments: "results" or "checkpoint", a folder to work in. It prints how many changes there were.
+Arguments: "results", "large results" or "checkpoint", a folder to work in. It prints how many changes there were.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch
 from desc_ext.cli.results import RESULTS, load_result, write_results
 from desc_ext.cli.swap import HIDDEN
 from desc_ext.data import Dataset
+from desc_ext.engine import large_arrays
+from desc_ext.engine.durable import json_object
 from desc_ext.engine.state_folder import read_state_folder, write_state_folder
 from desc_ext.models import KSubspaces
 
@@ -70,6 +72,23 @@ class Results:
         assert {path.name for path in folder.iterdir()} <= {*RESULTS, *HIDDEN, ".lock"}
 
 
+class LargeResults(Results):
+    """The same with embeddings in files, which are moved into the results."""
+
+    def write(self, folder: Path, new: bool) -> None:
+        model, _ = self.fitted[new]
+        large_arrays.LARGEST_IN_MEMORY = 0
+        writer = large_arrays.RowWriter((40, 2), np.dtype("f4"), folder.parent)
+        writer.append(np.full((40, 2), float(new)))
+        model.embedding_, model._distances = writer.finished(), np.full(40, float(new), "f4")
+        super().write(folder, new)
+
+    def read(self, folder: Path) -> None:
+        super().read(folder)
+        seconds = json_object(folder / "metrics.json")["k-subspaces"]["seconds"]
+        assert (np.load(folder / "embedding.npy") == seconds).all()
+
+
 class Checkpoint:
     """Two states of a fit."""
 
@@ -109,7 +128,7 @@ def child(case, folder: Path, number: int, fault: int) -> int:
 
 
 def main(what: str, work: Path) -> None:
-    case = {"results": Results, "checkpoint": Checkpoint}[what]()
+    case = {"results": Results, "large results": LargeResults, "checkpoint": Checkpoint}[what]()
     kept, wanted, folder = work / "old", work / "new", work / "folder"
     case.write(kept, new=False)
     case.write(wanted, new=False)

@@ -11,6 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import silhouette_samples
 from sklearn.metrics.cluster import contingency_matrix
 
+from desc_ext.stored import finite_sample, rows_at
+
 __all__ = ["Cluster", "Confusion", "confusion", "describe_clusters"]
 
 MOST_CLUSTERS = 60  # in the report
@@ -60,14 +62,14 @@ class Confusion:
 def describe_clusters(
     labels: np.ndarray,
     confidence: np.ndarray,
-    embedding: np.ndarray,
+    embedding: np.ndarray | None,
     n_clusters: int,
     classes: Classes | None,
 ) -> tuple[list[Cluster], int]:
-    """The clusters with the most rows, by their numbers, and how many are left out."""
+    """The clusters with the most rows, by their numbers, and how many are left out; no embedding, no silhouettes."""
     sizes = np.bincount(labels, minlength=n_clusters)
     shown = np.sort(np.argsort(-sizes, kind="stable")[:MOST_CLUSTERS])
-    silhouettes = _silhouettes(embedding, labels)
+    silhouettes = {} if embedding is None else _silhouettes(embedding, labels)
     clusters = []
     for k in shown.tolist():
         members = labels == k
@@ -93,14 +95,12 @@ def _mean(values: np.ndarray) -> float | None:
 
 def _silhouettes(embedding: np.ndarray, labels: np.ndarray) -> dict[int, float]:
     """Mean silhouette of the clusters in a sample of the rows; empty where there is only one cluster to see."""
-    rows = np.flatnonzero(np.isfinite(embedding).all(axis=1))
-    if len(rows) > _SILHOUETTE_ROWS:
-        rows = np.random.default_rng(0).choice(rows, _SILHOUETTE_ROWS, replace=False)
+    rows = finite_sample(embedding, _SILHOUETTE_ROWS)
     labels = labels[rows]
     present = np.unique(labels)
     if not 2 <= len(present) < len(rows):
         return {}
-    points = embedding[rows].astype(np.float64)
+    points = rows_at(embedding, rows).astype(np.float64)
     values = silhouette_samples(points / (np.abs(points).max() or 1), labels)
     return {int(k): float(values[labels == k].mean()) for k in present}
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from desc_ext.cli.report.clusters import Cluster
-from desc_ext.data import Dataset
+from desc_ext.data import Dataset, StoredRows
 
 __all__ = ["add_details"]
 
@@ -19,7 +19,7 @@ _TEXTS = 5000  # that words are counted in
 _LETTERS = 5000  # of each of them
 _TERMS, _SAMPLES, _SAMPLE_LETTERS = 10, 3, 260
 _COLUMNS = 6
-_NUMBERS = 20_000_000  # that means and deviations are taken of
+_NUMBERS = 4_000_000  # that means and deviations are taken of
 
 
 def add_details(
@@ -120,13 +120,13 @@ def _beginning(text: str) -> str:
 
 
 def _add_profiles(
-    clusters: list[Cluster], X: np.ndarray, columns: Sequence[str] | None, labels: np.ndarray
+    clusters: list[Cluster], X: np.ndarray | StoredRows, columns: Sequence[str] | None, labels: np.ndarray
 ) -> None:
     most = max(_NUMBERS // X.shape[1], 1000)
-    rows = np.arange(len(X))
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
-    values, labels = np.asarray(X[rows], dtype=np.float64), labels[rows]
+    if len(X) > most:
+        rows = np.sort(np.random.default_rng(0).choice(len(X), most, replace=False))
+        X, labels = X[rows], labels[rows]
+    values = np.asarray(X, dtype=np.float64)
     names = columns or [f"column {i}" for i in range(X.shape[1])]
     means, deviations = values.mean(axis=0), values.std(axis=0)
     varying = deviations > 1e-12 * np.abs(means)

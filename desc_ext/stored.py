@@ -1,0 +1,260 @@
+"""Rows that lie on disk and are never loaded whole: read block by block, and by number."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+__all__ = [
+    "READ_WHOLE",
+    "FilePart",
+    "Part",
+    "StoredRows",
+    "blocks",
+    "finite_sample",
+    "part_of_map",
+    "rows_at",
+]
+
+READ_WHOLE = 2**26  # bytes: rows on disk that are no more than this are rows in memory
+_LOOKED_THROUGH = 10**6  # rows that a sample is taken of after a look at all of them
+# Rows that are asked for by number are read together where they lie within so many bytes of the file.
+_SPAN_BYTES = 2**20
+
+
+class Part(Protocol):
+    """Consecutive rows of one source: a file, a row group, a data set."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the part."""
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` to ``stop`` - 1 [stop − start, m], within the part, as a new array."""
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Rows ``index`` (int64, ascending, within the part)."""
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """Rows that lie one after the other in a file. They are read (preadv), not mapped: pages of a map would count as memory.
+
+    Attributes:
+        path: of the file.
+        offset: bytes before the first row.
+        n_rows, n_columns, dtype: of the rows.
+    """
+
+    path: Path
+    offset: int
+    n_rows: int
+    n_columns: int
+    dtype: np.dtype
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.n_columns * self.dtype.itemsize
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """As :meth:`Part.read`.
+
+        Raises:
+            OSError: the file cannot be read, or has become shorter.
+        """
+        found = np.empty((stop - start, self.n_columns), self.dtype)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            self._fill(descriptor, found, start)
+        finally:
+            os.close(descriptor)
+        return found
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """As :meth:`Part.take`; errors as for :meth:`read`."""
+        found = np.empty((len(index), self.n_columns), self.dtype)
+        span = max(_SPAN_BYTES // self._row_bytes, 1)
+        # a span ends where the next row is farther than it is worth reading what lies between, or where it is full
+        apart = (np.diff(index) > max(span // 64, 1)) | (np.diff(index // span) != 0)
+        ends = [0, *(np.flatnonzero(apart) + 1).tolist(), len(index)]
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            for first, last in itertools.pairwise(ends):
+                if last - first == 1:
+                    self._fill(descriptor, found[first:last], int(index[first]))
+                elif last > first:
+                    start = int(index[first])
+                    rows = np.empty((int(index[last - 1]) + 1 - start, self.n_columns), self.dtype)
+                    self._fill(descriptor, rows, start)
+                    found[first:last] = rows[index[first:last] - start]
+        finally:
+            os.close(descriptor)
+        return found
+
+    def _fill(self, descriptor: int, rows: np.ndarray, start: int) -> None:
+        left, place = memoryview(rows.reshape(-1).view(np.uint8).data), self.offset + start * self._row_bytes
+        while left:
+            n = os.preadv(descriptor, [left], place)
+            if n == 0:
+                raise OSError(
+                    f"{self.path} ends at byte {place}, before its row {start + len(rows) - 1}: it has become shorter since "
+                    "it was opened; write it again, and start anew"
+                )
+            left, place = left[n:], place + n
+
+
+class StoredRows:
+    """Rows [n, m] of parts that lie on disk, as far as an array is needed: shape, slices, rows by number.
+
+    ``numpy.asarray`` loads all of them.
+
+    Args:
+        parts: at least one, each of at least one row.
+        n_columns, dtype: m and the dtype, the same of all parts.
+    """
+
+    ndim = 2
+
+    def __init__(self, parts: Sequence[Part], n_columns: int, dtype: np.dtype) -> None:
+        self.parts, self.dtype = tuple(parts), np.dtype(dtype)
+        self._ends = np.cumsum([part.n_rows for part in self.parts], dtype=np.int64)
+        self.shape = (int(self._ends[-1]), n_columns)
+
+    @property
+    def size(self) -> int:
+        """Entries, n·m."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the entries."""
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"StoredRows({self.shape[0]:,} rows of {self.shape[1]:,} columns, {self.dtype}, {len(self.parts)} parts)"
+
+    def __getitem__(self, index: slice | np.ndarray | Sequence[int] | int) -> np.ndarray:
+        """Rows [.., m] in the dtype of the file, as a new array.
+
+        Args:
+            index: a slice, whole numbers in any order (negative ones count from the end), or one of them.
+
+        Raises:
+            IndexError: a number that no row has, or an index that is none of these.
+            OSError: a file cannot be read any more.
+        """
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step == 1:
+                return self._between(start, max(start, stop))
+            return self._take(np.arange(start, stop, step))
+        number = np.asarray(index)
+        if number.ndim > 1 or (number.dtype.kind not in "iu" and number.size):
+            raise IndexError(
+                f"StoredRows: index must be a slice or whole numbers, the numbers of rows; got {index!r}"
+            )
+        rows = self._take(number.reshape(-1).astype(np.int64))
+        return rows[0] if number.ndim == 0 else rows
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All rows, in memory."""
+        if copy is False:
+            raise ValueError("StoredRows: rows on disk become an array by a copy; leave out copy=False")
+        return self._between(0, len(self)).astype(dtype or self.dtype, copy=False)
+
+    def _between(self, start: int, stop: int) -> np.ndarray:
+        pieces, first = [], 0
+        for part, end in zip(self.parts, self._ends.tolist(), strict=True):
+            if first < stop and end > start:
+                pieces.append(part.read(max(start, first) - first, min(stop, end) - first))
+            first = end
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.empty((0, self.shape[1]), self.dtype)
+
+    def _take(self, index: np.ndarray) -> np.ndarray:
+        n = len(self)
+        outside = (index < -n) | (index >= n)
+        if outside.any():
+            raise IndexError(
+                f"StoredRows: row {int(index[outside][0])} is out of range, there are {n:,} rows"
+            )
+        index = np.where(index < 0, index + n, index)
+        order = np.argsort(index, kind="stable")
+        found, ordered = np.empty((len(index), self.shape[1]), self.dtype), index[order]
+        bounds = np.searchsorted(ordered, [0, *self._ends.tolist()])
+        for i, part in enumerate(self.parts):
+            low, high = bounds[i], bounds[i + 1]
+            if high > low:
+                first = int(self._ends[i]) - part.n_rows
+                found[order[low:high]] = part.take(ordered[low:high] - first)
+        return found
+
+
+def blocks(X: np.ndarray | StoredRows, n_rows: int) -> Iterator[np.ndarray]:
+    """All rows of ``X`` [n, m] in order, ``n_rows`` at a time; the next block of stored rows is read meanwhile."""
+    starts = range(0, len(X), n_rows)
+    if not isinstance(X, StoredRows):
+        for start in starts:
+            yield X[start : start + n_rows]
+        return
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        ahead = reader.submit(X.__getitem__, slice(0, n_rows))
+        for start in starts[1:]:
+            block, ahead = ahead.result(), reader.submit(X.__getitem__, slice(start, start + n_rows))
+            yield block
+        yield ahead.result()
+
+
+def part_of_map(X: Any) -> FilePart | None:
+    """The rows [n, m] of a memory map as part of its file; None where they do not lie there one after the other.
+
+    A map whose changes the file does not get (mode "c") is none either.
+    """
+    if not isinstance(X, np.memmap) or X.ndim != 2 or not X.size or not X.flags.c_contiguous:
+        return None
+    if X.dtype.hasobject or X.filename is None or X.mode not in ("r", "r+", "w+"):
+        return None
+    path, mapped = Path(X.filename), getattr(X, "_mmap", None)
+    if not isinstance(mapped, mmap.mmap) or not path.is_file():
+        return None
+    # the attribute ``offset`` of a slice is that of the whole map, so that the address decides
+    address = np.frombuffer(mapped, np.uint8).ctypes.data
+    offset = X.offset - X.offset % mmap.ALLOCATIONGRANULARITY + X.ctypes.data - address
+    if (
+        not 0 <= offset <= path.stat().st_size - X.nbytes
+    ):  # a result of arithmetic keeps the attributes of its map
+        return None
+    if not address <= X.ctypes.data <= address + len(mapped) - X.nbytes:
+        return None
+    part = FilePart(path, offset, len(X), X.shape[1], X.dtype)
+    ends = [(0, 1), (len(X) - 1, len(X))]  # another file may have taken the name of the one that is mapped
+    return part if all(part.read(*rows).tobytes() == X[slice(*rows)].tobytes() for rows in ends) else None
+
+
+def rows_at(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """``array[index]``; of a memory map from its file: a page of it that is touched brings others into memory."""
+    part = part_of_map(array)
+    return array[index] if part is None else StoredRows([part], part.n_columns, part.dtype)[index]
+
+
+def finite_sample(array: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """Numbers (ascending) of at most ``most`` rows of ``array`` [n, p] without NaN or infinity, at random.
+
+    Of more than a million rows, which may lie in a file, a few times as many are looked at as are wanted.
+    """
+    random, n = np.random.default_rng(seed), len(array)
+    rows = np.arange(n) if n <= _LOOKED_THROUGH else np.sort(random.choice(n, 4 * most, replace=False))
+    rows = rows[np.isfinite(array if len(rows) == n else rows_at(array, rows)).all(axis=1)]
+    return rows if len(rows) <= most else np.sort(random.choice(rows, most, replace=False))
