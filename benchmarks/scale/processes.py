@@ -11,6 +11,7 @@ thread in the same run. The model is a sum of computing and of messages, with ra
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -25,7 +26,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 COLUMNS, DIMENSION = 64, 6
 REPEATS = 7  # passes, and epochs, of which the median is taken
-# What is modelled: DESC with a network for images of 784 pixels, and k-subspaces of as many rows.
+# What is modelled: DESC with fully connected layers for rows of 784 columns, and k-subspaces of as many.
 ROWS, WIDTHS, CODE, CLUSTERS, SUBSPACE = 50_000_000, (784, 1000, 1000, 2000), 80, 10, 8
 BATCHES = (1024, 16_384)
 LATENCY = 20e-6  # seconds of a message
@@ -74,11 +75,13 @@ def fit(path: Path, model: str, n_clusters: int) -> float:
 def measure(n_rows: int, counts: list[int]) -> str:
     """A table of the rates of ``counts`` processes."""
     lines = [
-        f"{platform.machine()}, {os.cpu_count()} cores, one thread a process; a pass of k-subspaces (100 subspaces of dimension "
-        f"{DIMENSION}) over {n_rows:,} × {COLUMNS} float32 on disk, an epoch of DESC (10 subspaces, mini-batches of 1,024) over "
-        f"{n_rows // 10:,} of them; medians of {REPEATS}.", "", "| | processes | rows a second | beside one |",
+        f"{platform.machine()}, {os.cpu_count()} cores, one thread a process. A pass of k-subspaces (100 subspaces of",
+        f"dimension {DIMENSION}) over {n_rows:,} × {COLUMNS} float32 on disk; an epoch of DESC (10 subspaces, mini-batches",
+        f"of 1,024) over {n_rows // 10:,} × {COLUMNS} in memory; medians of {REPEATS}.",
+        "",
+        "| | processes | rows a second | beside one |",
         "| --- | ---: | ---: | ---: |",
-    ]  # fmt: skip
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for model, n_clusters, n in (("k-subspaces", 100, n_rows), ("desc", 10, n_rows // 10)):
             path, one = Path(folder) / f"{model}.npy", 0.0
@@ -109,14 +112,17 @@ def modelled(flops: float, inside: float, between: float) -> str:
     A ring sends 2 (N − 1)/N times what it reduces through every link, and (N − 1)/N times what it gathers. Of more than
     one machine the slowest link counts.
     """
-    widths = (*WIDTHS, CODE)
-    weights = 2 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))  # encoder and decoder
+    weights = 2 * sum(a * b for a, b in itertools.pairwise((*WIDTHS, CODE)))  # encoder and decoder
     lines = [
-        f"MODELLED, not measured: {flops:.3g} FLOP/s a GPU, {inside:.3g} B/s within a machine of 8, {between:.3g} B/s between "
-        f"machines, {LATENCY * 1e6:.0f} µs a message.", "", f"DESC, {weights:,} weights, codes of {CODE}, {ROWS:,} rows. "
-        "Step: 6 m W/N FLOP; sent: 2 (N − 1)/N · 4 W (gradients) + 3 (N − 1)/N · 4 m p (codes and their gradients).",
-        "", "| GPUs | mini-batch | computing ms | messages ms | epoch s | efficiency |", "| ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]  # fmt: skip
+        f"MODELLED, not measured: {flops:.3g} FLOP/s a GPU, {inside:.3g} B/s within a machine of 8, {between:.3g} B/s",
+        f"between machines, {LATENCY * 1e6:.0f} µs a message.",
+        "",
+        f"DESC, W = {weights:,} weights, codes of p = {CODE}, {ROWS:,} rows. A step computes 6 m W/N FLOP and sends",
+        "2 (N − 1)/N · 4 W bytes of gradients and 3 (N − 1)/N · 4 m p of codes and their gradients.",
+        "",
+        "| GPUs | mini-batch m | computing ms | messages ms | epoch s | efficiency |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for batch in BATCHES:
         for n in (1, 8, 64):
             link, share = (inside if n <= 8 else between), (n - 1) / n
@@ -130,10 +136,14 @@ def modelled(flops: float, inside: float, between: float) -> str:
             )
     p, kd = WIDTHS[0], CLUSTERS * SUBSPACE
     lines += [
-        "", f"KSubspaces, {CLUSTERS} subspaces of dimension {SUBSPACE}, rows of {p}. Pass: n p (2 K d + 2 p)/N FLOP; sent: 2 (N − 1)/N · 8 K p² "
-        "(Gram matrices) + (N − 1)/N · 5 n (labels and residuals).",
-        "", "| GPUs | computing s | messages s | efficiency |", "| ---: | ---: | ---: | ---: |",
-    ]  # fmt: skip
+        "",
+        f"KSubspaces, K = {CLUSTERS} subspaces of dimension d = {SUBSPACE}, n = {ROWS:,} rows of p = {p}. A pass computes",
+        "n p (2 K d + 2 p)/N FLOP and sends 2 (N − 1)/N · 8 K p² bytes of Gram matrices and (N − 1)/N · 5 n of labels and",
+        "residuals.",
+        "",
+        "| GPUs | computing s | messages s | efficiency |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
     for n in (1, 8, 64):
         link, share = (inside if n <= 8 else between), (n - 1) / n
         computing = ROWS * p * (2 * kd + 2 * p) / n / flops
