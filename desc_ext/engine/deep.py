@@ -23,7 +23,7 @@ from desc_ext.engine.inputs import input_rows, input_width, training_rows
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
-from desc_ext.engine.processes import BatchShare, check_group, fitting_together
+from desc_ext.engine.processes import BatchShare, check_group, fitting_together, processes
 from desc_ext.engine.rows import Rows, Scaling, map_chunks, scaled_rows
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, run_stages
 from desc_ext.engine.state import Evaluation, FitState
@@ -138,10 +138,11 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
     def _begin(self, X: Any, options: Self) -> S:
         device, dtype = resolve_device(self.device), parameter_dtype(options.dtype)
         array = training_rows(self, X, options)
+        processes().require_same_rows(type(self).__name__, array)
         options._adapt_options(*array.shape)
         self._set_options(options)
         rows = scaled_rows(array, options.scaling, device, dtype)
-        seed = self._draw_seed()
+        seed = processes().from_first(self._draw_seed)  # with random_state=None each would have its own
         network = options._build(rows.n_features, len(rows), torch.Generator().manual_seed(seed))
         set_dtype(network, options.dtype)
         network.offset, network.scale = rows.offset, rows.scale  # float64, whatever the dtype of the network

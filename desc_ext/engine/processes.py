@@ -22,7 +22,7 @@ from torch import Tensor, nn
 __all__ = ["BatchShare", "Processes", "alone", "check_group", "fitting_together", "processes"]
 
 T = TypeVar("T")
-_ALL_GATHERED = 2**22  # values of gradients that are added up in one message
+_VALUES_TOGETHER = 2**22  # values of gradients that are added up in one message
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,18 @@ class Processes:
         dist.broadcast_object_list(found, 0)
         return found[0]
 
+    def require_same_rows(self, name: str, X: Any) -> None:
+        """Raises ValueError, in every process, where the estimator ``name`` is given rows of different shapes or dtypes."""
+        found = [f"{list(X.shape)} of {X.dtype}"] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, found[0])
+        other = next((rank for rank, rows in enumerate(found) if rows != found[0]), 0)
+        if other:
+            raise ValueError(
+                f"{name}: distributed=True, but X is {found[0]} in process 0 and {found[other]} in process {other}; give "
+                "every process the same rows, of which each computes its share"
+            )
+
     def synchronise(self, network: nn.Module) -> None:
         """Gives the network the parameters and buffers that it has in the first process.
 
@@ -138,7 +150,7 @@ def _pieces(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
     """Consecutive gradients of one dtype, a bounded number of values together."""
     together: list[Tensor] = []
     for gradient in gradients:
-        full = sum(g.numel() for g in together) + gradient.numel() > _ALL_GATHERED
+        full = sum(g.numel() for g in together) + gradient.numel() > _VALUES_TOGETHER
         if together and (full or gradient.dtype != together[0].dtype):
             yield together
             together = []

@@ -184,7 +184,8 @@ class KSubspaces(_Found, Estimator):
             self._fit_rows(self._begin(X, options), options, recorder, among)
 
     def _fit_rows(self, rows: Rows, options: Self, recorder: Recorder, among: Processes) -> None:
-        seed = self._draw_seed()
+        among.require_same_rows("KSubspaces", rows.X)
+        seed = among.from_first(self._draw_seed)  # with random_state=None each would have its own
         if rows.is_stored and self._keeps_embedding:
             require_room((len(rows), options.n_clusters), np.dtype(options.dtype), self._large_files, _MEND)
         z, axes = self._reduced(rows, options, seed)

@@ -48,6 +48,10 @@ def test_several_processes_end_where_one_ends(n, tmp_path, monkeypatch):
             # sums in another order
             np.testing.assert_allclose(found["codes"], alone["codes"], rtol=0, atol=1e-8, err_msg=method)
             np.testing.assert_allclose(found["loss"], alone["loss"], rtol=1e-9, err_msg=method)
+    for method in ("desc", "k-subspaces"):
+        for rank in range(n):
+            message = (tmp_path / f"refused-{method}-{rank}").read_text()
+            assert "X is [301, 64] of float64 in process 0 and [300, 64] of float64 in process 1" in message
     monkeypatch.setattr(inputs, "READ_WHOLE", 0)
     for rows in together.SUBSPACES:
         alone = together.fit_subspaces(rows, tmp_path)

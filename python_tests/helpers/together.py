@@ -89,6 +89,11 @@ def main() -> None:
         for method in FITS:
             np.savez(folder / f"{method}-{rank}.npz", **fit(method, distributed=True))
         read_from_disk()
+        for method in ("desc", "k-subspaces"):
+            try:
+                small(method, distributed=True).fit(IMAGES[rank:].reshape(len(IMAGES) - rank, -1))
+            except ValueError as error:
+                (folder / f"refused-{method}-{rank}").write_text(str(error))
         for rows in SUBSPACES:
             np.savez(folder / f"{rows}-{rank}.npz", **fit_subspaces(rows, folder, distributed=True))
     dist.destroy_process_group()
