@@ -305,8 +305,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         return {"params": _parameters(state.network.autoencoder), "lr": rate}
 
     def _pretraining_batches(self, state: CollaborativeState) -> list[Tensor]:
-        order = torch.randperm(len(state.rows), generator=state.order)
-        return list(order.split(state.options.pretrain_batch_size))
+        return list(state.rows.shuffled(state.order, state.options.pretrain_batch_size))
 
     def _batches(self, state: CollaborativeState) -> list[Tensor]:
         batches: list[Tensor] = []
@@ -315,8 +314,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
                 order = torch.randperm(len(state.parts), generator=state.order)
                 batches += [state.parts[number] for number in order]
             else:
-                order = torch.randperm(len(state.rows), generator=state.order)
-                batches += nearly_equal(order, state.options.batch_size)
+                batches += nearly_equal(state.rows.order(state.order), state.options.batch_size)
         return batches
 
     def _find_first_clusters(self, state: CollaborativeState) -> None:
