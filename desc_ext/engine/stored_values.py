@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -16,6 +18,13 @@ from desc_ext.stored import FilePart, StoredRows
 __all__ = ["StoredValues", "Values", "row_blocks"]
 
 _BLOCK_BYTES = 2**24  # of a tensor of :func:`row_blocks`
+
+
+@dataclass(frozen=True)
+class _OpenPart(FilePart):
+    """A file that lies there as long as it is open."""
+
+    file: IO[bytes]
 
 
 class StoredValues:
@@ -29,20 +38,24 @@ class StoredValues:
         parts: tensors [.., m] of one dtype and device, which are the values one after the other.
         folder: where the file lies; None: the system's folder for temporary files (``TMPDIR``).
 
+    Attributes:
+        rows: the same as :class:`StoredRows`.
+
     Raises:
         OSError: the disk is full.
     """
 
     def __init__(self, n: int, parts: Iterable[Tensor], folder: Path | None = None) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this object
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - is open as long as its rows are read
         self.folder, n_written = folder, 0
         for part in parts:
             array = part.cpu().contiguous().numpy()
             try:
-                self._file.write(array.data)
+                file.write(array.data)
+                file.flush()
             except OSError as error:
                 with contextlib.suppress(OSError):  # what could not be written is not wanted any more
-                    self._file.close()
+                    file.close()
                 wanted = n * array.shape[1] * array.itemsize / 2**30
                 raise OSError(
                     f"{wanted:.1f} GiB of values of the rows could not be written to "
@@ -51,9 +64,8 @@ class StoredValues:
             n_written += len(part)
             self.dtype, self.device, self.shape = part.dtype, part.device, (n, part.shape[1])
         assert n_written == n
-        self._file.flush()
-        # another descriptor of the same file, which needs no name
-        place = FilePart(Path(f"/dev/fd/{self._file.fileno()}"), 0, n, self.shape[1], array.dtype)
+        # the descriptor stands for a name, which the file does not have
+        place = _OpenPart(Path(f"/dev/fd/{file.fileno()}"), 0, n, self.shape[1], array.dtype, file)
         self.rows = StoredRows([place], place.n_columns, place.dtype)
 
     def __len__(self) -> int:
