@@ -30,9 +30,29 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
         epochs += ["max_epochs=1", "warmup_epochs=0", f"subspace_dim={DIMENSION}"]
     elif arguments.model in ("dec", "idec"):
         epochs += ["max_rounds=1", "warmup_epochs=0"]
-    options = [*epochs, f"hidden_sizes={arguments.hidden_sizes}", f"batch_size={arguments.batch_size}", "device=cpu"]
-    fit = ["fit", rows, "--model", arguments.model, "--clusters", arguments.clusters, "--out", out, "--no-embedding"]
-    command = [*map(str, fit), "--no-pictures", "--no-report", *(word for one in options for word in ("--set", one))]
+    options = [
+        *epochs,
+        f"hidden_sizes={arguments.hidden_sizes}",
+        f"batch_size={arguments.batch_size}",
+        "device=cpu",
+    ]
+    fit = [
+        "fit",
+        rows,
+        "--model",
+        arguments.model,
+        "--clusters",
+        arguments.clusters,
+        "--out",
+        out,
+        "--no-embedding",
+    ]
+    command = [
+        *map(str, fit),
+        "--no-pictures",
+        "--no-report",
+        *(word for one in options for word in ("--set", one)),
+    ]
     seconds, mib, _ = measured([sys.executable, "-m", "desc_ext", *command], arguments.threads)
     with open(out / "history.csv", newline="") as file:
         epochs_run = [(line["stage"], float(line["seconds"])) for line in csv.DictReader(file)]
@@ -73,7 +93,12 @@ def main() -> None:
         shutil.rmtree(folder)
     print("\n".join(lines))
     if arguments.save:
-        head = ["# Deep methods on rows on disk", "", "Written by `python benchmarks/scale/large_deep.py --save`.", ""]
+        head = [
+            "# Deep methods on rows on disk",
+            "",
+            "Written by `python benchmarks/scale/large_deep.py --save`.",
+            "",
+        ]
         (RESULTS / "large_deep.md").write_text("\n".join([*head, *lines, ""]))
 
 

@@ -152,7 +152,9 @@ def certainty_of_margins(distances: np.ndarray, labels: np.ndarray) -> np.ndarra
     return _ranks(margins_of(distances, labels), labels)
 
 
-def ranked(like: Any, labels: np.ndarray, margins: np.ndarray, centres: Tensor | None = None) -> FirstClusters:
+def ranked(
+    like: Any, labels: np.ndarray, margins: np.ndarray, centres: Tensor | None = None
+) -> FirstClusters:
     """The partition ``labels`` int64 [n] with the certainty that ``margins`` [n] give, on the device of ``like``."""
     return FirstClusters(_on(like, labels), _on(like, _ranks(margins, labels)), centres)
 

@@ -21,11 +21,11 @@ from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.checkpoint import Checkpoint
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
+from desc_ext.engine.large_arrays import RowWriter, require_room
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.processes import BatchShare, check_group, fitting_together
-from desc_ext.engine.large_arrays import RowWriter, require_room
 from desc_ext.engine.rows import Rows, Scaling, map_chunks, map_in_memory, scaled_rows
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, run_stages
 from desc_ext.engine.state import Evaluation, FitState
@@ -174,7 +174,9 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         if state.rows.is_stored and self._stores_codes:
             # in the fit, and as its result
             width = state.network.latent_dim * (2 if self._keeps_embedding else 1)
-            require_room((len(state.rows), width), np.dtype(str(state.rows.dtype)[6:]), self._large_files, _MEND)
+            require_room(
+                (len(state.rows), width), np.dtype(str(state.rows.dtype)[6:]), self._large_files, _MEND
+            )
         stages = self.stages(state)
         checkpoint = Checkpoint(self.checkpoint, self.method, self._work_per_checkpoint)
         if self.resume and checkpoint.exists():
@@ -318,7 +320,9 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
     def _saved_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"network.{name}": value for name, value in self.network_.state_dict().items()}
         arrays = {name: getattr(self, name) for name in _ARRAYS}
-        if self._confidence is not None and (self.embedding_ is None or isinstance(self.embedding_, np.memmap)):
+        if self._confidence is not None and (
+            self.embedding_ is None or isinstance(self.embedding_, np.memmap)
+        ):
             del arrays["embedding_"]
             arrays["confidence"] = self._confidence
         return tensors | {name: torch.from_numpy(array) for name, array in arrays.items()}, {}

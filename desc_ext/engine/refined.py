@@ -145,7 +145,7 @@ class RefinedClusterer(DeepClusterer[S]):
     )
 
     # ------------------------------------------------------------------ what a method adds
-    def _take_start(self, state: S, z: Tensor, start: FirstClusters) -> None:
+    def _take_start(self, state: S, z: Any, start: FirstClusters) -> None:
         """Sets the method's own parameters by the codes ``z`` [n, p] of all rows and their first clusters, if it can."""
 
     def _membership(self, network: Any, z: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class RefinedClusterer(DeepClusterer[S]):
 
     # ------------------------------------------------------------------ the start
     @torch.no_grad()
-    def _find_start(self, state: S, z: Tensor) -> Tensor:
+    def _find_start(self, state: S, z: Any) -> Tensor:
         """First clusters [n] by ``init``, given all codes ``z`` [n, p]; sets the method's parameters by them."""
         start = processes().from_first(lambda: self._first_clusters(state, z).to("cpu")).to(z.device)
         if state.options.anchor_weight:
@@ -208,7 +208,7 @@ class RefinedClusterer(DeepClusterer[S]):
         self._take_start(state, z, start)
         return start.labels
 
-    def _first_clusters(self, state: S, z: Tensor) -> FirstClusters:
+    def _first_clusters(self, state: S, z: Any) -> FirstClusters:
         """First clusters by ``init``, given all codes ``z`` [n, p]; a method with further values of ``init`` adds them."""
         options, start = state.options, None
         if isinstance(options.init, np.ndarray) or options.init != "k-means":

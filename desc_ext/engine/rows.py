@@ -230,7 +230,9 @@ class Rows:
         )  # (x − 0) / 1 has the bits of x
         self._resident = _resident(X, device)
         self._shuffle: BlockShuffle | None = None
-        self.folder: Path | None = None  # of the files of values of rows on disk; None: the system's temporary one
+        self.folder: Path | None = (
+            None  # of the files of values of rows on disk; None: the system's temporary one
+        )
 
     def __len__(self) -> int:
         return len(self.X)

@@ -110,7 +110,9 @@ def _by_self_expression(state: FitState[Any, Any]) -> FirstClusters:
         blocks = (X[start : start + BLOCK_ROWS] for start in range(0, len(X), BLOCK_ROWS))
         return torch.cat([unscaled_rows(block, rows).map(function, directions=True) for block in blocks])
 
-    return by_landmarks(_all(unscaled_rows(X[landmarks], rows)), landmarks, map_rows, n_clusters, seed, images)
+    return by_landmarks(
+        _all(unscaled_rows(X[landmarks], rows)), landmarks, map_rows, n_clusters, seed, images
+    )
 
 
 def _start_rows(state: FitState[Any, Any]) -> Rows:

@@ -24,7 +24,13 @@ from desc_ext.engine.rows import Rows, map_in_memory
 from desc_ext.engine.stored_values import StoredValues, row_blocks
 from desc_ext.engine.streamed_rows import StreamedRows
 
-__all__ = ["bases_of_stored", "by_kmeans_of_stored", "by_subspaces_of_stored", "given_to_stored", "means_of_stored"]
+__all__ = [
+    "bases_of_stored",
+    "by_kmeans_of_stored",
+    "by_subspaces_of_stored",
+    "given_to_stored",
+    "means_of_stored",
+]
 
 
 def by_kmeans_of_stored(z: StoredValues, n_clusters: int, n_init: int, seed: int) -> FirstClusters:
@@ -37,7 +43,9 @@ def by_kmeans_of_stored(z: StoredValues, n_clusters: int, n_init: int, seed: int
     found = map_in_memory(
         lambda part: torch.from_numpy(nearest_and_margins(distances_to(part.cpu().numpy(), centres))), z
     ).numpy()
-    return ranked(z, found[:, 0].astype(np.int64), found[:, 1], torch.from_numpy(centres).to(z.device, z.dtype))
+    return ranked(
+        z, found[:, 0].astype(np.int64), found[:, 1], torch.from_numpy(centres).to(z.device, z.dtype)
+    )
 
 
 def by_subspaces_of_stored(

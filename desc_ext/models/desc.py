@@ -18,8 +18,8 @@ from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.refined import ANCHORED, REFINE, UNANCHORED
 from desc_ext.engine.rows import map_blocks, map_chunks, map_in_memory
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
-from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.starts import unscaled_rows
+from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.stored_starts import bases_of_stored, by_subspaces_of_stored
 from desc_ext.engine.stored_values import StoredValues, Values, row_blocks
 from desc_ext.messages import warn_user
@@ -269,11 +269,13 @@ class DESC(ConvolutionalClusterer[State]):
         if isinstance(options.init, str) and options.init == "latent-k-subspaces":
             wanted = (options.n_clusters, options.subspace_dim, options.n_init, state.seed)
             if isinstance(z, StoredValues):
-                return by_subspaces_of_stored(unscaled_rows(z.rows, state.rows), z.shape[1], *wanted, directions=False)
+                return by_subspaces_of_stored(
+                    unscaled_rows(z.rows, state.rows), z.shape[1], *wanted, directions=False
+                )
             return by_subspaces(z, *wanted)
         return super()._first_clusters(state, z)
 
-    def _take_start(self, state: State, z: Values, start: FirstClusters) -> None:
+    def _take_start(self, state: State, z: Any, start: FirstClusters) -> None:
         options = state.options
         bases = bases_of_stored if isinstance(z, StoredValues) else subspace_bases
         state.network.bases.copy_(bases(z, start.labels, options.n_clusters, options.subspace_dim))
@@ -293,11 +295,14 @@ class DESC(ConvolutionalClusterer[State]):
     def _assign(self, network: SubspaceNetwork, z: Tensor) -> Tensor:
         return ops.subspace_soft_assignment(z, network.bases, self._smoothing(network))
 
+    @torch.no_grad()
     def _evaluate_codes(self, state: State, z: Values) -> Evaluation:
         options, network = state.options, state.network
         tiny = torch.finfo(z.dtype).tiny
         energy = map_blocks(lambda part: ops.projection_energy(part, network.bases), z)
-        mean_energy = sum(float(block.detach().double().sum()) for block in energy) / (len(z) * options.n_clusters)
+        mean_energy = sum(float(block.double().sum()) for block in energy) / (
+            len(z) * options.n_clusters
+        )
         network.mean_energy.fill_(max(mean_energy, tiny))
 
         def of_rows(part: Tensor) -> Tensor:
@@ -337,9 +342,7 @@ class DESC(ConvolutionalClusterer[State]):
         sums = [block.sum(0).double() for block in map_blocks(weighted, z, weight)]
         # a cluster without rows has frequency 0 and would divide 0 by 0
         frequency = torch.stack(sums).sum(0).to(z.dtype).clamp_min(tiny)
-        return map_chunks(
-            lambda part, h: ops.target_distribution(weighted(part, h), frequency), z, weight
-        )
+        return map_chunks(lambda part, h: ops.target_distribution(weighted(part, h), frequency), z, weight)
 
     # ------------------------------------------------------------------ losses
     def _terms(self, state: State, index: Tensor, evaluation: Evaluation | None) -> BatchLosses:

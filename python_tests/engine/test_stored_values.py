@@ -84,9 +84,12 @@ def test_a_function_of_values_in_a_file_is_that_of_the_tensor(truth):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file that is always full")
 def test_a_full_disk_is_said_with_a_way_out(truth, tmp_path, monkeypatch):
-    monkeypatch.setattr(stored_values.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "wb"))
-    with pytest.raises(OSError, match=r"0.0 GiB of values .* written to .*: .*No space left.*; make room there"):
-        stored(truth[0], tmp_path)
+    with open("/dev/full", "wb") as full:
+        monkeypatch.setattr(stored_values.tempfile, "TemporaryFile", lambda dir: full)
+        with pytest.raises(
+            OSError, match=r"0.0 GiB of values .* written to .*: .*No space left.*; make room there"
+        ):
+            stored(truth[0], tmp_path)
 
 
 def test_means_and_bases_of_values_in_a_file(truth):

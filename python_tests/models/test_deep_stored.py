@@ -134,8 +134,12 @@ def test_a_large_embedding_is_a_file_which_a_saved_model_leaves_out(X, on_disk, 
 def test_an_embedding_that_no_one_wants_is_not_made(X, on_disk, tmp_path):
     model, wanted, seen = small("dec"), small("dec").fit(on_disk), []
     model._keeps_embedding = False
-    watch = type("Watch", (Callback,), {"on_epoch_end": lambda self, m, record: seen.append(record["cluster_sizes"]) if "cluster_sizes" in record else None})
-    model.callbacks = [watch()]
+
+    class Watch(Callback):
+        def on_epoch_end(self, model, record):
+            seen.append(record.get("cluster_sizes"))
+
+    model.callbacks = [Watch()]
     model.fit(on_disk)
     assert model.embedding_ is None
     np.testing.assert_array_equal(model.labels_, wanted.labels_)
