@@ -19,7 +19,7 @@ from desc_ext.engine.callbacks import Callback
 from desc_ext.engine.rows import CHUNK_ROWS
 from desc_ext.models import load_model
 
-METHODS = ("desc", "edesc", "asc2d", "dec", "idec", "ae-kmeans")
+METHODS = ("desc", "edesc", "ncsc", "asc2d", "dec", "idec", "ae-kmeans")
 N, P = 2 * CHUNK_ROWS + 50, 20
 
 
@@ -57,6 +57,7 @@ def assert_same_fit(found, wanted):
             np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:NCSC collapsed")
 @pytest.mark.parametrize("init", ["self-expressive", "k-means", "k-subspaces", "labels"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_fit_to_rows_on_disk_is_that_to_the_array(method, init, X, on_disk):
@@ -68,6 +69,7 @@ def test_a_fit_to_rows_on_disk_is_that_to_the_array(method, init, X, on_disk):
     assert_same_fit(small(method, **options).fit(on_disk), small(method, **options).fit(X))
 
 
+@pytest.mark.filterwarnings("ignore:NCSC collapsed", "ignore:no row was ever confident")
 @pytest.mark.parametrize(
     ("method", "options"),
     [
@@ -76,6 +78,7 @@ def test_a_fit_to_rows_on_disk_is_that_to_the_array(method, init, X, on_disk):
         ("edesc", {"preset": "paper", "init": "k-means"}),
         ("dec", {"preset": "paper"}),
         ("asc2d", {"preset": "paper"}),
+        ("ncsc", {"preset": "paper", "scaling": "global", "latent_dim": 20}),
     ],
 )
 def test_so_are_the_presets_of_the_papers(method, options, X, on_disk):
