@@ -300,9 +300,7 @@ class DESC(ConvolutionalClusterer[State]):
         options, network = state.options, state.network
         tiny = torch.finfo(z.dtype).tiny
         energy = map_blocks(lambda part: ops.projection_energy(part, network.bases), z)
-        mean_energy = sum(float(block.double().sum()) for block in energy) / (
-            len(z) * options.n_clusters
-        )
+        mean_energy = sum(float(block.double().sum()) for block in energy) / (len(z) * options.n_clusters)
         network.mean_energy.fill_(max(mean_energy, tiny))
 
         def of_rows(part: Tensor) -> Tensor:

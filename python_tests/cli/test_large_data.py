@@ -129,7 +129,7 @@ def test_an_embedding_that_is_not_wanted_is_not_computed(shards, large, tmp_path
     assert done.exit_code == 0, done.output
 
 
-DEEP = "pretrain_epochs=1 max_epochs=1 init=k-means n_init=1 hidden_sizes=16 batch_size=512".split()
+DEEP = ["pretrain_epochs=1", "max_epochs=1", "init=k-means", "n_init=1", "hidden_sizes=16", "batch_size=512"]
 
 
 @pytest.mark.parametrize("further", [[], ["--no-embedding"]])
