@@ -1,4 +1,4 @@
-# make demo | test | test-isa | fuzz | bench | lint | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
+# make demo | test | test-isa | test-engines | fuzz | bench | lint | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
 # Each sets up what it needs in .venv, and only what has changed.
 #   PYTHON=python3.12      another Python (3.10 or newer)
 #   CXX=clang++            another C++20 compiler
@@ -17,7 +17,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test test-isa fuzz bench lint clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
+.PHONY: demo test test-isa test-engines fuzz bench lint clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -45,6 +45,7 @@ help:
 	@echo "make demo    cluster the bundled digits and compare with k-means (under 3 minutes)"
 	@echo "make test    run the tests"
 	@echo "make test-isa  those that promise equal bits, with the code for other processors (under 2 minutes)"
+	@echo "make test-engines  the examples for Ray Data and Dask, which are installed in .venv-engines (0.6 GB)"
 	@echo "make fuzz    search for files on which a reader fails (15 minutes; Python 3.11 or newer)"
 	@echo "make bench   measure the kernels"
 	@echo "make lint    check style, formatting, types and the direction of imports"
@@ -89,6 +90,10 @@ test-isa: $(STAMPS)/package build/libmkl_on_amd.so
 build/libmkl_on_amd.so: python_tests/helpers/mkl_on_amd.c | $(STAMPS)/compiler
 	@mkdir -p build
 	@"$(CXX)" -x c -shared -fPIC -O2 -o $@ $<
+
+test-engines: $(STAMPS)/package $(STAMPS)/engines
+	@echo "== Testing the examples for engines of large tables"
+	@.venv-engines/bin/python -m pytest -n 0 python_tests/test_engines.py $(ARGS)
 
 fuzz: $(STAMPS)/package $(STAMPS)/fuzz
 	@echo "== Searching for files on which a reader breaks its promise, $(FUZZ_SECONDS) s each"
@@ -140,7 +145,7 @@ sanitize: $(STAMPS)/package
 	  python_tests/kernels/test_sanitize_cpu.py emulator/tests/test_emulator_sanitized.py $(ARGS)
 
 clean:
-	rm -rf .venv build dist demo-output .pytest_cache .ruff_cache .benchmarks
+	rm -rf .venv .venv-engines build dist demo-output .pytest_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The set-up, one step after the other; a finished step leaves a stamp.
@@ -221,6 +226,15 @@ build/cuda/sources.sha256: $(SOURCES) $(CUDA_SOURCES) $(STAMPS)/tools
 
 $(STAMPS)/cuda-tools: pyproject.toml $(STAMPS)/tools
 	@$(PIP_INSTALL) nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
+	@touch $@
+
+# In an environment of their own, which finds the package and everything else in .venv.
+$(STAMPS)/engines: constraints.txt | $(STAMPS)/venv
+	@echo "== Installing Ray Data and Dask in .venv-engines"
+	@"$(PYTHON)" -m venv .venv-engines
+	@.venv-engines/bin/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt "ray[data]" "dask[dataframe]"
+	@$(VENV_PYTHON) -c 'import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))' \
+	  >"$$(.venv-engines/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/desc_ext_tests.pth"
 	@touch $@
 
 $(STAMPS)/fuzz: constraints.txt | $(STAMPS)/venv

@@ -9,21 +9,23 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 import desc_ext
 from desc_ext.data import KNOWN, data_folders, find_folder
 
 __all__ = ["collect_info", "format_info"]
 
-_PACKAGES = ("numpy", "scipy", "scikit-learn")
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "pyarrow")
 
 
 def collect_info(data_dir: str | os.PathLike[str] | None = None) -> dict:
     """Versions, the compiled library, CUDA, threads and data folders, as a dictionary fit for JSON.
 
-    Keys: ``desc_ext``, ``python``, ``torch``, ``numpy``, ``scipy``, ``scikit-learn`` (versions); ``library``
+    Keys: ``desc_ext``, ``python``, ``torch``, ``numpy``, ``scipy``, ``scikit-learn``, ``pyarrow`` (versions); ``library``
     (path), ``compiler``, ``instruction_sets`` (compiled), ``in_use`` (the one chosen for this processor);
-    ``cuda_architectures`` (of the compiled kernels), ``cuda_device`` (name, or None); ``threads``;
+    ``cuda_architectures`` (of the compiled kernels), ``cuda_device`` (name, or None), ``cuda_devices`` (how many);
+    ``threads``; ``process_backends`` (of torch.distributed, by which several processes can fit together);
     ``data`` (name of a data set to the folder it was found in, or None).
     """
     library = desc_ext.library_path  # which loads the operators
@@ -39,12 +41,21 @@ def collect_info(data_dir: str | os.PathLike[str] | None = None) -> dict:
         "in_use": build["in_use"],
         "cuda_architectures": build["cuda_architectures"],
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda_devices": torch.cuda.device_count(),
         "threads": torch.get_num_threads(),
+        "process_backends": _process_backends(),
         "data": {
             name: "scikit-learn" if not known.folders else _text(find_folder(known, data_dir))
             for name, known in KNOWN.items()
         },
     }
+
+
+def _process_backends() -> list[str]:
+    if not dist.is_available():
+        return []
+    found = {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available() and torch.cuda.is_available()}
+    return [name for name, available in found.items() if available]
 
 
 def _text(folder: Any) -> str | None:
@@ -61,7 +72,12 @@ def format_info(data_dir: str | os.PathLike[str] | None = None) -> str:
         ("instruction sets", f"{', '.join(info['instruction_sets'])} (in use: {info['in_use']})"),
         ("CUDA", cuda),
         ("CUDA device", info["cuda_device"] or "none that torch can use"),
+        ("CUDA devices", str(info["cuda_devices"])),
         ("threads", str(info["threads"])),
+        (
+            "fits of several processes",
+            ", ".join(info["process_backends"]) or "no (torch has no backend for them)",
+        ),
     ]
     rows += [(f"data: {name}", folder or "not found") for name, folder in info["data"].items()]
     rows += [("data searched in", ", ".join(map(str, data_folders(data_dir))))]

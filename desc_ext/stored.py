@@ -111,6 +111,21 @@ class FilePart:
             left, place = left[n:], place + n
 
 
+@dataclass(frozen=True)
+class _Stretch:
+    """Consecutive rows of a part, ``first`` and the next ones."""
+
+    part: Part
+    first: int
+    n_rows: int
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.part.read(self.first + start, self.first + stop)
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        return self.part.take(self.first + index)
+
+
 class StoredRows:
     """Rows [n, m] of parts that lie on disk, as far as an array is needed: shape, slices, rows by number.
 
@@ -166,6 +181,17 @@ class StoredRows:
             )
         rows = self._take(number.reshape(-1).astype(np.int64))
         return rows[0] if number.ndim == 0 else rows
+
+    def between(self, start: int, stop: int) -> StoredRows:
+        """Rows ``start`` to ``stop`` - 1, at least one, which stay where they are."""
+        parts, first = list[Part](), 0
+        for part, end in zip(self.parts, self._ends.tolist(), strict=True):
+            low, high = max(start, first) - first, min(stop, end) - first
+            if low < high:
+                whole = high - low == part.n_rows
+                parts.append(part if whole else _Stretch(part, low, high - low))
+            first = end
+        return StoredRows(parts, self.shape[1], self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All rows, in memory."""

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,11 @@ class Subspaces:
     n_iter: int
     n_reseeded: int  # empty clusters that were given rows
 
+    def to(self, device: torch.device | str) -> Subspaces:
+        """The same on ``device``."""
+        start, labels, bases = (tensor.to(device) for tensor in (self.start, self.labels, self.bases))
+        return replace(self, start=start, labels=labels, bases=bases)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -123,6 +129,23 @@ def search(
     if begun is not None:
         return _continued(passes, None, options, begun, on_iteration, after_iteration)
     subset, is_all = _seen_by_restarts(passes, options.seed)
+
+    def agreed(function: Callable[[], Subspaces]) -> Subspaces:
+        return passes.agreed(lambda: function().to("cpu")).to(passes.device)
+
+    best = agreed(lambda: _best_restart(subset, options, on_iteration))
+    if on_iteration is not None and is_all:
+        # already where it ends; run again for the sake of its records
+        found = agreed(lambda: lloyd(subset, best.start, options, on_iteration))
+        found.n_reseeded = best.n_reseeded
+        return found
+    labels, _ = passes.nearest(best.bases)
+    before = Progress(best.bases, best.residual, 0, 0, False, (best.n_iter, best.n_reseeded))
+    return _continued(passes, labels, options, before, on_iteration, after_iteration)
+
+
+def _best_restart(subset: Tensor, options: KSubspacesOptions, on_iteration: OnIteration | None) -> Subspaces:
+    """The restart with the smallest mean residual; its ``n_reseeded`` is that of all restarts."""
     best: Subspaces | None = None
     n_reseeded = 0
     for i, seed in enumerate(
@@ -145,14 +168,7 @@ def search(
         if on_iteration is not None and on_iteration(record, None):
             break
     assert best is not None  # there is one restart at least
-    if on_iteration is not None and is_all:
-        # already where it ends; run again for the sake of its records
-        found = lloyd(subset, best.start, options, on_iteration)
-        found.n_reseeded = n_reseeded
-        return found
-    labels, _ = passes.nearest(best.bases)
-    before = Progress(best.bases, best.residual, 0, 0, False, (best.n_iter, n_reseeded))
-    return _continued(passes, labels, options, before, on_iteration, after_iteration)
+    return replace(best, n_reseeded=n_reseeded)
 
 
 def _continued(
@@ -236,7 +252,7 @@ def lloyd(
         record = {"stage": "refine", "epoch": n_iter, "loss": mean, "label_change": change}
         record |= {"n_reseeded": found.n_empty, "cluster_sizes": found.sizes}
         ended = on_iteration is not None and on_iteration(record, found.nearest)
-        ended = ended or change <= options.tol or n_iter == options.max_iter
+        ended = passes.agreed(partial(bool, ended)) or change <= options.tol or n_iter == options.max_iter
         if after_iteration is not None:
             after_iteration(Progress(bases, mean, n_iter, n_reseeded, ended))
         if ended:

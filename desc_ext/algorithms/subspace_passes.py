@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from desc_ext import ops
 
 __all__ = ["InMemory", "SubspaceRows", "as_passes"]
+
+T = TypeVar("T")
 
 
 class SubspaceRows(Protocol):
@@ -38,6 +41,9 @@ class SubspaceRows(Protocol):
     def gram(self, labels: Tensor, n_clusters: int) -> Tensor:
         """:func:`desc_ext.ops.segment_gram` [n_clusters, p, p] of all rows under labels [n] as :meth:`nearest` gives them."""
 
+    def agreed(self, function: Callable[[], T]) -> T:
+        """What ``function`` returns in the first of the processes that have rows, which alone calls it."""
+
 
 class InMemory:
     """:class:`SubspaceRows` of a tensor [n, p]."""
@@ -65,6 +71,9 @@ class InMemory:
 
     def gram(self, labels: Tensor, n_clusters: int) -> Tensor:
         return ops.segment_gram(self.rows, labels, n_clusters)
+
+    def agreed(self, function: Callable[[], T]) -> T:
+        return function()
 
 
 def as_passes(rows: Tensor | SubspaceRows) -> SubspaceRows:

@@ -28,6 +28,7 @@ from desc_ext.cli.inputs import (
     TextOption,
     image_size,
     new_data,
+    shard_bounds,
 )
 
 if TYPE_CHECKING:
@@ -311,6 +312,12 @@ def predict(
     array: ArrayOption = None,
     text: TextOption = None,
     header: HeaderOption = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only the I-th of N equal parts of the rows: a part a process, or a machine."
+        ),
+    ] = None,
     data_dir: DataDirOption = None,
     download: DownloadOption = False,
 ) -> None:
@@ -330,6 +337,8 @@ def predict(
             folder, source, False, labels=labels, drop=drop or (), id=id_column, array=array, text=text, header=header,
             data_dir=data_dir, download=download,
         )  # fmt: skip
+        if shard is not None:
+            dataset = dataset.part(*shard_bounds(shard, len(dataset.X)))
         predicted = results.write_predictions(out, estimator, dataset)
         used = np.count_nonzero(np.bincount(predicted))
         console.print(f"{out}: {len(predicted):,} labels, {used} clusters used", markup=False)

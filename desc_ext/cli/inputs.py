@@ -27,6 +27,7 @@ __all__ = [
     "load_preparation",
     "new_data",
     "save_preparation",
+    "shard_bounds",
 ]
 
 DataArgument = Annotated[
@@ -91,6 +92,23 @@ DataDirOption = Annotated[
 DownloadOption = Annotated[
     bool, typer.Option("--download", help="Fetch a known data set from OpenML if need be.")
 ]
+
+
+def shard_bounds(text: str, n: int) -> tuple[int, int]:
+    """First row of the shard I of N parts of ``n`` rows, of the words I/N, and the first row behind it.
+
+    The parts follow each other, and their lengths differ by one row at most.
+
+    Raises:
+        ValueError: other words, a part that is not there, or more parts than rows.
+    """
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"--shard must be I/N, the part I (from 1) of N parts, such as 2/8; got {text}")
+    number, parts = int(found[1]), int(found[2])
+    if parts > n:
+        raise ValueError(f"--shard {text}: there are only {n} rows, which make no {parts} parts")
+    return (number - 1) * n // parts, number * n // parts
 
 
 def image_size(text: str | None) -> tuple[int, int] | None:

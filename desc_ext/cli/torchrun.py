@@ -72,7 +72,9 @@ def join_fit(model: str, options: dict[str, Any], dataset: Dataset, checkpoint: 
         checkpoint: the folder of the first one's checkpoints, which is read where ``resume`` is true.
     """
     options = options | {"distributed": True, "resume": resume, "checkpoint": checkpoint}
-    MODELS[model](**with_image_shape(options, dataset)).fit(dataset.images)
+    estimator = MODELS[model](**with_image_shape(options, dataset))
+    estimator._keeps_embedding = False  # of rows on disk the first process writes it
+    estimator.fit(dataset.images)
 
 
 def is_of_group(error: RuntimeError) -> bool:

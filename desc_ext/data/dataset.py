@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from desc_ext.data.preparation import Preparation
+from desc_ext.stored import StoredRows
 
 __all__ = ["Dataset"]
 
@@ -53,3 +54,15 @@ class Dataset:
             return self.X
         stack = self.X.reshape(len(self.X), *self.image_shape)
         return stack if stack.ndim == 3 else stack.transpose(0, 3, 1, 2)
+
+    def part(self, start: int, stop: int) -> Dataset:
+        """The rows ``start`` to ``stop`` - 1, at least one, named by their numbers here where nothing else names them."""
+        rows = slice(start, stop)
+        X: Any = self.X.between(start, stop) if isinstance(self.X, StoredRows) else self.X[rows]
+        return replace(
+            self,
+            X=X,
+            ids=np.arange(start, stop) if self.ids is None else self.ids[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            texts=None if self.texts is None else self.texts[rows],
+        )

@@ -9,16 +9,17 @@ chunks. So N processes give the result of one, up to the order in which float nu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["BatchShare", "Processes", "check_group", "fitting_together", "processes"]
+__all__ = ["BatchShare", "Processes", "alone", "check_group", "fitting_together", "processes"]
 
 T = TypeVar("T")
 _ALL_GATHERED = 2**22  # values of gradients that are added up in one message
@@ -55,13 +56,32 @@ class Processes:
             lengths: rows of the part for a share.
         """
         rows = [lengths(self._share_of(rank, n)) for rank in range(self.size)]
-        found = part.new_empty(sum(rows), *part.shape[1:])
+        found = _sendable(part.new_empty(sum(rows), *part.shape[1:]))
         for rank, piece in enumerate(found.split(rows)):
             if rank == self.rank:
                 piece.copy_(part)
             if piece.numel():
                 dist.broadcast(piece, rank)
-        return found
+        return found.to(part.device)
+
+    def together(self, part: np.ndarray, n: int) -> np.ndarray:
+        """The rows [n, ...] of all processes from ``part``, those of this process's share of them."""
+        if self.size == 1:
+            return part
+        return self.concatenated(torch.from_numpy(part), _length, n).numpy()
+
+    def total(self, part: Any) -> Any:
+        """The sum over the processes of a number or array, in float64; ``part`` itself where there is but one."""
+        return part if self.size == 1 else self._reduced(part, dist.ReduceOp.SUM)
+
+    def largest(self, part: float) -> float:
+        """The largest of the numbers of all processes."""
+        return part if self.size == 1 else float(self._reduced(part, dist.ReduceOp.MAX))
+
+    def _reduced(self, part: Any, operation: Any) -> np.ndarray:
+        values = _sendable(torch.from_numpy(np.array(part, dtype=np.float64)))
+        dist.all_reduce(values, operation)
+        return values.cpu().numpy()
 
     def add(self, *tensors: Tensor) -> None:
         """Puts the sum over the processes in the place of every tensor."""
@@ -75,7 +95,7 @@ class Processes:
             return function()
         found: list[Any] = [None]
         if self.first:
-            with _as(Processes()):
+            with alone():
                 found = [function()]
         dist.broadcast_object_list(found, 0)
         return found[0]
@@ -106,11 +126,12 @@ class Processes:
         """The means of values over the processes, which have them under the same names."""
         if self.size == 1:
             return values
-        means = torch.tensor(list(values.values()), dtype=torch.float64)
-        # NCCL adds what lies on a GPU alone
-        means = means.to("cuda") if dist.get_backend() == "nccl" else means
-        dist.all_reduce(means)
-        return dict(zip(values, (means / self.size).tolist(), strict=True))
+        return dict(zip(values, (self.total(list(values.values())) / self.size).tolist(), strict=True))
+
+
+def _sendable(tensor: Tensor) -> Tensor:
+    """``tensor`` where messages can begin: NCCL sends what lies on a GPU alone."""
+    return tensor.to("cuda") if dist.get_backend() == "nccl" else tensor
 
 
 def _pieces(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -141,6 +162,11 @@ def _as(current: Processes) -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+def alone() -> AbstractContextManager[None]:
+    """In here this process computes by itself."""
+    return _as(Processes())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
     "map_in_memory",
     "require_finite_norms",
     "require_norms_between",
+    "rows_between",
     "scaled_rows",
     "scaling_statistics",
 ]  # fmt: skip
@@ -170,25 +172,33 @@ def scaling_statistics(X: Input, scaling: Scaling) -> tuple[np.ndarray, np.ndarr
     return offset * factor, np.where(scale > 0, scale, 1.0) * factor
 
 
+def rows_between(X: Input, place: slice) -> Input:
+    """Consecutive rows of ``X`` [n, m], at least one: a view, or the same rows on disk."""
+    return X.between(place.start, place.stop) if isinstance(X, StoredRows) else X[place]
+
+
 def _statistics(X: Input, scaling: Scaling, unit: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """:func:`scaling_statistics` of X / unit."""
     n_samples, n_features = X.shape
 
+    among = processes().for_items(n_samples)
+    own = rows_between(X, among.share(n_samples))
+
     def parts() -> Iterator[np.ndarray]:
-        for block in blocks(X, _READ_ROWS):
+        for block in blocks(own, _READ_ROWS):
             yield block if unit == 1 else block / unit
 
     if scaling == "none":
         return np.zeros(n_features), np.ones(n_features)
     if scaling == "uncentred":
-        square = sum(np.square(block, dtype=np.float64).sum() for block in parts()) / X.size
+        square = among.total(sum(np.square(block, dtype=np.float64).sum() for block in parts())) / X.size
         return np.zeros(n_features), np.full(n_features, np.sqrt(square))
     if scaling == "minmax":
-        low = float(min(block.min() for block in parts()))
-        high = float(max(block.max() for block in parts()))
+        low = -among.largest(-float(min(block.min() for block in parts())))
+        high = among.largest(float(max(block.max() for block in parts())))
         return np.full(n_features, low), np.full(n_features, high - low)
-    mean = sum(block.sum(0, dtype=np.float64) for block in parts()) / n_samples
-    variance = sum(np.square(block - mean).sum(0) for block in parts()) / n_samples
+    mean = among.total(sum(block.sum(0, dtype=np.float64) for block in parts())) / n_samples
+    variance = among.total(sum(np.square(block - mean).sum(0) for block in parts())) / n_samples
     if scaling == "global":
         return mean, np.full(n_features, np.sqrt(variance.mean()))
     deviation = np.sqrt(variance)
@@ -241,6 +251,17 @@ class Rows:
     def n_features(self) -> int:
         """Columns of the rows."""
         return self.X.shape[1]
+
+    def part(self, place: slice) -> Rows:
+        """The consecutive rows at ``place``, at least one."""
+        part = copy.copy(self)
+        part.X, part._shuffle = rows_between(self.X, place), None
+        part._resident = None if self._resident is None else self._resident[place]
+        return part
+
+    def _own_part(self) -> Rows:
+        """This process's share of the rows, where processes fit together."""
+        return self.part(processes().for_items(len(self)).share(len(self)))
 
     def digest(self) -> str:
         """SHA-256 of type and values of ``X``, in 16 hexadecimal digits."""
@@ -382,9 +403,10 @@ class Rows:
             return None
         basis = self._leading_span(n_components, generator, directions)
         gram = basis.new_zeros(basis.shape[1], basis.shape[1], dtype=torch.float64)
-        for part in self._parts(_PASS_ROWS, directions):
+        for part in self._own_part()._parts(_PASS_ROWS, directions):
             image = (part @ basis).double()
             gram += image.T @ image
+        processes().for_items(len(self)).add(gram)
         return basis @ leading_directions(gram[None], n_components)[0].to(self.dtype)
 
     def _leading_span(self, n_components: int, generator: torch.Generator, directions: bool) -> Tensor:
@@ -393,8 +415,9 @@ class Rows:
         basis = torch.randn(size, generator=generator, dtype=self.dtype).to(self.device)
         for _ in range(_SUBSPACE_ITERATIONS):
             image = torch.zeros_like(basis)
-            for part in self._parts(_PASS_ROWS, directions):
+            for part in self._own_part()._parts(_PASS_ROWS, directions):
                 image += part.T @ (part @ basis)
+            processes().for_items(len(self)).add(image)
             basis = torch.linalg.qr(image)[0]
         return basis
 

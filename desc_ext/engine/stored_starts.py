@@ -57,12 +57,13 @@ def by_subspaces_of_stored(
         n_components: columns at most, beyond which the rows are projected as :meth:`Rows.axes` says.
         dim: of a subspace.
     """
-    passes = StreamedRows(rows, n_components, torch.Generator().manual_seed(seed), directions)
+    axes = rows.axes(n_components, torch.Generator().manual_seed(seed), directions)
+    passes = StreamedRows(rows, axes, directions)
     found = search(passes, KSubspacesOptions(n_clusters, min(dim, passes.shape[1]), n_init, seed))
     labels, margins = found.labels.cpu().numpy().astype(np.int64), np.empty(len(rows))
 
     def of_block(start: int, z: Tensor) -> tuple[int, np.ndarray]:
-        reduced = z if passes.axes is None else z @ passes.axes
+        reduced = z if axes is None else z @ axes
         residual = ops.projection_residual(reduced, found.bases).double().cpu().numpy()
         return start, margins_of(residual, labels[start : start + len(z)])
 

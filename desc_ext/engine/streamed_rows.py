@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from desc_ext import ops
 from desc_ext.engine.rows import Rows, require_norms_between
 
 __all__ = ["StreamedRows", "smallest_integers"]
+
+T = TypeVar("T")
 
 
 def smallest_integers(n: int) -> torch.dtype:
@@ -28,19 +30,14 @@ class StreamedRows:
 
     Args:
         rows: what is read.
-        n_components: q at most; wider rows are projected as :meth:`Rows.axes` says.
-        generator: for the axes.
+        axes: [m, q] that they are projected onto (:meth:`Rows.axes`), or None.
         directions: whether rows are divided by their norms.
-
-    Attributes:
-        axes: [m, q], or None.
     """
 
-    def __init__(self, rows: Rows, n_components: int, generator: torch.Generator, directions: bool) -> None:
-        self._rows, self._directions = rows, directions
+    def __init__(self, rows: Rows, axes: Tensor | None, directions: bool) -> None:
+        self._rows, self._axes, self._directions = rows, axes, directions
         self.device, self.dtype = rows.device, rows.dtype
-        self.axes = rows.axes(n_components, generator, directions)
-        self.shape = (len(rows), rows.n_features if self.axes is None else self.axes.shape[1])
+        self.shape = (len(rows), rows.n_features if axes is None else axes.shape[1])
         self._gram: tuple[Tensor, Tensor] | None = None  # of which labels, and what
 
     def take(self, index: Tensor) -> Tensor:
@@ -77,6 +74,9 @@ class StreamedRows:
             gram += part
         return gram
 
+    def agreed(self, function: Callable[[], T]) -> T:
+        return function()
+
     def require_finite_norms(self) -> None:
         """As :func:`desc_ext.engine.rows.require_finite_norms`; directions need no pass for it."""
         if self._directions:
@@ -89,7 +89,7 @@ class StreamedRows:
         return self._rows.stream(lambda start, z: of_block(start, self._reduced(z)), self._directions)
 
     def _reduced(self, z: Tensor) -> Tensor:
-        return z if self.axes is None else z @ self.axes
+        return z if self._axes is None else z @ self._axes
 
     def _no_gram(self, n_clusters: int) -> Tensor:
         p = self.shape[1]

@@ -31,7 +31,9 @@ from desc_ext.engine.inputs import input_rows, input_width, training_rows
 from desc_ext.engine.large_arrays import RowWriter, require_room
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.pass_checkpoint import PassCheckpoint
+from desc_ext.engine.processes import Processes, alone, check_group, fitting_together, processes
 from desc_ext.engine.rows import Input, Rows, map_chunks, require_finite_norms, scaled_rows
+from desc_ext.engine.shared_passes import SharedPasses
 from desc_ext.engine.streamed_rows import StreamedRows
 from desc_ext.norms import unit_rows
 
@@ -147,6 +149,13 @@ class KSubspaces(_Found, Estimator):
         default=False,
         of_run=True,
     )
+    distributed: bool = option(
+        "fit together with the other processes of torch.distributed's default group, each of which is given the same X and "
+        "options: every pass over all rows is shared, and the result is that of one process up to the rounding of sums. The "
+        "first one looks for the start, and writes checkpoints. Of ``fit`` alone",
+        default=False,
+        of_run=True,
+    )
 
     # ------------------------------------------------------------------ fit
     def _complete_options(self) -> None:
@@ -154,6 +163,8 @@ class KSubspaces(_Found, Estimator):
             raise ValueError(
                 "KSubspaces: resume=True needs checkpoint, the folder to continue from; got None"
             )
+        if self.distributed:
+            check_group("KSubspaces")
 
     def _adapt_options(self, n_samples: int, n_features: int) -> None:
         super()._adapt_options(n_samples, n_features)
@@ -169,7 +180,11 @@ class KSubspaces(_Found, Estimator):
 
     @torch.no_grad()
     def _fit(self, X: Any, options: Self, recorder: Recorder) -> None:
-        rows, seed = self._begin(X, options), self._draw_seed()
+        with fitting_together(self.distributed) as among:
+            self._fit_rows(self._begin(X, options), options, recorder, among)
+
+    def _fit_rows(self, rows: Rows, options: Self, recorder: Recorder, among: Processes) -> None:
+        seed = self._draw_seed()
         if rows.is_stored and self._keeps_embedding:
             require_room((len(rows), options.n_clusters), np.dtype(options.dtype), self._large_files, _MEND)
         z, axes = self._reduced(rows, options, seed)
@@ -181,7 +196,7 @@ class KSubspaces(_Found, Estimator):
             shape = (options.n_clusters, z.shape[1], options.subspace_dim or 0)
             begun = kept.read(shape) if self.resume else None
         recorder.enter("restart" if begun is None else "refine")
-        after = None if kept is None else kept.write
+        after = None if kept is None or not among.first else kept.write
         found = search(z, options._search(seed), _Timed(self, recorder), after, begun)
         bases = found.bases.double()
         self.energies_ = _energies(z.gram(found.labels, options.n_clusters), bases)
@@ -190,21 +205,28 @@ class KSubspaces(_Found, Estimator):
         self.bases_ = bases.to(rows.dtype).cpu().numpy()
         self.n_iter_, self.n_reseeded_ = found.n_iter, found.n_reseeded
         del z, found
-        self._evaluate(rows)
+        self._evaluate(rows, among)
 
     def _reduced(self, rows: Rows, options: Self, seed: int) -> tuple[SubspaceRows, Tensor | None]:
         """The rows that are clustered, and the axes that they are projected onto."""
         width = options.n_components or rows.n_features
         generator = torch.Generator().manual_seed(seed)
+        among = processes().for_items(len(rows))
+        own = among.share(len(rows))
+        passes: SubspaceRows
+        shared: SubspaceRows
         if rows.is_stored:
             with one_thread():
-                streamed = StreamedRows(rows, width, generator, options.unit_rows)
+                axes = rows.axes(width, generator, options.unit_rows)
+            streamed = StreamedRows(rows.part(own), axes, options.unit_rows)
             streamed.require_finite_norms()
-            return streamed, streamed.axes
-        with one_thread():
-            z, axes = rows.reduced(width, generator, options.unit_rows)
-        require_finite_norms(z)
-        return as_passes(z), axes
+            passes, shared = StreamedRows(rows, axes, options.unit_rows), streamed
+        else:
+            with one_thread():
+                z, axes = rows.reduced(width, generator, options.unit_rows)
+            require_finite_norms(z)
+            passes, shared = as_passes(z), as_passes(z[own])
+        return (passes if among.size == 1 else SharedPasses(passes, shared, among)), axes
 
     def _begin(self, X: Any, options: Self) -> Rows:
         array = training_rows(self, X, options)
@@ -215,7 +237,8 @@ class KSubspaces(_Found, Estimator):
 
     def _choose_dim(self, z: Tensor | SubspaceRows, options: Self, seed: int) -> None:
         if options.subspace_dim is None:
-            options.subspace_dim = typical_dimension(z, options.n_clusters, seed)
+            dim = processes().from_first(lambda: typical_dimension(z, options.n_clusters, seed))
+            options.subspace_dim = dim
             self._set_options(options)
 
     def _rows(self, array: Input) -> Rows:
@@ -335,20 +358,29 @@ class KSubspaces(_Found, Estimator):
         return gram, sizes.to(bases.device, torch.float64)
 
     # ------------------------------------------------------------------ rows under the bases
-    def _evaluate(self, rows: Rows) -> None:
-        """Labels, distances and inertia of rows under the bases."""
+    def _evaluate(self, rows: Rows, among: Processes | None = None) -> None:
+        """Labels, distances and inertia of rows under the bases, each process those of its share."""
+        among = (among or Processes()).for_items(len(rows))
+        # an embedding on disk is written from its first row to its last, by the process that keeps it
+        if among.from_first(lambda: rows.is_stored and self._keeps_embedding):
+            among = Processes()
+        with alone():
+            self._evaluate_part(rows, rows.part(among.share(len(rows))), among)
+
+    def _evaluate_part(self, rows: Rows, own: Rows, among: Processes) -> None:
         if not rows.is_stored:
-            residual = self._residuals(rows)
+            residual = among.together(self._residuals(own), len(rows))
             self.labels_, self._distances = residual.argmin(1), None
             self.inertia_ = float(residual.min(1).astype(np.float64).sum())
             self.embedding_ = np.sqrt(residual)
             return
-        writer, n = self._writer(rows) if self._keeps_embedding else None, len(rows)
-        self.labels_, nearest = np.empty(n, np.int64), np.empty(n, self._options.dtype)
-        for place, residual in self._residual_blocks(rows):
-            self.labels_[place], nearest[place] = residual.argmin(1), residual.min(1)
+        writer, n = self._writer(rows) if self._keeps_embedding else None, len(own)
+        labels, nearest = np.empty(n, np.int64), np.empty(n, self._options.dtype)
+        for place, residual in self._residual_blocks(own):
+            labels[place], nearest[place] = residual.argmin(1), residual.min(1)
             if writer is not None:
                 writer.append(np.sqrt(residual))
+        self.labels_, nearest = among.together(labels, len(rows)), among.together(nearest, len(rows))
         self.inertia_ = float(nearest.sum(dtype=np.float64))
         self.embedding_ = None if writer is None else writer.finished()  # type: ignore[assignment]
         self._distances = np.sqrt(nearest, out=nearest)

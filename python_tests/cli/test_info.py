@@ -27,6 +27,9 @@ def test_versions_compiler_and_threads():
     assert info["threads"] == torch.get_num_threads()
     assert Path(info["library"]).is_file()
     assert info["compiler"]
+    assert info["pyarrow"] == version("pyarrow")
+    assert ("gloo" in info["process_backends"]) == torch.distributed.is_gloo_available()
+    assert info["cuda_devices"] == torch.cuda.device_count()
     assert set(info["data"]) == set(KNOWN)
 
 

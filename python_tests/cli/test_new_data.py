@@ -14,6 +14,8 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
+from desc_ext.data import arrays
+from desc_ext.engine import inputs
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import KSubspaces, load_model
 
@@ -163,3 +165,47 @@ def test_channels_are_what_the_file_says(tmp_path, shape):
     rows = stack.reshape(24, -1).astype(np.float32) / 255
     np.testing.assert_array_equal(np.load(folder / "labels.npy"), load_model(folder / "model").predict(rows))
     assert run("predict", folder, tmp_path / "s.npy", "--out", tmp_path / "y.npy")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "npy", "on disk"])
+def test_the_shards_of_a_prediction_are_the_whole(tmp_path, table, kind, monkeypatch):
+    X, _ = lines_in_space(41, 1)
+    if kind == "csv":
+        source = tmp_path / "new.csv"
+        pd.DataFrame(X, columns=["a", "b", "c"]).to_csv(source, index=False)
+    else:
+        source = tmp_path / "new.npy"
+        np.save(source, X)
+    if kind == "on disk":
+        monkeypatch.setattr(arrays, "READ_WHOLE", 0)
+        monkeypatch.setattr(inputs, "READ_WHOLE", 0)
+    assert run("predict", table, source, "--out", tmp_path / "all.csv")[0] == 0
+    parts = []
+    for number in (1, 2, 3):
+        code, output, errors = run(
+            "predict", table, source, "--shard", f"{number}/3", "--out", tmp_path / f"{number}.csv"
+        )
+        assert code == 0, errors
+        parts.append(pd.read_csv(tmp_path / f"{number}.csv"))
+        assert f"{len(parts[-1])} labels" in output
+    assert [len(part) for part in parts] == [13, 14, 14]
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), pd.read_csv(tmp_path / "all.csv"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("0/3", "from 1"),
+        ("4/3", "from 1"),
+        ("3", "such as 2/8"),
+        ("1/61", "only 60 rows"),
+        ("-1/2", "from 1"),
+    ],
+)
+def test_shards_that_are_none(tmp_path, table, words, message):
+    code, _, errors = run(
+        "predict", table, tmp_path / "fit.csv", f"--shard={words}", "--out", tmp_path / "y.npy"
+    )
+    assert code == 2
+    assert "error: --shard" in errors
+    assert message in errors

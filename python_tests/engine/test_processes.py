@@ -14,6 +14,7 @@ from helpers.commands import ENVIRONMENT
 from helpers.estimators import small
 from torch import nn
 
+from desc_ext.engine import inputs
 from desc_ext.engine.processes import BatchShare, Processes
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -34,7 +35,7 @@ def fit_together(n: int, folder: Path, *arguments: str) -> subprocess.CompletedP
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore:no row was ever confident", "ignore:NCSC collapsed")
 @pytest.mark.parametrize("n", [2, 3])
-def test_several_processes_end_where_one_ends(n, tmp_path):
+def test_several_processes_end_where_one_ends(n, tmp_path, monkeypatch):
     """301 rows in mini-batches of 64: no number of rows divides by that of the processes."""
     done = fit_together(n, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -47,6 +48,15 @@ def test_several_processes_end_where_one_ends(n, tmp_path):
             # sums in another order
             np.testing.assert_allclose(found["codes"], alone["codes"], rtol=0, atol=1e-8, err_msg=method)
             np.testing.assert_allclose(found["loss"], alone["loss"], rtol=1e-9, err_msg=method)
+    monkeypatch.setattr(inputs, "READ_WHOLE", 0)
+    for rows in together.SUBSPACES:
+        alone = together.fit_subspaces(rows, tmp_path)
+        for rank in range(n):
+            found = np.load(tmp_path / f"{rows}-{rank}.npz")
+            for name, value in alone.items():
+                np.testing.assert_allclose(
+                    found[name], value, rtol=1e-9, atol=1e-9, err_msg=f"{rows}: {name}"
+                )
 
 
 @pytest.mark.timeout(300)
@@ -100,6 +110,8 @@ def test_there_must_be_a_group_and_mini_batches():
         ValueError, match=r"DESC: distributed=True needs the default group .* start the script with torchrun"
     ):
         small("desc", distributed=True).fit(X)
+    with pytest.raises(ValueError, match="KSubspaces: distributed=True needs the default group"):
+        small("k-subspaces", distributed=True).fit(X)
     for method, name in (("dsc-net", "DSCNet"), ("lrsc", "LRSC")):
         with pytest.raises(
             ValueError, match=f"{name}: distributed=True is for methods whose steps are mini-batches"

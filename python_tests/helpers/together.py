@@ -23,6 +23,7 @@ from sklearn.datasets import load_digits
 
 from desc_ext.data import StoredRows, stored_rows
 from desc_ext.engine import Callback, inputs, rows
+from desc_ext.models import KSubspaces
 from helpers.estimators import small
 
 # rows with zeros, images that are turned, a discriminator, losses of pairs, frequencies of all rows, targets of rows
@@ -37,6 +38,7 @@ FITS = {
 }
 ALL_IMAGES = load_digits().images
 IMAGES = ALL_IMAGES[:301]
+SUBSPACES = ("in memory", "on disk", "few")  # how KSubspaces is given rows
 
 
 class _Dies(Callback):
@@ -64,6 +66,31 @@ def fit(method: str, **further) -> dict[str, np.ndarray]:
     return found | {"loss": np.array([record["loss"] for record in model.history_])}
 
 
+def fit_subspaces(rows: str, folder: Path, **further) -> dict[str, np.ndarray]:
+    """Labels, residuals' sum, distances and bases of noisy subspaces, wider than they are clustered."""
+    random = np.random.default_rng(0)
+    n = 1001 if rows == "few" else 10_301  # more than the restarts see
+    bases = random.normal(size=(4, 3, 30))
+    X = np.einsum("ij,ijk->ik", random.normal(size=(n, 3)), bases[random.integers(4, size=n)])
+    X += 0.3 * random.normal(size=X.shape)
+    if rows == "on disk":
+        path = folder / f"rows-{os.environ.get('RANK', 'alone')}.npy"
+        np.save(path, X)
+        X = stored_rows(path)
+    options = {"n_init": 2, "n_components": 20, "max_iter": 8, "dtype": "float64", "random_state": 0}
+    model = KSubspaces(4, **options, **further).fit(X)
+    found = {"labels": model.labels_, "inertia": np.array(model.inertia_), "distances": model.embedding_}
+    return found | {
+        "bases": model.bases_ @ model.bases_.transpose(0, 2, 1),
+        "n_iter": np.array(model.n_iter_),
+    }
+
+
+def read_from_disk() -> None:
+    """Lets rows on disk be read from there, however few they are."""
+    inputs.READ_WHOLE = 0
+
+
 def main() -> None:
     folder, dies = Path(sys.argv[1]), sys.argv[2:] == ["dies"]
     warnings.simplefilter("ignore")
@@ -78,6 +105,9 @@ def main() -> None:
     else:
         for method in FITS:
             np.savez(folder / f"{method}-{rank}.npz", **fit(method, distributed=True))
+        read_from_disk()
+        for rows in SUBSPACES:
+            np.savez(folder / f"{rows}-{rank}.npz", **fit_subspaces(rows, folder, distributed=True))
     dist.destroy_process_group()
 
 

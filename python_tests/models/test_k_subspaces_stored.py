@@ -130,7 +130,7 @@ def test_the_same_bits_for_any_number_of_threads(tmp_path, in_blocks):
 
 def streamed(X, folder):
     scaled = scaled_rows(npy(X, folder), "none", torch.device("cpu"), torch.float64)
-    return StreamedRows(scaled, X.shape[1], torch.Generator(), directions=False)
+    return StreamedRows(scaled, None, directions=False)
 
 
 def test_empty_clusters_get_the_worst_rows_in_a_stream_too(tmp_path, in_blocks):
