@@ -121,7 +121,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
 
     Attributes:
         labels_: int64 [n], clusters of the training rows at the end of the last epoch.
-        embedding_: [n, p], their codes.
+        embedding_: [n, p], their codes; above 1 GiB of rows on disk a memory map of a file, set at the end of the fit.
         initial_labels_: int64 [n], the clusters that ``init`` finds; "random": those of the classifier as it was drawn.
         n_iter_: epochs of stage 3.
         history_: one dict an epoch: stage ("pretrain", "expression", "start", "classifier", "refine"), epoch, seconds,
