@@ -267,16 +267,10 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
             self.embedding_ = None  # type: ignore[assignment]
         return evaluation
 
-    @torch.no_grad()
     def _finish_embedding(self, codes: StoredValues) -> None:
-        """Sets ``embedding_``, if it is wanted, and what is asked of all codes, which are then let go of."""
-        self._confidence = map_in_memory(self._confidence_of_codes, codes).cpu().numpy()
+        """Sets ``embedding_``, if it is wanted, and what else is asked of all codes, which are then let go of."""
         if self._keeps_embedding:
             self.embedding_ = _array(codes.shape, codes.numpy_blocks(), codes.folder)
-
-    def _confidence_of_codes(self, z: Tensor) -> Tensor:
-        """:meth:`confidence` [m] of codes [m, p]; of methods that store codes."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------ the fitted network
     @torch.no_grad()
@@ -385,6 +379,11 @@ class DeepClusterer(DeepEmbedding[S]):
         codes = torch.as_tensor(self.embedding_, device=parameter.device, dtype=parameter.dtype)
         with torch.no_grad():
             return map_chunks(self._confidence_of_codes, codes).cpu().numpy()
+
+    @torch.no_grad()
+    def _finish_embedding(self, codes: StoredValues) -> None:
+        self._confidence = map_in_memory(self._confidence_of_codes, codes).cpu().numpy()
+        super()._finish_embedding(codes)
 
     def _confidence_of_codes(self, z: Tensor) -> Tensor:
         return self._assign(self.network_, z).max(1).values

@@ -275,6 +275,7 @@ class RefinedClusterer(DeepClusterer[S]):
         assert state.certainty is not None
         if state.epoch < options.warmup_epochs:
             certain = state.certainty > 1 - options.certain_share
+            # assignments have no say in the warm-up
             nothing = torch.zeros(1, options.n_clusters, dtype=z.dtype, device=z.device)
             return map_chunks(
                 lambda part, labels, kept: anchor_targets(labels, nothing, 1.0, kept),
