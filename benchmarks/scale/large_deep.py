@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
@@ -93,10 +94,11 @@ def main() -> None:
         shutil.rmtree(folder)
     print("\n".join(lines))
     if arguments.save:
+        given = shlex.join(word for word in sys.argv[1:] if word != "--save")
         head = [
             "# Deep methods on rows on disk",
             "",
-            "Written by `python benchmarks/scale/large_deep.py --save`.",
+            f"Written by `python benchmarks/scale/large_deep.py {given} --save`.",
             "",
         ]
         (RESULTS / "large_deep.md").write_text("\n".join([*head, *lines, ""]))

@@ -174,6 +174,8 @@ def scaling_statistics(X: Input, scaling: Scaling) -> tuple[np.ndarray, np.ndarr
 
 def rows_between(X: Input, place: slice) -> Input:
     """Consecutive rows of ``X`` [n, m], at least one: a view, or the same rows on disk."""
+    if place == slice(0, len(X)):  # as it is: a map is not asked for all of its rows at once
+        return X
     return X.between(place.start, place.stop) if isinstance(X, StoredRows) else X[place]
 
 
