@@ -46,17 +46,17 @@ print(json.dumps({"rows": len(part), **median}))
 """
 
 
-def write(path: Path, classes: Path, n: int) -> None:
+def write(path: Path, classes: Path, n: int, n_clusters: int = CLUSTERS) -> None:
     """Rows, block by block, and the subspace of each; outliers are of class -1."""
     random = np.random.default_rng(0)
-    bases = np.linalg.qr(random.normal(size=(CLUSTERS, COLUMNS, DIMENSION)))[0].astype(np.float32)
+    bases = np.linalg.qr(random.normal(size=(n_clusters, COLUMNS, DIMENSION)))[0].astype(np.float32)
     labels = np.lib.format.open_memmap(classes, "w+", np.int8, (n,))
     with open(path, "wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (n, COLUMNS)}
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, n, BLOCK):
             size = min(BLOCK, n - start)
-            y = random.integers(CLUSTERS, size=size)
+            y = random.integers(n_clusters, size=size)
             within = random.normal(size=(size, DIMENSION)).astype(np.float32)
             X = np.einsum("npd,nd->np", bases[y], within, optimize=True)
             X += NOISE * random.normal(size=X.shape).astype(np.float32)

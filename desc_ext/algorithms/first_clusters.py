@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from desc_ext.norms import unit_rows
 
 __all__ = [
     "FirstClusters", "by_kmeans", "by_landmarks", "by_self_expression", "by_subspaces", "certainty_of_margins",
-    "cluster_means", "given_clusters",
+    "cluster_means", "distances_to", "given_clusters", "margins_of", "nearest_and_margins", "ranked",
 ]  # fmt: skip
 
 _BLOCK_VALUES = 2**24  # of differences that are held at a time
@@ -55,7 +56,7 @@ def by_kmeans(z: Tensor, n_clusters: int, n_init: int, seed: int) -> FirstCluste
     """k-means on rows ``z`` [n, p]; the margin is between the distances to the two nearest centres."""
     model = kmeans_model(z.cpu().numpy(), n_clusters, n_init, seed)
     labels, centres = model.labels_.astype(np.int64), model.cluster_centers_
-    certainty = certainty_of_margins(_distances(z.cpu().numpy(), centres), labels)
+    certainty = certainty_of_margins(distances_to(z.cpu().numpy(), centres), labels)
     return FirstClusters(_on(z, labels), _on(z, certainty), torch.from_numpy(centres).to(z))
 
 
@@ -107,7 +108,7 @@ def by_landmarks(
     coordinates: Callable[[Tensor], Tensor]
     if len(distinct) <= n_clusters:
         coordinates, centres = unit_rows, distinct.take(directions).cpu().numpy()
-        labels, distances = distinct.number, _distances(directions.cpu().numpy(), centres)
+        labels, distances = distinct.number, distances_to(directions.cpu().numpy(), centres)
     else:
         options = usual_expression(directions, distinct, n_clusters, images)
         found = cluster_by_self_expression(directions, distinct, n_clusters, options, seed)
@@ -116,14 +117,12 @@ def by_landmarks(
         labels, distances = found.labels, _embedded_distances(found)
 
     def assign(rows: Tensor) -> Tensor:
-        away = _distances(coordinates(unit_rows(rows)).cpu().numpy(), centres)
-        nearest = away.argmin(1)
-        return torch.from_numpy(np.stack([nearest, _margins(away, nearest)], axis=1))
+        away = distances_to(coordinates(unit_rows(rows)).cpu().numpy(), centres)
+        return torch.from_numpy(nearest_and_margins(away))
 
     assigned, margins = map_rows(assign).numpy().T.copy()
-    assigned[landmarks], margins[landmarks] = labels, _margins(distances, labels)
-    clusters = assigned.astype(np.int64)
-    return FirstClusters(_on(z, clusters), _on(z, _ranks(margins, clusters)))
+    assigned[landmarks], margins[landmarks] = labels, margins_of(distances, labels)
+    return ranked(z, assigned.astype(np.int64), margins)
 
 
 def given_clusters(z: Tensor, labels: np.ndarray, n_clusters: int) -> FirstClusters:
@@ -133,7 +132,7 @@ def given_clusters(z: Tensor, labels: np.ndarray, n_clusters: int) -> FirstClust
     """
     rows = z.double().cpu().numpy()
     means = cluster_means(torch.from_numpy(rows), torch.from_numpy(labels), n_clusters).numpy()
-    return FirstClusters(_on(z, labels), _on(z, certainty_of_margins(_distances(rows, means), labels)))
+    return FirstClusters(_on(z, labels), _on(z, certainty_of_margins(distances_to(rows, means), labels)))
 
 
 def cluster_means(z: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
@@ -150,10 +149,24 @@ def certainty_of_margins(distances: np.ndarray, labels: np.ndarray) -> np.ndarra
 
     The margin of a row is its distance to the nearest other cluster less that to its own.
     """
-    return _ranks(_margins(distances, labels), labels)
+    return _ranks(margins_of(distances, labels), labels)
 
 
-def _margins(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def ranked(
+    like: Any, labels: np.ndarray, margins: np.ndarray, centres: Tensor | None = None
+) -> FirstClusters:
+    """The partition ``labels`` int64 [n] with the certainty that ``margins`` [n] give, on the device of ``like``."""
+    return FirstClusters(_on(like, labels), _on(like, _ranks(margins, labels)), centres)
+
+
+def nearest_and_margins(distances: np.ndarray) -> np.ndarray:
+    """The number of the smallest of each row's ``distances`` [m, K], and the row's margin there: float64 [m, 2]."""
+    nearest = distances.argmin(1)
+    return np.stack([nearest, margins_of(distances, nearest)], axis=1)
+
+
+def margins_of(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each row the distance to the nearest other cluster less that to its own, from [n, K] and labels [n]."""
     rows = np.arange(len(labels))
     others = distances.copy()
     others[rows, labels] = np.inf
@@ -171,10 +184,10 @@ def _ranks(margin: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _embedded_distances(found: SelfExpressiveClusters) -> np.ndarray:
     """Distances [n, K] of all rows to the centres of k-means in their embedding."""
-    return _distances(found.coordinates.embedding[found.distinct.number], found.kmeans.cluster_centers_)
+    return distances_to(found.coordinates.embedding[found.distinct.number], found.kmeans.cluster_centers_)
 
 
-def _distances(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def distances_to(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Euclidean distances [n, K], float64, from differences: no product whose bits depend on the number of threads."""
     n_rows = max(_BLOCK_VALUES // centres.size, 1)
     blocks = (rows[start : start + n_rows] for start in range(0, len(rows), n_rows))
@@ -182,5 +195,5 @@ def _distances(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.concatenate([np.sqrt(np.square(block[:, None] - centres).sum(2)) for block in blocks])
 
 
-def _on(like: Tensor, array: np.ndarray) -> Tensor:
+def _on(like: Any, array: np.ndarray) -> Tensor:
     return torch.from_numpy(array).to(like.device)

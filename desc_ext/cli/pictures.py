@@ -36,7 +36,7 @@ def draw_pictures(folder: Path, estimator: Any, dataset: Dataset) -> None:
 
     heading = f"{estimator.method} on {dataset.name}"
     further = {}
-    if hasattr(estimator, "dense_affinity"):
+    if hasattr(estimator, "dense_affinity") and estimator.embedding_ is not None:
         further["affinity.png"] = partial(_affinity, estimator, heading)
     spectra = [record for record in estimator.history_ if "eigenvalues" in record]
     if spectra:  # the first is that of the graph in which the number of clusters was looked for

@@ -37,7 +37,8 @@ class Callback:
     def on_epoch_end(self, model: Any, record: dict[str, Any]) -> bool | None:
         """Called after every epoch with its history record; keys may be added to it (arrays become lists).
 
-        In the "refine" stage ``model.labels_`` and ``model.embedding_`` are those of this epoch's end.
+        In the "refine" stage ``model.labels_`` and ``model.embedding_`` are those of this epoch's end; of rows on disk
+        ``embedding_`` comes at the end of the fit.
         A true return value ends the current stage after this epoch.
         """
 

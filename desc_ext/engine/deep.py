@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -20,13 +21,16 @@ from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.checkpoint import Checkpoint
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
+from desc_ext.engine.large_arrays import RowWriter, require_room
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.processes import BatchShare, check_group, fitting_together, processes
-from desc_ext.engine.rows import Rows, Scaling, map_chunks, scaled_rows
+from desc_ext.engine.rows import Rows, Scaling, map_chunks, map_in_memory, scaled_rows
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, run_stages
 from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.engine.stored_starts import by_kmeans_of_stored
+from desc_ext.engine.stored_values import StoredValues, Values
 from desc_ext.nn import parameter_dtype, set_dtype
 
 __all__ = ["DeepClusterer", "DeepEmbedding", "EncodedBatch", "first_centroids", "reconstruction_loss"]
@@ -35,6 +39,7 @@ S = TypeVar("S", bound=FitState)
 # What a seed is used for: each generator of a fit has a stream of its own, at this distance from the seed of the network.
 _ORDER_STREAM, _NOISE_STREAM = 1, 2
 _ARRAYS = ("labels_", "initial_labels_", "embedding_")
+_MEND = "make room there, or set TMPDIR to a folder with room"
 
 
 class _Trained:
@@ -42,6 +47,7 @@ class _Trained:
 
     network_: Any
     initial_labels_: np.ndarray
+    _confidence: np.ndarray | None = None  # where the codes are not in memory
 
 
 @estimator
@@ -55,6 +61,8 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
 
     _state_type: ClassVar[type[FitState]] = FitState
     _in_mini_batches: ClassVar[bool] = True
+    # Whether the method takes codes of all rows that lie in a file (StoredValues), as those of rows on disk then do.
+    _stores_codes: ClassVar[bool] = False
     _work_per_checkpoint: ClassVar[float] = 0.0  # seconds of a fit for each second of writing checkpoints
 
     preset: Literal["paper", "robust"] = option(
@@ -142,6 +150,7 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         options._adapt_options(*array.shape)
         self._set_options(options)
         rows = scaled_rows(array, options.scaling, device, dtype)
+        rows.folder = self._large_files
         seed = processes().from_first(self._draw_seed)  # with random_state=None each would have its own
         network = options._build(rows.n_features, len(rows), torch.Generator().manual_seed(seed))
         set_dtype(network, options.dtype)
@@ -163,6 +172,12 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
     def _train(self, X: Any, options: Self, recorder: Recorder) -> None:
         state = self._begin(X, options)
         state.history = recorder.history
+        if state.rows.is_stored and self._stores_codes:
+            # in the fit, and as its result
+            width = state.network.latent_dim * (2 if self._keeps_embedding else 1)
+            require_room(
+                (len(state.rows), width), np.dtype(str(state.rows.dtype)[6:]), self._large_files, _MEND
+            )
         stages = self.stages(state)
         checkpoint = Checkpoint(self.checkpoint, self.method, self._work_per_checkpoint)
         if self.resume and checkpoint.exists():
@@ -171,10 +186,12 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         torch.backends.cudnn.deterministic = True  # the fastest convolutions of a GPU add in any order
         try:
             recorder.begin({stage.name: stage.epochs for stage in stages})
-            run_stages(self, state, stages, recorder, checkpoint)
+            codes = run_stages(self, state, stages, recorder, checkpoint).z
         finally:
             torch.backends.cudnn.deterministic = before
         self.network_ = state.network
+        if isinstance(codes, StoredValues):
+            self._finish_embedding(codes)
         self.initial_labels_ = state.first_labels.cpu().numpy()
         self.n_iter_ = 0 if state.stage == "pretrain" else state.epoch
 
@@ -182,7 +199,7 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         self,
         state: S,
         reconstruction: str,
-        initialise: Callable[[Tensor], Tensor],
+        initialise: Callable[[Any], Tensor],
         weight: float = 1.0,
         further: Callable[[Tensor, Tensor], Losses] = lambda index, z: {},
     ) -> Stage:
@@ -190,7 +207,7 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
 
         Args:
             reconstruction: "sum" or "mean" over columns, for :func:`reconstruction_loss`.
-            initialise: is called at the end with all codes [n, p], and returns the first clusters [n].
+            initialise: is called at the end with all codes [n, p] (:data:`Values`), and returns the first clusters [n].
             weight: of the reconstruction.
             further: more losses of the rows with the numbers [m] and their codes [m, p].
         """
@@ -236,29 +253,49 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         return x
 
     @torch.no_grad()
-    def _encode_all(self, state: S) -> Tensor:
-        return state.rows.map(state.network.autoencoder.encode)
+    def _encode_all(self, state: S) -> Any:
+        """Codes [n, p] of all rows, :data:`Values`; a tensor where the method or the rows need nothing else."""
+        encode = state.network.autoencoder.encode
+        return state.rows.values(encode) if self._stores_codes else state.rows.map(encode)
 
     @torch.no_grad()
     def _evaluate(self, state: S) -> Evaluation:
         evaluation = self._evaluate_codes(state, self._encode_all(state))
         self.labels_ = evaluation.labels.cpu().numpy()
-        self.embedding_ = evaluation.z.cpu().numpy()
+        if isinstance(evaluation.z, Tensor):
+            self.embedding_, self._confidence = evaluation.z.cpu().numpy(), None
+        else:  # it comes at the end of the fit
+            self.embedding_ = None  # type: ignore[assignment]
         return evaluation
 
-    # ------------------------------------------------------------------ the fitted network
-    def transform(self, X: Any) -> np.ndarray:
-        """Codes [n_samples, p] of ``X`` in the estimator's dtype."""
-        return self._codes(X).cpu().numpy()
+    def _finish_embedding(self, codes: StoredValues) -> None:
+        """Sets ``embedding_``, if it is wanted, and what else is asked of all codes, which are then let go of."""
+        if self._keeps_embedding:
+            self.embedding_ = _array(codes.shape, codes.numpy_blocks(), codes.folder)
 
+    # ------------------------------------------------------------------ the fitted network
     @torch.no_grad()
-    def _codes(self, X: Any) -> Tensor:
+    def transform(self, X: Any) -> np.ndarray:
+        """Codes [n_samples, p] of ``X`` in the estimator's dtype; above 1 GiB of rows on disk a memory map of a file."""
+        rows = self._new_rows(X)
+        if not rows.is_stored:
+            return self._mapped(rows, lambda z: z).cpu().numpy()
+        codes = rows.values(self.network_.autoencoder.encode)
+        assert isinstance(codes, StoredValues)
+        return _array(codes.shape, codes.numpy_blocks(), None)
+
+    def _new_rows(self, X: Any) -> Rows:
+        """The rows of new data, scaled as those of the fit were."""
         check_is_fitted(self)
         array = input_rows(self, X)
         network = self.network_
         parameter = next(network.parameters())
-        rows = Rows(array, network.offset, network.scale, parameter.device, parameter.dtype)
-        return rows.map(network.autoencoder.encode)
+        return Rows(array, network.offset, network.scale, parameter.device, parameter.dtype)
+
+    @torch.no_grad()
+    def _mapped(self, rows: Rows, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """``function`` of the codes of all rows, which are not all in memory."""
+        return rows.map(lambda x: function(self.network_.autoencoder.encode(x)))
 
     def confidence(self) -> np.ndarray:
         """How sure each training row's cluster is [n], larger is more: minus its code's distance to their mean."""
@@ -269,7 +306,7 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
 
     @property
     def _n_features_out(self) -> int:
-        return self.embedding_.shape[1]
+        return int(self.network_.latent_dim)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
@@ -277,7 +314,13 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
     # ------------------------------------------------------------------ saving and loading
     def _saved_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"network.{name}": value for name, value in self.network_.state_dict().items()}
-        return tensors | {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}, {}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        if self._confidence is not None and (
+            self.embedding_ is None or isinstance(self.embedding_, np.memmap)
+        ):
+            del arrays["embedding_"]
+            arrays["confidence"] = self._confidence
+        return tensors | {name: torch.from_numpy(array) for name, array in arrays.items()}, {}
 
     def _saved_shapes(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Sequence[int]]:
         n_samples = len(tensors.get("labels_", ()))
@@ -288,6 +331,8 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
             f"network.{name}": tensor.shape for name, tensor in network.state_dict().items()
         }
         shapes |= {"labels_": [n_samples], "initial_labels_": [n_samples]}
+        if "confidence" in tensors:
+            return shapes | {"confidence": [n_samples]}
         return shapes | {"embedding_": [n_samples, network.latent_dim]}
 
     def _unset_network(self, n_samples: int) -> Any:
@@ -299,7 +344,8 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
         self.network_ = network.to(resolve_device(self.device))
         for name in _ARRAYS:
-            setattr(self, name, tensors[name].numpy())
+            setattr(self, name, tensors[name].numpy() if name in tensors else None)
+        self._confidence = tensors["confidence"].numpy() if "confidence" in tensors else None
 
 
 @estimator
@@ -323,23 +369,30 @@ class DeepClusterer(DeepEmbedding[S]):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Soft assignments [n_samples, n_clusters] of ``X``; rows sum to 1."""
-        return self._proba(self._codes(X))
+        return self._mapped(self._new_rows(X), lambda z: self._assign(self.network_, z)).cpu().numpy()
 
     def confidence(self) -> np.ndarray:
         """How sure each training row's cluster is [n], larger is more: its largest soft assignment."""
         check_is_fitted(self)
+        if self._confidence is not None:
+            return self._confidence
         parameter = next(self.network_.parameters())
-        return self._proba(
-            torch.as_tensor(self.embedding_, device=parameter.device, dtype=parameter.dtype)
-        ).max(axis=1)
+        codes = torch.as_tensor(self.embedding_, device=parameter.device, dtype=parameter.dtype)
+        with torch.no_grad():
+            return map_chunks(self._confidence_of_codes, codes).cpu().numpy()
 
     @torch.no_grad()
-    def _proba(self, z: Tensor) -> np.ndarray:
-        return map_chunks(lambda part: self._assign(self.network_, part), z).cpu().numpy()
+    def _finish_embedding(self, codes: StoredValues) -> None:
+        self._confidence = map_in_memory(self._confidence_of_codes, codes).cpu().numpy()
+        super()._finish_embedding(codes)
+
+    def _confidence_of_codes(self, z: Tensor) -> Tensor:
+        return self._assign(self.network_, z).max(1).values
 
     def predict(self, X: Any) -> np.ndarray:
         """Cluster of every row of ``X`` (int64 [n_samples]): the arg max of ``predict_proba``."""
-        return self.predict_proba(X).argmax(1).astype(np.int64)
+        rows = self._new_rows(X)
+        return self._mapped(rows, lambda z: self._assign(self.network_, z).argmax(1)).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -372,8 +425,25 @@ def reconstruction_loss(x: Tensor, decoded: Tensor, form: str) -> Tensor:
 
 
 @torch.no_grad()
-def first_centroids(state: Any, z: Tensor) -> Tensor:
+def first_centroids(state: Any, z: Values) -> Tensor:
     """Sets the centroids [K, p] of the network to those of k-means on the codes ``z``; returns its labels [n]."""
-    labels, centroids = kmeans(z, state.options.n_clusters, state.options.n_init, state.seed)
+    options = state.options
+    if isinstance(z, StoredValues):
+        start = by_kmeans_of_stored(z, options.n_clusters, options.n_init, state.seed)
+        labels, centroids = start.labels, start.centres
+    else:
+        labels, centroids = kmeans(z, options.n_clusters, options.n_init, state.seed)
     state.network.centroids.copy_(centroids)
     return labels
+
+
+def _array(shape: tuple[int, int], blocks: Iterable[np.ndarray], folder: Path | None) -> np.ndarray:
+    """Blocks of rows as one array, above 1 GiB a memory map of a file in ``folder``."""
+    writer: RowWriter | None = None
+    for block in blocks:
+        if writer is None:
+            require_room(shape, block.dtype, folder, _MEND)
+            writer = RowWriter(shape, block.dtype, folder)
+        writer.append(block)
+    assert writer is not None
+    return writer.finished()

@@ -17,16 +17,19 @@ from desc_ext.engine.anchor import (
     anchor_targets,
     cosine,
     evaluate_average,
+    frequency_of,
     share_of_start,
     update_average,
 )
 from desc_ext.engine.deep import DeepClusterer
 from desc_ext.engine.options import LABELS, Option, estimator, option
 from desc_ext.engine.processes import BatchShare, processes
-from desc_ext.engine.rows import map_chunks
+from desc_ext.engine.rows import map_blocks, map_chunks
 from desc_ext.engine.stages import Losses, Stage
 from desc_ext.engine.starts import check_labels, first_clusters_of_rows, labels_digest
 from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.engine.stored_starts import by_kmeans_of_stored
+from desc_ext.engine.stored_values import StoredValues, Values
 from desc_ext.nn import affine_images, random_affine
 
 __all__ = ["ANCHORED", "REFINE", "UNANCHORED", "RefinedClusterer", "usual_pretraining"]
@@ -142,7 +145,7 @@ class RefinedClusterer(DeepClusterer[S]):
     )
 
     # ------------------------------------------------------------------ what a method adds
-    def _take_start(self, state: S, z: Tensor, start: FirstClusters) -> None:
+    def _take_start(self, state: S, z: Any, start: FirstClusters) -> None:
         """Sets the method's own parameters by the codes ``z`` [n, p] of all rows and their first clusters, if it can."""
 
     def _membership(self, network: Any, z: Tensor) -> Tensor:
@@ -197,7 +200,7 @@ class RefinedClusterer(DeepClusterer[S]):
 
     # ------------------------------------------------------------------ the start
     @torch.no_grad()
-    def _find_start(self, state: S, z: Tensor) -> Tensor:
+    def _find_start(self, state: S, z: Any) -> Tensor:
         """First clusters [n] by ``init``, given all codes ``z`` [n, p]; sets the method's parameters by them."""
         start = processes().from_first(lambda: self._first_clusters(state, z).to("cpu")).to(z.device)
         if state.options.anchor_weight:
@@ -205,12 +208,15 @@ class RefinedClusterer(DeepClusterer[S]):
         self._take_start(state, z, start)
         return start.labels
 
-    def _first_clusters(self, state: S, z: Tensor) -> FirstClusters:
+    def _first_clusters(self, state: S, z: Any) -> FirstClusters:
         """First clusters by ``init``, given all codes ``z`` [n, p]; a method with further values of ``init`` adds them."""
         options, start = state.options, None
         if isinstance(options.init, np.ndarray) or options.init != "k-means":
             start = first_clusters_of_rows(state, options._start_dim)
-        return start or by_kmeans(z, options.n_clusters, options.n_init, state.seed)
+        if start is not None:
+            return start
+        find = by_kmeans_of_stored if isinstance(z, StoredValues) else by_kmeans
+        return find(z, options.n_clusters, options.n_init, state.seed)
 
     # ------------------------------------------------------------------ mini-batches
     def _batch(self, state: S, index: Tensor, share: BatchShare) -> tuple[Tensor, Tensor]:
@@ -263,17 +269,32 @@ class RefinedClusterer(DeepClusterer[S]):
                 evaluation.anchor = self._anchor(state, evaluation.z)
         return evaluation
 
-    def _anchor(self, state: S, z: Tensor) -> Tensor:
+    def _anchor(self, state: S, z: Values) -> Values:
         """Targets [n, K] of the epoch that comes, from the codes ``z`` [n, p] of the average."""
         options = state.options
         assert state.certainty is not None
-        q = map_chunks(lambda part: self._membership(state.network, part), z)
-        certain = None
         if state.epoch < options.warmup_epochs:
             certain = state.certainty > 1 - options.certain_share
+            # assignments have no say in the warm-up
+            nothing = torch.zeros(1, options.n_clusters, dtype=z.dtype, device=z.device)
+            return map_chunks(
+                lambda part, labels, kept: anchor_targets(labels, nothing, 1.0, kept),
+                z,
+                state.first_labels,
+                certain,
+            )
+
+        def membership(part: Tensor) -> Tensor:
+            return self._membership(state.network, part)
+
+        frequency = frequency_of(map_blocks(membership, z))
         epochs = options._refinement_epochs
         share = share_of_start(options.anchor_share, state.epoch, options.warmup_epochs, epochs)
-        return anchor_targets(state.first_labels, q, share, certain)
+        return map_chunks(
+            lambda part, labels: anchor_targets(labels, membership(part), share, frequency=frequency),
+            z,
+            state.first_labels,
+        )
 
     @property
     def _refinement_epochs(self) -> Any:

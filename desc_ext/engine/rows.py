@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from desc_ext.algorithms.distinct import row_hashes
 from desc_ext.algorithms.k_subspaces import leading_directions
 from desc_ext.engine.block_shuffle import BlockShuffle
 from desc_ext.engine.processes import processes
+from desc_ext.engine.stored_values import StoredValues, Values
 from desc_ext.features.images import as_numpy
 from desc_ext.fixed_shapes import TILE_ROWS, in_order, in_threads
 from desc_ext.norms import unit_rows
@@ -29,7 +31,9 @@ __all__ = [
     "Scaling",
     "check_rows",
     "check_training_rows",
+    "map_blocks",
     "map_chunks",
+    "map_in_memory",
     "require_finite_norms",
     "require_norms_between",
     "rows_between",
@@ -45,6 +49,7 @@ _COUNTED_ROWS = 1024  # until there are distinct rows enough, which the first bl
 # Rows of a pass over wide data that gathers p×q sums; and how many more directions than wanted it keeps, how many passes
 # it makes: enough for the leading directions of data whose energy falls off at all.
 _PASS_ROWS, _SPARE_DIRECTIONS, _SUBSPACE_ITERATIONS = 4096, 10, 3
+_BLOCK_CHUNKS = 64  # computed together where results are put into memory or a file block by block
 # Entries of a block of stored rows, of which there are about three for each thread.
 _BLOCK_ENTRIES = 2**20
 _CONVERTED_ENTRIES = (
@@ -169,6 +174,8 @@ def scaling_statistics(X: Input, scaling: Scaling) -> tuple[np.ndarray, np.ndarr
 
 def rows_between(X: Input, place: slice) -> Input:
     """Consecutive rows of ``X`` [n, m], at least one: a view, or the same rows on disk."""
+    if place == slice(0, len(X)):  # as it is: a map is not asked for all of its rows at once
+        return X
     return X.between(place.start, place.stop) if isinstance(X, StoredRows) else X[place]
 
 
@@ -235,6 +242,9 @@ class Rows:
         )  # (x − 0) / 1 has the bits of x
         self._resident = _resident(X, device)
         self._shuffle: BlockShuffle | None = None
+        self.folder: Path | None = (
+            None  # of the files of values of rows on disk; None: the system's temporary one
+        )
 
     def __len__(self) -> int:
         return len(self.X)
@@ -278,10 +288,14 @@ class Rows:
 
         Mini-batches are then taken by :meth:`take`, in this order.
         """
+        return self.order(generator).split(size)
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """The numbers (int64 [n]) of :meth:`shuffled`, for who divides them into mini-batches."""
         if not self.is_stored:
-            return torch.randperm(len(self), generator=generator).split(size)
+            return torch.randperm(len(self), generator=generator)
         self._shuffle = BlockShuffle(self.X, generator)
-        return self._shuffle.batches(size)
+        return self._shuffle.order
 
     def _read(self, index: np.ndarray | slice) -> Tensor:
         if self._shuffle is not None and isinstance(index, np.ndarray):
@@ -356,12 +370,18 @@ class Rows:
 
     def map(self, function: Callable[[Tensor], Tensor], directions: bool = False) -> Tensor:
         """``function`` of all rows, or of their directions, chunk by chunk."""
+        return _in_memory(self._chunk(function, directions), len(self), self.device)
+
+    def values(self, function: Callable[[Tensor], Tensor]) -> Values:
+        """``function`` of all rows, values [n, m]; of rows on disk in a file."""
+        chunk = self._chunk(function, directions=False)
+        if not self.is_stored:
+            return _over_chunks(chunk, slice(0, len(self)), self.device)
+        return StoredValues(len(self), _in_blocks(chunk, len(self), self.device), self.folder)
+
+    def _chunk(self, function: Callable[[Tensor], Tensor], directions: bool) -> Callable[[slice], Tensor]:
         read = self.directions if directions else self.take
-
-        def chunk(part: slice) -> Tensor:
-            return _padded(function, read(part))
-
-        return _over_chunks(chunk, len(self.X), self.device)
+        return lambda part: _padded(function, read(part))
 
     def reduced(
         self, n_components: int, generator: torch.Generator, directions: bool
@@ -404,25 +424,81 @@ class Rows:
         return basis
 
 
-def map_chunks(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
-    """``function`` of row-aligned tensors, CHUNK_ROWS rows at a time; results are concatenated."""
-    return _over_chunks(
-        lambda part: _padded(function, *(array[part] for array in arrays)), len(arrays[0]), arrays[0].device
-    )
+@overload
+def map_chunks(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor: ...
+@overload
+def map_chunks(function: Callable[..., Tensor], *arrays: Values) -> Any: ...
+def map_chunks(function: Callable[..., Tensor], *arrays: Values) -> Values:
+    """``function`` of row-aligned values, CHUNK_ROWS rows at a time; results are concatenated.
+
+    Where the first values lie in a file, so do those that are returned.
+    """
+    n, first = len(arrays[0]), arrays[0]
+    if isinstance(first, Tensor):
+        return _over_chunks(_chunk_of(function, arrays), slice(0, n), first.device)
+    return StoredValues(n, map_blocks(function, *arrays), first.folder)
 
 
-def _over_chunks(function: Callable[[slice], Tensor], n_rows: int, device: torch.device) -> Tensor:
-    """``function`` of every chunk of ``n_rows`` rows, concatenated; processes that fit together share the chunks."""
-    n_chunks = -(-n_rows // CHUNK_ROWS)
+def map_in_memory(function: Callable[..., Tensor], *arrays: Values) -> Tensor:
+    """:func:`map_chunks` of a function of few values a row, which stay in memory wherever ``arrays`` lie."""
+    return _in_memory(_chunk_of(function, arrays), len(arrays[0]), arrays[0].device)
+
+
+def map_blocks(function: Callable[..., Tensor], *arrays: Values) -> Iterator[Tensor]:
+    """:func:`map_chunks`, some rows after the other where the first values lie in a file, else all at once.
+
+    For sums over the rows: those of tensors then keep their bits.
+    """
+    chunk, n, first = _chunk_of(function, arrays), len(arrays[0]), arrays[0]
+    if isinstance(first, Tensor):
+        return iter([_over_chunks(chunk, slice(0, n), first.device)])
+    return _in_blocks(chunk, n, first.device)
+
+
+def _chunk_of(function: Callable[..., Tensor], arrays: Sequence[Values]) -> Callable[[slice], Tensor]:
+    return lambda part: _padded(function, *(array[part] for array in arrays))
+
+
+def _in_blocks(function: Callable[[slice], Tensor], n: int, device: torch.device) -> Iterator[Tensor]:
+    """``function`` of every chunk of n rows; those of some chunks after the other."""
+    for start in range(0, n, _BLOCK_CHUNKS * CHUNK_ROWS):
+        yield _over_chunks(function, slice(start, min(start + _BLOCK_CHUNKS * CHUNK_ROWS, n)), device)
+
+
+def _in_memory(function: Callable[[slice], Tensor], n: int, device: torch.device) -> Tensor:
+    """``function`` of every chunk of n rows, concatenated without a second copy of many."""
+    blocks_found = _in_blocks(function, n, device)
+    first = next(blocks_found)
+    if len(first) == n:
+        return first
+    found = first.new_empty(n, *first.shape[1:])
+    found[: len(first)] = first
+    start = len(first)
+    for block in blocks_found:
+        found[start : start + len(block)] = block
+        start += len(block)
+    return found
+
+
+def _over_chunks(function: Callable[[slice], Tensor], rows: slice, device: torch.device) -> Tensor:
+    """``function`` of every chunk of ``rows``, concatenated; processes that fit together share the chunks."""
+    n_chunks = -(-(rows.stop - rows.start) // CHUNK_ROWS)
     among = processes().for_items(n_chunks)
-    own = among.share(n_chunks)
-    chunks = [slice(i * CHUNK_ROWS, (i + 1) * CHUNK_ROWS) for i in range(own.start, own.stop)]
-    found = torch.cat(in_threads(function, chunks, device))
+    starts = [rows.start + i * CHUNK_ROWS for i in range(n_chunks)]
+    found = torch.cat(
+        in_threads(
+            lambda start: function(slice(start, min(start + CHUNK_ROWS, rows.stop))),
+            starts[among.share(n_chunks)],
+            device,
+        )
+    )
     if among.size == 1:
         return found
-    return among.concatenated(
-        found, lambda share: min(share.stop * CHUNK_ROWS, n_rows) - share.start * CHUNK_ROWS, n_chunks
-    )
+
+    def n_rows(share: slice) -> int:
+        return min(share.stop * CHUNK_ROWS, rows.stop - rows.start) - share.start * CHUNK_ROWS
+
+    return among.concatenated(found, n_rows, n_chunks)
 
 
 def _padded(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:

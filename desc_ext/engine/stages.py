@@ -75,8 +75,8 @@ def run_stages(
     stages: list[Stage],
     recorder: Recorder,
     checkpoint: Checkpoint,
-) -> None:
-    """Trains all stages, from the beginning or from where the checkpoint left ``state``.
+) -> Evaluation:
+    """Trains all stages, from the beginning or from where the checkpoint left ``state``; the last evaluation.
 
     Raises:
         FloatingPointError: a loss became NaN or infinite.
@@ -87,14 +87,13 @@ def run_stages(
     for stage in stages[names.index(state.stage) :]:
         if stage.name != state.stage:
             state.enter(stage.name)
-        _run_stage(model, state, stage, recorder, checkpoint)
-    if not stages[-1].has_clusters:
-        _evaluate(model, state)
+        evaluation = _run_stage(model, state, stage, recorder, checkpoint)
+    return evaluation or _evaluate(model, state)
 
 
 def _run_stage(
     model: Trainable, state: FitState, stage: Stage, recorder: Recorder, checkpoint: Checkpoint
-) -> None:
+) -> Evaluation | None:
     recorder.enter(stage.name)
     state.optimizer = stage.optimizer()
     restore_optimizer(state)
@@ -114,7 +113,8 @@ def _run_stage(
         record: dict[str, Any] = {"stage": stage.name, "epoch": state.epoch}
         stop = False
         if evaluation is not None:
-            before = evaluation.labels
+            # all else of it, which may be large, is not needed beside the next one
+            before, evaluation = evaluation.labels, None
             evaluation, further = _evaluate_and_reseed(model, state)
             change = float((evaluation.labels != before).double().mean())
             losses |= evaluation.record | {"label_change": change} | further
@@ -125,6 +125,7 @@ def _run_stage(
             checkpoint.write(state)
     if stage.after is not None:
         stage.after()
+    return evaluation
 
 
 def train_on_batches(state: FitState, stage: Stage, evaluation: Evaluation | None) -> dict[str, float]:

@@ -21,10 +21,11 @@ from desc_ext.algorithms.landmarks import chosen_landmarks
 from desc_ext.engine.inputs import BLOCK_ROWS, FeatureRows, worth_scattering
 from desc_ext.engine.rows import Rows
 from desc_ext.engine.state import FitState
+from desc_ext.engine.stored_starts import by_subspaces_of_stored, given_to_stored
 from desc_ext.features import Scattering2D
 from desc_ext.nn import parameter_dtype
 
-__all__ = ["check_labels", "first_clusters_of_rows", "labels_digest"]
+__all__ = ["check_labels", "first_clusters_of_rows", "labels_digest", "unscaled_rows"]
 
 _SCATTERING_DIM = 500
 # Rows of more columns are reduced to as many principal directions before k-subspaces looks for clusters.
@@ -81,9 +82,15 @@ def first_clusters_of_rows(state: FitState[Any, Any], subspace_dim: int) -> Firs
         return _by_self_expression(state)
     rows = _start_rows(state)
     if isinstance(options.init, np.ndarray):
+        if rows.is_stored:
+            return given_to_stored(rows, options.init, n_clusters)
         return given_clusters(_all(rows), options.init, n_clusters)
     if rows.n_features < 2 * subspace_dim:
         return None
+    if rows.is_stored:
+        return by_subspaces_of_stored(
+            rows, _REDUCED_COLUMNS, n_clusters, subspace_dim, options.n_init, seed, directions=True
+        )
     generator = torch.Generator().manual_seed(seed)
     directions, _ = rows.reduced(_REDUCED_COLUMNS, generator, directions=True)
     return by_subspaces(directions, n_clusters, subspace_dim, options.n_init, seed)
@@ -97,19 +104,21 @@ def _by_self_expression(state: FitState[Any, Any]) -> FirstClusters:
     X = rows.X if features is None else features
     landmarks = chosen_landmarks(len(X), None, n_clusters, seed)
     if landmarks is None:
-        return by_self_expression(_all(_unscaled(X[:], rows)), n_clusters, seed, images)
+        return by_self_expression(_all(unscaled_rows(X[:], rows)), n_clusters, seed, images)
 
     def map_rows(function: Callable[[Tensor], Tensor]) -> Tensor:
         blocks = (X[start : start + BLOCK_ROWS] for start in range(0, len(X), BLOCK_ROWS))
-        return torch.cat([_unscaled(block, rows).map(function, directions=True) for block in blocks])
+        return torch.cat([unscaled_rows(block, rows).map(function, directions=True) for block in blocks])
 
-    return by_landmarks(_all(_unscaled(X[landmarks], rows)), landmarks, map_rows, n_clusters, seed, images)
+    return by_landmarks(
+        _all(unscaled_rows(X[landmarks], rows)), landmarks, map_rows, n_clusters, seed, images
+    )
 
 
 def _start_rows(state: FitState[Any, Any]) -> Rows:
     """The rows of ``state``, or the features of its images."""
     features = _start_features(state)
-    return state.rows if features is None else _unscaled(features[:], state.rows)
+    return state.rows if features is None else unscaled_rows(features[:], state.rows)
 
 
 def _start_features(state: FitState[Any, Any]) -> FeatureRows | None:
@@ -122,7 +131,8 @@ def _start_features(state: FitState[Any, Any]) -> FeatureRows | None:
     return FeatureRows(rows.X, scattering.fit(rows.X))
 
 
-def _unscaled(X: np.ndarray, like: Rows) -> Rows:
+def unscaled_rows(X: Any, like: Rows) -> Rows:
+    """``X`` [n, m] as it is, as rows of the device and dtype of others."""
     width = X.shape[1]
     return Rows(X, torch.zeros(width), torch.ones(width), like.device, like.dtype)
 

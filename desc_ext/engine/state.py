@@ -10,6 +10,7 @@ from torch import Tensor
 
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.rows import Rows
+from desc_ext.engine.stored_values import Values
 
 __all__ = ["Evaluation", "FitState"]
 
@@ -21,11 +22,11 @@ NetworkT = TypeVar("NetworkT", bound=ClusteringNetwork)
 class Evaluation:
     """All rows under the network at the end of an epoch; constant during the next one."""
 
-    z: Tensor  # codes [n, p]
+    z: Values  # codes [n, p]
     labels: Tensor  # int64 [n]
-    target: Tensor | None = None  # [n, K], what the clustering loss aims at
+    target: Values | None = None  # [n, K], what the clustering loss aims at
     sample_weight: Tensor | None = None  # H [n]
-    anchor: Tensor | None = None  # [n, K], the anchor's targets; rows of zeros have none
+    anchor: Values | None = None  # [n, K], the anchor's targets; rows of zeros have none
     record: dict[str, Any] = field(default_factory=dict)  # what it adds to the history
 
 

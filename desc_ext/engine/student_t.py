@@ -17,9 +17,11 @@ from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.refined import REFINE
-from desc_ext.engine.rows import map_chunks
+from desc_ext.engine.rows import map_blocks, map_chunks, map_in_memory
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
 from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.engine.stored_starts import means_of_stored
+from desc_ext.engine.stored_values import StoredValues, Values
 
 __all__ = ["StudentTClusterer", "StudentTNetwork", "require_a_loss"]
 
@@ -82,6 +84,7 @@ class StudentTClusterer(ConvolutionalClusterer[S]):
     )
 
     _length = "max_rounds"
+    _stores_codes = True
 
     @property
     def cluster_centers_(self) -> np.ndarray:
@@ -121,10 +124,11 @@ class StudentTClusterer(ConvolutionalClusterer[S]):
             self._anchored(state, refinement),
         ]
 
-    def _take_start(self, state: S, z: Tensor, start: FirstClusters) -> None:
+    def _take_start(self, state: S, z: Any, start: FirstClusters) -> None:
         means = start.centres
         if means is None:
-            means = cluster_means(z, start.labels, state.options.n_clusters)
+            of_clusters = means_of_stored if isinstance(z, StoredValues) else cluster_means
+            means = of_clusters(z, start.labels, state.options.n_clusters)
         state.network.centroids.copy_(means)
 
     def _membership(self, network: Any, z: Tensor) -> Tensor:
@@ -141,17 +145,26 @@ class StudentTClusterer(ConvolutionalClusterer[S]):
     def _assign(self, network: Any, z: Tensor) -> Tensor:
         return network.assign(z)
 
-    def _evaluate_codes(self, state: S, z: Tensor) -> Evaluation:
+    def _evaluate_codes(self, state: S, z: Values) -> Evaluation:
         network = state.network
-        assignment = map_chunks(network.assign, z)
-        network.frequency.copy_(assignment.sum(0, dtype=torch.float64))
-        target = map_chunks(network.sharpen, assignment)
-        labels = map_chunks(lambda part: self._assign(network, part), z).argmax(1)
+        sums = [part.sum(0, dtype=torch.float64) for part in map_blocks(network.assign, z)]
+        network.frequency.copy_(torch.stack(sums).sum(0))
+
+        def of_rows(part: Tensor) -> Tensor:
+            assignment = network.assign(part)
+            labels = self._assign(network, part).argmax(1).to(part.dtype)
+            return torch.stack(
+                [labels, assignment.max(1).values, network.sharpen(assignment).max(1).values], 1
+            )
+
+        # numbers of clusters are exact in every dtype of codes
+        labels, largest, largest_target = (column.clone() for column in map_in_memory(of_rows, z).unbind(1))
+        target = map_chunks(lambda part: network.sharpen(network.assign(part)), z)
         record = {
-            "mean_max_assignment": float(assignment.max(1).values.mean()),
-            "mean_max_target": float(target.max(1).values.mean()),
+            "mean_max_assignment": float(largest.mean()),
+            "mean_max_target": float(largest_target.mean()),
         }
-        return Evaluation(z, labels, target, record=record)
+        return Evaluation(z, labels.long(), target, record=record)
 
     def _batches_of_round(self, state: S) -> list[Tensor]:
         interval = state.options.update_interval

@@ -110,7 +110,7 @@ class ASC2D(StudentTClusterer[State]):
 
     Attributes:
         labels_: int64 [n], clusters of the training rows at the end of the last round.
-        embedding_: [n, K], their codes.
+        embedding_: [n, K], their codes; above 1 GiB of rows on disk a memory map of a file, set at the end of the fit.
         cluster_centers_: μ [K, K].
         frequencies_: f [K] of the last round.
         initial_labels_: int64 [n], the clusters of ``init``.

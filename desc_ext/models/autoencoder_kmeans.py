@@ -12,9 +12,10 @@ from desc_ext import ops
 from desc_ext.engine.deep import DeepClusterer, first_centroids
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.options import Option, estimator, option
-from desc_ext.engine.rows import map_chunks
+from desc_ext.engine.rows import map_in_memory
 from desc_ext.engine.stages import Stage
 from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.engine.stored_values import Values
 from desc_ext.models.desc import latent_dim_of
 from desc_ext.nn import Autoencoder
 
@@ -70,6 +71,7 @@ class AutoencoderKMeans(DeepClusterer[State]):
     """
 
     method = "ae-kmeans"
+    _stores_codes = True
     presets: ClassVar = {"paper": _PAPER, "robust": _ROBUST}
 
     latent_dim: Option[int | None] = option(
@@ -103,5 +105,5 @@ class AutoencoderKMeans(DeepClusterer[State]):
     def _assign(self, network: CentroidNetwork, z: Tensor) -> Tensor:
         return ops.student_t_assignment(z, network.centroids)
 
-    def _evaluate_codes(self, state: State, z: Tensor) -> Evaluation:
-        return Evaluation(z, map_chunks(lambda part: self._assign(state.network, part), z).argmax(1))
+    def _evaluate_codes(self, state: State, z: Values) -> Evaluation:
+        return Evaluation(z, map_in_memory(lambda part: self._assign(state.network, part).argmax(1), z))

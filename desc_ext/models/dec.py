@@ -77,7 +77,7 @@ class DEC(StudentTClusterer[State]):
 
     Attributes:
         labels_: int64 [n], clusters of the training rows at the end of the last round.
-        embedding_: [n, p], their codes.
+        embedding_: [n, p], their codes; above 1 GiB of rows on disk a memory map of a file, set at the end of the fit.
         cluster_centers_: μ [K, p].
         initial_labels_: int64 [n], the clusters of ``init``.
         n_iter_: rounds run.

@@ -16,9 +16,12 @@ from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.refined import ANCHORED, REFINE, UNANCHORED
-from desc_ext.engine.rows import map_chunks
+from desc_ext.engine.rows import map_blocks, map_chunks, map_in_memory
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
+from desc_ext.engine.starts import unscaled_rows
 from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.engine.stored_starts import bases_of_stored, by_subspaces_of_stored
+from desc_ext.engine.stored_values import StoredValues, Values, row_blocks
 from desc_ext.messages import warn_user
 from desc_ext.nn import linear_layer
 from desc_ext.norms import unit_rows
@@ -109,14 +112,18 @@ def hard_sample_weight(p: Tensor, w: Tensor, confidence: float, form: str) -> tu
     V. ``form="norm"`` is the paper's text, "one-plus" gives 1 + Norm (hard rows gain, easy rows lose
     nothing), "off" gives 1. All-equal divergences have no harder rows and give 1.
     """
-    ones = torch.ones(len(w), dtype=w.dtype, device=w.device)
     top, pseudo_label = p.max(1)
-    confident = (top > confidence) & (w.max(1).values > confidence)
+    return _weight(top, w.max(1).values, w.gather(1, pseudo_label[:, None])[:, 0], confidence, form)
+
+
+def _weight(top_p: Tensor, top_w: Tensor, w: Tensor, confidence: float, form: str) -> tuple[Tensor, int]:
+    """:func:`hard_sample_weight` by max_k p_ik, max_k w_ik and w_{i, arg max p_i}, all [n]."""
+    ones = torch.ones(len(w), dtype=w.dtype, device=w.device)
+    confident = (top_p > confidence) & (top_w > confidence)
     n_confident = int(confident.sum())
     if form == "off" or n_confident == 0:
         return ones, n_confident
-    tiny = torch.finfo(w.dtype).tiny
-    divergence = -w.gather(1, pseudo_label[:, None])[:, 0].clamp_min(tiny).log()[confident]
+    divergence = -w.clamp_min(torch.finfo(w.dtype).tiny).log()[confident]
     low, high = divergence.min(), divergence.max()
     if high > low:
         ones[confident] = (divergence - low) / (high - low) + (1.0 if form == "one-plus" else 0.0)
@@ -148,7 +155,7 @@ class DESC(ConvolutionalClusterer[State]):
 
     Attributes:
         labels_: int64 [n], clusters of the training rows at the end of the last epoch.
-        embedding_: [n, p], their codes.
+        embedding_: [n, p], their codes; above 1 GiB of rows on disk a memory map of a file, set at the end of the fit.
         bases_: [K, p, d], the subspaces.
         initial_labels_: int64 [n], the clusters that refinement began with.
         n_iter_: refinement epochs run.
@@ -161,6 +168,7 @@ class DESC(ConvolutionalClusterer[State]):
     """
 
     method = "desc"
+    _stores_codes = True
     presets: ClassVar = {"paper": _PAPER, "robust": _ROBUST}
 
     latent_dim: Option[int | None] = option(
@@ -256,15 +264,21 @@ class DESC(ConvolutionalClusterer[State]):
             self._anchored(state, refinement),
         ]
 
-    def _first_clusters(self, state: State, z: Tensor) -> FirstClusters:
+    def _first_clusters(self, state: State, z: Values) -> FirstClusters:
         options = state.options
         if isinstance(options.init, str) and options.init == "latent-k-subspaces":
-            return by_subspaces(z, options.n_clusters, options.subspace_dim, options.n_init, state.seed)
+            wanted = (options.n_clusters, options.subspace_dim, options.n_init, state.seed)
+            if isinstance(z, StoredValues):
+                return by_subspaces_of_stored(
+                    unscaled_rows(z.rows, state.rows), z.shape[1], *wanted, directions=False
+                )
+            return by_subspaces(z, *wanted)
         return super()._first_clusters(state, z)
 
-    def _take_start(self, state: State, z: Tensor, start: FirstClusters) -> None:
+    def _take_start(self, state: State, z: Any, start: FirstClusters) -> None:
         options = state.options
-        state.network.bases.copy_(subspace_bases(z, start.labels, options.n_clusters, options.subspace_dim))
+        bases = bases_of_stored if isinstance(z, StoredValues) else subspace_bases
+        state.network.bases.copy_(bases(z, start.labels, options.n_clusters, options.subspace_dim))
 
     @property
     def _start_dim(self) -> int:
@@ -281,31 +295,52 @@ class DESC(ConvolutionalClusterer[State]):
     def _assign(self, network: SubspaceNetwork, z: Tensor) -> Tensor:
         return ops.subspace_soft_assignment(z, network.bases, self._smoothing(network))
 
-    def _evaluate_codes(self, state: State, z: Tensor) -> Evaluation:
+    @torch.no_grad()
+    def _evaluate_codes(self, state: State, z: Values) -> Evaluation:
         options, network = state.options, state.network
-        energy = map_chunks(lambda part: ops.projection_energy(part, network.bases), z)
-        network.mean_energy.fill_(max(float(energy.double().mean()), torch.finfo(z.dtype).tiny))
-        w = map_chunks(lambda part: self._assign(network, part), z)
-        p = map_chunks(lambda part: network.classify(part).softmax(1), z)
-        weight, n_confident = hard_sample_weight(p, w, options.confidence_threshold, options.hard_weight)
-        evaluation = Evaluation(z, w.argmax(1))
-        evaluation.record = {
-            "n_confident": n_confident,
-            "mean_max_assignment": float(w.max(1).values.mean()),
-        }
+        tiny = torch.finfo(z.dtype).tiny
+        energy = map_blocks(lambda part: ops.projection_energy(part, network.bases), z)
+        mean_energy = sum(float(block.double().sum()) for block in energy) / (len(z) * options.n_clusters)
+        network.mean_energy.fill_(max(mean_energy, tiny))
+
+        def of_rows(part: Tensor) -> Tensor:
+            w, p = self._assign(network, part), network.classify(part).softmax(1)
+            (top_w, label), (top_p, pseudo_label) = w.max(1), p.max(1)
+            at_pseudo_label = w.gather(1, pseudo_label[:, None])[:, 0]
+            # numbers of clusters are exact in every dtype of codes
+            return torch.stack([label.to(w.dtype), top_w, top_p, at_pseudo_label], 1)
+
+        label, top_w, top_p, at_pseudo_label = (
+            column.clone() for column in map_in_memory(of_rows, z).unbind(1)
+        )
+        weight, n_confident = _weight(
+            top_p, top_w, at_pseudo_label, options.confidence_threshold, options.hard_weight
+        )
+        evaluation = Evaluation(z, label.long())
+        evaluation.record = {"n_confident": n_confident, "mean_max_assignment": float(top_w.mean())}
         if state.epoch < (options.warmup_epochs or 0):
-            evaluation.target = nn.functional.one_hot(state.first_labels, options.n_clusters).to(w.dtype)
+            evaluation.target = map_chunks(
+                lambda part, labels: nn.functional.one_hot(labels, options.n_clusters).to(part.dtype),
+                z,
+                state.first_labels,
+            )
             return evaluation
         evaluation.sample_weight = weight
         if options.objective == "kl":
-            smoothing = self._smoothing(network)
-            weighted = map_chunks(
-                lambda part, h: ops.subspace_soft_assignment(part, network.bases, smoothing, h), z, weight
-            )
-            # a cluster without rows has frequency 0 and would divide 0 by 0
-            frequency = weighted.sum(0).clamp_min(torch.finfo(w.dtype).tiny)
-            evaluation.target = ops.target_distribution(weighted, frequency)
+            evaluation.target = self._sharpened(network, z, weight)
         return evaluation
+
+    def _sharpened(self, network: SubspaceNetwork, z: Values, weight: Tensor) -> Values:
+        """target_ik ∝ w_ik² / Σ_i w_ik [n, K], rows weighted by H [n]."""
+        smoothing, tiny = self._smoothing(network), torch.finfo(z.dtype).tiny
+
+        def weighted(part: Tensor, h: Tensor) -> Tensor:
+            return ops.subspace_soft_assignment(part, network.bases, smoothing, h)
+
+        sums = [block.sum(0).double() for block in map_blocks(weighted, z, weight)]
+        # a cluster without rows has frequency 0 and would divide 0 by 0
+        frequency = torch.stack(sums).sum(0).to(z.dtype).clamp_min(tiny)
+        return map_chunks(lambda part, h: ops.target_distribution(weighted(part, h), frequency), z, weight)
 
     # ------------------------------------------------------------------ losses
     def _terms(self, state: State, index: Tensor, evaluation: Evaluation | None) -> BatchLosses:
@@ -355,8 +390,8 @@ class DESC(ConvolutionalClusterer[State]):
         empty = (torch.bincount(evaluation.labels, minlength=n_clusters) == 0).nonzero().flatten().tolist()
         if not empty:
             return 0
-        residual = map_chunks(lambda part: ops.nearest_subspace(part, bases)[1], z)
-        directions = unit_rows(z)
+        residual = map_in_memory(lambda part: ops.nearest_subspace(part, bases)[1], z)
+        directions = unit_rows(z) if isinstance(z, Tensor) else None
         # half an even cluster: enough to find its directions, few enough to leave the other clusters their rows
         n_members = max(state.options.subspace_dim, len(z) // (2 * n_clusters))
         scale = bases.norm(dim=1).max()  # as long as the longest column: it competes by ‖S_kᵀ z‖
@@ -364,7 +399,12 @@ class DESC(ConvolutionalClusterer[State]):
         for cluster in empty:
             # the worst fitting row, with the rows most like it, spans the new subspace
             worst = residual.argmax()
-            members = (directions @ directions[worst]).abs().topk(min(n_members, len(residual))).indices
+            if directions is None:
+                direction = unit_rows(z[worst[None]])[0]
+                cosines = torch.cat([unit_rows(part) @ direction for (part,) in row_blocks(z)])
+            else:
+                cosines = directions @ directions[worst]
+            members = cosines.abs().topk(min(n_members, len(residual))).indices
             together = torch.zeros_like(members)
             bases[cluster] = scale * subspace_bases(z[members], together, 1, bases.shape[2])[0]
             residual[members] = -1

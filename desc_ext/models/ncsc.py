@@ -28,9 +28,10 @@ from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.processes import BatchShare
 from desc_ext.engine.refined import REFINE, RefinedClusterer, usual_pretraining
-from desc_ext.engine.rows import map_chunks
+from desc_ext.engine.rows import map_in_memory
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, train_on_batches
 from desc_ext.engine.state import Evaluation, FitState
+from desc_ext.engine.stored_values import Values
 from desc_ext.messages import warn_user
 from desc_ext.models.ncsc_presets import PAPER, ROBUST
 from desc_ext.nn import ClassifierHead, SelfExpressiveLayer
@@ -74,7 +75,7 @@ class CollaborativeState(FitState["NCSC", CollaborativeNetwork]):
     """The state of a fit of NCSC."""
 
     parts: list[Tensor] = field(default_factory=list)  # the fixed partition, where coefficients are learned
-    codes: Tensor | None = None  # of all rows, while the encoder is not updated
+    codes: Values | None = None  # of all rows, while the encoder is not updated
     separation_limit: float | None = (
         None  # the value of A_s below which separation_share of the pairs lie, in this epoch
     )
@@ -120,7 +121,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
 
     Attributes:
         labels_: int64 [n], clusters of the training rows at the end of the last epoch.
-        embedding_: [n, p], their codes.
+        embedding_: [n, p], their codes; above 1 GiB of rows on disk a memory map of a file, set at the end of the fit.
         initial_labels_: int64 [n], the clusters that ``init`` finds; "random": those of the classifier as it was drawn.
         n_iter_: epochs of stage 3.
         history_: one dict an epoch: stage ("pretrain", "expression", "start", "classifier", "refine"), epoch, seconds,
@@ -132,6 +133,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
 
     _state_type = CollaborativeState
     method = "ncsc"
+    _stores_codes = True
     presets: ClassVar = {"paper": PAPER, "robust": ROBUST}
 
     latent_dim: Option[int | None] = option(
@@ -305,8 +307,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         return {"params": _parameters(state.network.autoencoder), "lr": rate}
 
     def _pretraining_batches(self, state: CollaborativeState) -> list[Tensor]:
-        order = torch.randperm(len(state.rows), generator=state.order)
-        return list(order.split(state.options.pretrain_batch_size))
+        return list(state.rows.shuffled(state.order, state.options.pretrain_batch_size))
 
     def _batches(self, state: CollaborativeState) -> list[Tensor]:
         batches: list[Tensor] = []
@@ -315,8 +316,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
                 order = torch.randperm(len(state.parts), generator=state.order)
                 batches += [state.parts[number] for number in order]
             else:
-                order = torch.randperm(len(state.rows), generator=state.order)
-                batches += nearly_equal(order, state.options.batch_size)
+                batches += nearly_equal(state.rows.order(state.order), state.options.batch_size)
         return batches
 
     def _find_first_clusters(self, state: CollaborativeState) -> None:
@@ -325,10 +325,11 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         assert state.codes is not None
         state.initial_labels = self._find_start(state, state.codes)
 
-    def _first_clusters(self, state: CollaborativeState, z: Tensor) -> FirstClusters:
+    def _first_clusters(self, state: CollaborativeState, z: Any) -> FirstClusters:
         options = state.options
         if isinstance(options.init, np.ndarray) or options.init not in ("random", "best"):
             return super()._first_clusters(state, z)
+        z = z[:]  # what is only of small data takes them from memory
         drawn = options.init == "random"
         labels = self._evaluate_codes(state, z).labels if drawn else first_labels(z, options, state.seed)
         return given_clusters(z, labels.cpu().numpy(), options.n_clusters)
@@ -339,7 +340,7 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
     def _forget_codes(self, state: CollaborativeState) -> None:
         state.codes = None
 
-    def _encode_all(self, state: CollaborativeState) -> Tensor:
+    def _encode_all(self, state: CollaborativeState) -> Any:
         return super()._encode_all(state) if state.codes is None else state.codes
 
     def _end_training(self, state: CollaborativeState) -> None:
@@ -358,13 +359,18 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         return network.classify(z)
 
     @torch.no_grad()
-    def _evaluate_codes(self, state: CollaborativeState, z: Tensor) -> Evaluation:
-        proba = map_chunks(lambda part: self._assign(state.network, part), z)
-        evaluation = Evaluation(z, proba.argmax(1))
+    def _evaluate_codes(self, state: CollaborativeState, z: Values) -> Evaluation:
+        def of_rows(part: Tensor) -> Tensor:
+            largest, label = self._assign(state.network, part).max(1)
+            # numbers of clusters are exact in every dtype of codes
+            return torch.stack([label.to(largest.dtype), largest], 1)
+
+        label, proba = (column.clone() for column in map_in_memory(of_rows, z).unbind(1))
+        evaluation = Evaluation(z, label.long())
         n_clusters = state.options.n_clusters
         largest = int(torch.bincount(evaluation.labels, minlength=n_clusters).max())
         evaluation.record = {
-            "mean_max_assignment": float(proba.max(1).values.mean()),
+            "mean_max_assignment": float(proba.mean()),
             "collapsed": n_clusters > 1 and largest > _COLLAPSED_SHARE * len(z),
         }
         return evaluation
@@ -472,8 +478,16 @@ class NCSC(ImageOrRowClusterer[CollaborativeState], RefinedClusterer[Collaborati
         """A_s of eq. 4 [m, m] between the training rows with the numbers ``rows`` [m], taken as one mini-batch.
 
         From the closed form of their codes; each row is divided by its largest other value, and the diagonal is 1.
+
+        Raises:
+            ValueError: the model does not hold the codes: those of many rows on disk are not saved with it.
         """
         check_is_fitted(self)
+        if self.embedding_ is None:
+            raise ValueError(
+                "NCSC: dense_affinity is of the codes of the training rows, which this model does not hold: they were too "
+                "many, or not asked for; call it on the estimator that was fitted, with its embedding"
+            )
         z = torch.from_numpy(self.embedding_[rows])
         return dense_affinity(z, self._options.fidelity_weight).numpy()
 

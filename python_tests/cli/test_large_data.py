@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from desc_ext import cli, data
 from desc_ext.data import DataError, StoredRows, load_dataset
 from desc_ext.engine import inputs, large_arrays, rows
-from desc_ext.models import KSubspaces
+from desc_ext.models import KSubspaces, load_model
 
 N = 12_000
 FIT = (
@@ -127,6 +127,32 @@ def test_an_embedding_that_is_not_wanted_is_not_computed(shards, large, tmp_path
     assert "warning" not in done.output
     done = invoke("predict", tmp_path / "out", folder, "--out", tmp_path / "again.npy")
     assert done.exit_code == 0, done.output
+
+
+DEEP = ["pretrain_epochs=1", "max_epochs=1", "init=k-means", "n_init=1", "hidden_sizes=16", "batch_size=512"]
+
+
+@pytest.mark.parametrize("further", [[], ["--no-embedding"]])
+def test_a_deep_fit_to_rows_on_disk(shards, large, tmp_path, further):
+    folder, X, _ = shards
+    out = tmp_path / "out"
+    options = [word for one in DEEP for word in ("--set", one)]
+    done = invoke("fit", folder, "--model", "desc", "--clusters", K, "--out", out, *options, *further)
+    assert done.exit_code == 0, done.output
+    assert "warning" not in done.output
+    names = {file.name for file in out.iterdir()}
+    assert {"labels.npy", "labels.csv", "report.html", "cluster_sizes.png"} <= names
+    assert not (out / "checkpoint").exists()  # where the codes were written
+    model = load_model(out / "model")
+    np.testing.assert_array_equal(np.load(out / "labels.npy"), model.predict(X))
+    confidence = np.loadtxt(out / "labels.csv", delimiter=",", skiprows=1)[:, 2]
+    np.testing.assert_allclose(confidence, model.predict_proba(X).max(1), atol=1e-5)
+    assert ({"embedding.npy", "embedding.png"} & names == set()) == bool(further)
+    if not further:
+        np.testing.assert_array_equal(np.load(out / "embedding.npy"), model.transform(X))
+    done = invoke("predict", out, folder, "--out", tmp_path / "again.npy")
+    assert done.exit_code == 0, done.output
+    np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(out / "labels.npy"))
 
 
 def test_an_embedding_in_memory_can_be_left_out_too(tmp_path):

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from sklearn.datasets import load_digits
 
-from desc_ext.data import stored_rows
-from desc_ext.engine import Callback, inputs
+from desc_ext.data import StoredRows, stored_rows
+from desc_ext.engine import Callback, inputs, rows
 from desc_ext.models import KSubspaces
 from helpers.estimators import small
 
@@ -30,8 +34,10 @@ FITS = {
     "asc2d": {"adversarial_weight": 0.1},
     "idec": {},
     "ae-kmeans": {},
+    "dec on disk": {"anchor_weight": 1.0},
 }
-IMAGES = load_digits().images[:301]
+ALL_IMAGES = load_digits().images
+IMAGES = ALL_IMAGES[:301]
 SUBSPACES = ("in memory", "on disk", "few")  # how KSubspaces is given rows
 
 
@@ -41,10 +47,21 @@ class _Dies(Callback):
             os._exit(9)
 
 
+@contextmanager
+def _stored() -> Iterator[StoredRows]:
+    """All images in a file, rows that are not read whole, of several blocks of several chunks."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(rows, _BLOCK_CHUNKS=2):
+        np.save(f"{folder}/x.npy", ALL_IMAGES.reshape(len(ALL_IMAGES), -1))
+        with mock.patch.multiple(inputs, READ_WHOLE=0):
+            yield stored_rows(f"{folder}/x.npy")
+
+
 def fit(method: str, **further) -> dict[str, np.ndarray]:
     """Labels, start, codes and the losses of all epochs."""
+    name, on_disk = method.removesuffix(" on disk"), method.endswith(" on disk")
     X = IMAGES if "augment" in FITS[method] else IMAGES.reshape(len(IMAGES), -1)
-    model = small(method, dtype="float64", **FITS[method], **further).fit(X)
+    with _stored() if on_disk else nullcontext(X) as given:
+        model = small(name, dtype="float64", **FITS[method], **further).fit(given)
     found = {"labels": model.labels_, "start": model.initial_labels_, "codes": model.embedding_}
     return found | {"loss": np.array([record["loss"] for record in model.history_])}
 
