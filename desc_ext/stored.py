@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import os
@@ -52,6 +53,7 @@ class FilePart:
         path: of the file.
         offset: bytes before the first row.
         n_rows, n_columns, dtype: of the rows.
+        changed: when the file was last changed, in ns; None where it may be while it is read.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class FilePart:
     n_rows: int
     n_columns: int
     dtype: np.dtype
+    changed: int | None = None
 
     @property
     def _row_bytes(self) -> int:
@@ -71,12 +74,22 @@ class FilePart:
             OSError: the file cannot be read, or has become shorter.
         """
         found = np.empty((stop - start, self.n_columns), self.dtype)
+        with self._opened() as descriptor:
+            self._fill(descriptor, found, start)
+        return found
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            self._fill(descriptor, found, start)
+            now, end = os.fstat(descriptor), self.offset + self.n_rows * self._row_bytes
+            if self.changed not in (None, now.st_mtime_ns) and now.st_size >= end:
+                raise OSError(
+                    f"{self.path} has changed since it was opened; start anew with what it holds now"
+                )
+            yield descriptor
         finally:
             os.close(descriptor)
-        return found
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """As :meth:`Part.take`; errors as for :meth:`read`."""
@@ -85,8 +98,7 @@ class FilePart:
         # a span ends where the next row is farther than it is worth reading what lies between, or where it is full
         apart = (np.diff(index) > max(span // 64, 1)) | (np.diff(index // span) != 0)
         ends = [0, *(np.flatnonzero(apart) + 1).tolist(), len(index)]
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
+        with self._opened() as descriptor:
             for first, last in itertools.pairwise(ends):
                 if last - first == 1:
                     self._fill(descriptor, found[first:last], int(index[first]))
@@ -95,8 +107,6 @@ class FilePart:
                     rows = np.empty((int(index[last - 1]) + 1 - start, self.n_columns), self.dtype)
                     self._fill(descriptor, rows, start)
                     found[first:last] = rows[index[first:last] - start]
-        finally:
-            os.close(descriptor)
         return found
 
     def _fill(self, descriptor: int, rows: np.ndarray, start: int) -> None:

@@ -98,8 +98,8 @@ def plain_errors() -> Iterator[None]:
     except RuntimeError as error:
         if _is_of_group(error):
             errors.print(
-                "error: another process of the fit ended (what it says comes before or after this); the checkpoint of the "
-                "last epoch is kept: start the same command again with --resume, or let torchrun do so, --max-restarts 3",
+                "error: another process of the fit ended, and says why before or after this. Where an epoch was finished, "
+                "its checkpoint is kept: start the same command again with --resume, or let torchrun do so, --max-restarts 3",
                 markup=False,
             )
             raise typer.Exit(2) from error
@@ -266,8 +266,14 @@ def _say_how_to_resume(run: Run) -> None:
         message.print("interrupted before the first checkpoint: nothing was kept, start again", markup=False)
         return
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--resume", "--overwrite")]
-    on_path = shutil.which("desc-ext") == sys.argv[0]
-    command = shlex.join(["desc-ext" if on_path else sys.argv[0], *arguments, "--resume"])
+    command = shlex.join([*arguments, "--resume"])
+    if run.distributed:
+        command = f"torchrun --nproc-per-node N -m desc_ext {command}"
+    elif Path(sys.argv[0]).name == "__main__.py":
+        command = f"{shlex.quote(sys.executable)} -m desc_ext {command}"
+    else:
+        on_path = shutil.which("desc-ext") == sys.argv[0]
+        command = f"{'desc-ext' if on_path else shlex.quote(sys.argv[0])} {command}"
     message.print(f"interrupted; the last checkpoint is kept. Go on with:\n  {command}", markup=False)
 
 

@@ -6,12 +6,14 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from desc_ext.data.folders import files_of
 from desc_ext.data.messages import DataError
@@ -52,7 +54,8 @@ def stored_rows(source: Any, columns: Sequence[str] | None = None) -> StoredRows
     if isinstance(source, StoredRows):
         return source
     if isinstance(source, (str, os.PathLike)):
-        return _of_path(Path(source), columns)
+        # absolute: what is read later does not depend on the folder that is then the current one
+        return _of_path(Path(source).absolute(), columns)
     if columns is not None:
         raise DataError("stored_rows: columns means nothing for what is no Parquet file; leave it out")
     if isinstance(source, np.ndarray):
@@ -126,7 +129,7 @@ def _npy_part(path: Path) -> FilePart:
             if version not in read:
                 raise ValueError(f"its format has version {version}, and versions 1 and 2 are read")
             shape, fortran, dtype = read[version](file)
-            offset, size = file.tell(), os.fstat(file.fileno()).st_size
+            offset, status = file.tell(), os.fstat(file.fileno())
     except Exception as error:  # whatever the bytes of a damaged file lead NumPy to
         raise DataError(f"{path} cannot be read as a NumPy file: {reason(error)}") from error
     if dtype.hasobject:
@@ -134,21 +137,25 @@ def _npy_part(path: Path) -> FilePart:
     if dtype.kind not in "biuf":
         raise DataError(f"{path} must hold real numbers; got dtype {dtype}")
     if len(shape) != 2:
-        raise DataError(f"{path} must hold rows and columns, [n, m]; got shape {list(shape)}")
+        raise DataError(
+            f"{path} must hold rows and columns, [n, m]; got shape {list(shape)}; keep labels in a file beside the folder, "
+            "--labels FILE.npy"
+        )
     if 0 in shape:
-        raise DataError(f"{path} is empty: shape {list(shape)}")
+        raise DataError(f"{path} is empty: shape {list(shape)}; remove it")
     if fortran and min(shape) > 1:
         raise DataError(
             f"{path} holds its array column by column (Fortran order), of which rows cannot be read one after the other; "
             "save it again: numpy.save(path, numpy.ascontiguousarray(X))"
         )
     wanted = offset + shape[0] * shape[1] * dtype.itemsize
-    if size < wanted:
+    if status.st_size < wanted:
         raise DataError(
-            f"{path} cannot be read as a NumPy file: it has {size:,} bytes, and {list(shape)} of {dtype} need {wanted:,}; it "
-            "was cut short, write it again"
+            f"{path} cannot be read as a NumPy file: it has {status.st_size:,} bytes, and {list(shape)} of {dtype} need "
+            f"{wanted:,}; it was cut short, write it again"
         )
-    return FilePart(path, offset, shape[0], shape[1], np.dtype(np.uint8) if dtype.kind == "b" else dtype)
+    dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype
+    return FilePart(path.absolute(), offset, shape[0], shape[1], dtype, status.st_mtime_ns)
 
 
 # Parquet
@@ -270,7 +277,7 @@ class _Items:
         rows = np.empty((len(index), self.n_columns), self.dtype)
         for place, number in enumerate(index.tolist()):
             row = _row(self.items, number)
-            if row.shape != (self.n_columns,) or not np.can_cast(row.dtype, self.dtype, "same_kind"):
+            if row.shape != (self.n_columns,) or not np.can_cast(row.dtype, self.dtype):
                 raise DataError(
                     f"item {number} of {type(self.items).__name__} has {row.size} numbers of {row.dtype}, but the first has "
                     f"{self.n_columns} of {self.dtype}; all items must be alike"
@@ -281,13 +288,25 @@ class _Items:
 
 def _row(items: Any, number: int) -> np.ndarray:
     item = items[number]
-    return np.asarray(item[0] if isinstance(item, (tuple, list)) and len(item) else item).reshape(-1)
+    in_order = isinstance(item, (tuple, list)) and len(item)
+    x = item[0] if in_order else item
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
+        x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+    if in_order and np.ndim(x) == 0:
+        raise DataError(
+            f"item {number} of {type(items).__name__} begins with a single number; items must be rows x, or (x, ...), as "
+            "arrays or tensors"
+        )
+    return np.asarray(x).reshape(-1)
 
 
 def _of_items(items: Any) -> StoredRows:
-    if not (hasattr(items, "__getitem__") and hasattr(items, "__len__")) or isinstance(items, (list, tuple)):
+    plain = isinstance(items, (list, tuple, range, bytes, bytearray, Mapping)) or hasattr(items, "iloc")
+    if plain or not (hasattr(items, "__getitem__") and hasattr(items, "__len__")):
         raise DataError(
-            f"stored_rows: source must be a path, a memory map or a torch Dataset of known length; got {type(items).__name__}"
+            "stored_rows: source must be a path, a memory map or a torch Dataset of known length; got "
+            f"{type(items).__name__}; give tables and arrays to the estimator"
         )
     name, n = type(items).__name__, len(items)
     if not n:

@@ -24,7 +24,7 @@ _BLOCK_BYTES = 2**24  # of a tensor of :func:`row_blocks`
 class _OpenPart(FilePart):
     """A file that lies there as long as it is open."""
 
-    file: IO[bytes]
+    file: IO[bytes] | None = None
 
 
 class StoredValues:
@@ -65,7 +65,7 @@ class StoredValues:
             self.dtype, self.device, self.shape = part.dtype, part.device, (n, part.shape[1])
         assert n_written == n
         # the descriptor stands for a name, which the file does not have
-        place = _OpenPart(Path(f"/dev/fd/{file.fileno()}"), 0, n, self.shape[1], array.dtype, file)
+        place = _OpenPart(Path(f"/dev/fd/{file.fileno()}"), 0, n, self.shape[1], array.dtype, file=file)
         self.rows = StoredRows([place], place.n_columns, place.dtype)
 
     def __len__(self) -> int:

@@ -33,13 +33,14 @@ class BatchPredictor:
     Raises:
         FileNotFoundError: the folder holds no saved estimator.
         ValueError: it is damaged, its method assigns no new rows, it was fitted to texts, or ``columns`` are not named and
-            the fit had no names.
+            the fit had no names, contradict its names, or hold one twice.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], columns: Sequence[str] | None = None, output: str = "cluster"
     ) -> None:
-        self.folder, self.output = Path(folder), output
+        # absolute: a worker that it is sent to may have another current folder
+        self.folder, self.output = Path(folder).absolute(), output
         self._model: Any = None
         self._prepared = Preparation()
         names = self._fitted_columns()
@@ -48,7 +49,7 @@ class BatchPredictor:
                 f"BatchPredictor: the model in {folder} was fitted to rows without names; columns must name those of its "
                 "features in a batch, in the order of the fit"
             )
-        self.columns = list(names if columns is None else columns)
+        self.columns = _checked_columns(names, columns, output)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_model": None}
@@ -80,25 +81,38 @@ class BatchPredictor:
         return self._names
 
     def __call__(self, batch: Any) -> Any:
-        """The batch with the column ``output``; an empty batch comes back with an empty one.
+        """The batch with the column ``output``, which replaces one of that name; an empty batch has an empty one.
 
         Raises:
-            KeyError: a column is missing.
-            ValueError, TypeError: rows that ``predict`` does not take.
+            ValueError: a column is missing, there twice, or holds no numbers; rows that ``predict`` does not take.
+            TypeError: no batch of one of the kinds.
         """
         if isinstance(batch, Mapping):
-            return {**batch, self.output: self._clusters([np.asarray(batch[name]) for name in self.columns])}
-        if hasattr(batch, "column_names"):  # pyarrow
-            return self._of_arrow(batch)
-        labels = self._clusters([batch[name].to_numpy() for name in self.columns])
-        return batch.assign(**{self.output: labels})
-
-    def _of_arrow(self, batch: Any) -> Any:
+            names, get = list(batch), lambda name: np.asarray(batch[name])
+        elif hasattr(batch, "column_names"):  # pyarrow
+            names, get = list(batch.column_names), lambda name: _values(batch.column(name))
+        elif hasattr(batch, "assign") and hasattr(batch, "columns"):
+            names, get = list(batch.columns), lambda name: batch[name].to_numpy()
+        else:
+            raise TypeError(
+                f"BatchPredictor: a batch must be of pandas or pyarrow, or a dictionary of arrays; got {type(batch).__name__}"
+            )
+        for name in self.columns:
+            if names.count(name) != 1:
+                raise ValueError(
+                    f"BatchPredictor: the batch has the column {name!r} {names.count(name)} times, wanted once; its columns "
+                    f"are {', '.join(map(str, names[:12]))}"
+                )
+        labels = self._clusters([_numbers(name, get(name), len(self.columns)) for name in self.columns])
+        if isinstance(batch, Mapping):
+            return {**batch, self.output: labels}
+        if not hasattr(batch, "column_names"):
+            return batch.assign(**{self.output: labels})
         import pyarrow as pa
 
-        labels = pa.array(self._clusters([_values(batch.column(name)) for name in self.columns]))
-        names = [*batch.column_names, self.output]
-        return type(batch).from_arrays([*batch.columns, labels], names=names)
+        kept = [name for name in names if name != self.output]
+        columns = [batch.column(name) for name in kept]
+        return type(batch).from_arrays([*columns, pa.array(labels)], names=[*kept, self.output])
 
     def over(self, batches: Iterable[Any]) -> Iterator[Any]:
         """This function of each of the batches: what ``mapInPandas`` and ``mapInArrow`` take."""
@@ -107,15 +121,23 @@ class BatchPredictor:
     def _clusters(self, columns: list[np.ndarray]) -> np.ndarray:
         if not len(columns[0]):
             return np.zeros(0, np.int64)
+        lengths = {len(column) for column in columns}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"BatchPredictor: the columns have {sorted(lengths)} rows; they must have the same number"
+            )
         rows = columns[0] if len(columns) == 1 else np.stack(columns, 1)
-        if rows.dtype == object and len(columns) == 1:  # a list or an array in every row
-            rows = np.stack([np.asarray(row) for row in rows])
         return self._loaded().predict(self._as_fitted(rows if rows.ndim > 1 else rows[:, None]))
 
     def _as_fitted(self, rows: np.ndarray) -> np.ndarray:
         """Rows as the command line gave them to the fit: images of bytes in [0, 1], the channels first."""
-        if self._prepared.of_bytes and rows.dtype == np.uint8:
+        if self._prepared.of_bytes and rows.dtype.kind in "iu":
             rows = rows.astype(np.float32) / 255
+        if self._prepared.of_bytes and rows.max() > 1:
+            raise ValueError(
+                f"BatchPredictor: pixels go up to {rows.max():g}, and the fit was given bytes, divided by 255; give integers "
+                "from 0 to 255, or numbers from 0 to 1"
+            )
         shape = self._prepared.image_shape
         if shape is None:
             return rows
@@ -126,3 +148,37 @@ class BatchPredictor:
 def _values(column: Any) -> np.ndarray:
     """A column of pyarrow; one of lists becomes an array of arrays."""
     return column.to_numpy() if hasattr(column, "num_chunks") else column.to_numpy(zero_copy_only=False)
+
+
+def _numbers(name: str, values: np.ndarray, n_columns: int) -> np.ndarray:
+    """The values of a column as numbers [n], or where it is the only one [n, ...]."""
+    if values.dtype == object:  # a list or an array in every row, or numbers some of which are missing
+        try:
+            found = np.stack([np.asarray(value) for value in values]) if len(values) else np.zeros(0)
+        except ValueError:
+            raise ValueError(
+                f"BatchPredictor: the rows of column {name!r} have different shapes; all must be alike"
+            ) from None
+        values = found
+    if values.dtype.kind not in "biuf" or (values.ndim > 1 and n_columns > 1):
+        what = f"{values.dtype} of shape {list(values.shape[1:])} a row" if values.ndim > 1 else values.dtype
+        raise ValueError(
+            f"BatchPredictor: column {name!r} holds {what}, wanted a number a row without missing ones, or a single column "
+            "of vectors; convert it, or name others by columns"
+        )
+    return values
+
+
+def _checked_columns(names: list[str], columns: Sequence[str] | None, output: str) -> list[str]:
+    """The columns of features, where the fit had ``names`` or none."""
+    wanted = list(names if columns is None else columns)
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(f"BatchPredictor: columns must be names, each once, at least one; got {wanted}")
+    if set(wanted) & set(names) and wanted != names:
+        raise ValueError(
+            f"BatchPredictor: columns are {wanted}, but the model was fitted to {names}; leave columns out, or give them in "
+            "that order"
+        )
+    if not isinstance(output, str) or output in wanted:
+        raise ValueError(f"BatchPredictor: output must be a name that no feature has; got {output!r}")
+    return wanted

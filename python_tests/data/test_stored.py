@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -267,3 +270,53 @@ def test_a_sample_has_finite_rows_whether_all_are_looked_at_or_few(tmp_path, mon
             np.testing.assert_array_equal(rows_at(array, rows), X[rows])
     monkeypatch.undo()
     assert len(finite_sample(X, 100)) == N // 2
+
+
+def test_what_is_read_does_not_depend_on_the_current_folder(tmp_path, monkeypatch):
+    for name, value in (("one", 0), ("two", 1)):
+        (tmp_path / name / "rows").mkdir(parents=True)
+        np.save(tmp_path / name / "rows" / "x.npy", table() + value)
+    monkeypatch.chdir(tmp_path / "one")
+    of_folder, of_file = stored_rows("rows"), stored_rows("rows/x.npy")
+    monkeypatch.chdir(tmp_path / "two")
+    np.testing.assert_array_equal(np.asarray(of_folder), table())
+    np.testing.assert_array_equal(of_file[np.array([3])], table()[3:4])
+
+
+def test_a_file_that_is_written_anew_while_it_is_open(tmp_path):
+    path = npy(table(), tmp_path)
+    rows = stored_rows(path)
+    np.save(path, table("int32"))
+    os.utime(path, ns=(1, 1))  # whatever the clock of the file system is worth
+    for index in (slice(0, 3), np.array([1, 50])):
+        with pytest.raises(OSError, match=r"x.npy has changed since it was opened; start anew"):
+            rows[index]
+
+
+class _Items(torch.utils.data.Dataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, number):
+        return self.items[number]
+
+
+def test_items_of_data_sets_that_are_no_rows(tmp_path):
+    wider = _Items([np.array([1, 2], "i1"), np.array([300, 1000], "i8")])
+    with pytest.raises(
+        DataError, match=r"item 1 of _Items has 2 numbers of int64, but the first has 2 of int8"
+    ):
+        np.asarray(stored_rows(wider))
+    for item in ([1.0, 2.0, 3.0], (torch.tensor(3), torch.ones(4))):
+        with pytest.raises(
+            DataError, match=r"item 0 of _Items begins with a single number; items must be rows x"
+        ):
+            stored_rows(_Items([item, item]))
+    trained = _Items([torch.ones(4, dtype=torch.bfloat16, requires_grad=True)] * 3)
+    np.testing.assert_array_equal(np.asarray(stored_rows(trained)), np.ones((3, 4), np.float32))
+    for source in (pd.DataFrame(table()), {"x": table()}, range(20), b"x.npy", [table()]):
+        with pytest.raises(DataError, match="give tables and arrays to the estimator"):
+            stored_rows(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,7 @@ def test_a_process_that_dies_ends_the_fit_and_leaves_a_checkpoint(tmp_path):
     assert done.returncode != 0
     assert "exitcode  : 9" in done.stderr
     assert (killed / "checkpoint" / "config.json").exists()
+    shutil.copytree(killed / "checkpoint", tmp_path / "alone")
     for folder in (killed, whole):
         done = fit_together(2, folder)
         assert done.returncode == 0, done.stderr
@@ -81,6 +83,10 @@ def test_a_process_that_dies_ends_the_fit_and_leaves_a_checkpoint(tmp_path):
         found = np.load(killed / f"resumed-{rank}.npz")
         for name in ("labels", "codes", "loss"):
             np.testing.assert_array_equal(found[name], expected[name])
+    # one process goes on as well
+    found = together.fit("desc", checkpoint=tmp_path / "alone", resume=True)
+    np.testing.assert_array_equal(found["labels"], expected["labels"])
+    np.testing.assert_allclose(found["codes"], expected["codes"], rtol=0, atol=1e-8)
 
 
 def test_the_shares_of_processes_are_all_items_once():

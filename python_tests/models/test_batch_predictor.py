@@ -51,6 +51,18 @@ def test_batches_of_every_kind_come_back_with_clusters(fitted, kind):
     assert [len(part) for part in parts] == [0, 150]
 
 
+def test_the_folder_is_that_of_the_beginning_and_a_column_is_replaced(fitted, tmp_path, monkeypatch):
+    folder, expected = fitted
+    monkeypatch.chdir(folder.parent)
+    sent = pickle.dumps(BatchPredictor(folder.name))
+    monkeypatch.chdir(tmp_path)
+    for batch in (IRIS.assign(cluster=-1), pa.Table.from_pandas(IRIS.assign(cluster=-1))):
+        found = pickle.loads(sent)(batch)
+        frame = found if isinstance(found, pd.DataFrame) else found.to_pandas()
+        assert list(frame).count("cluster") == 1
+        np.testing.assert_array_equal(frame["cluster"], expected)
+
+
 def test_one_column_may_hold_vectors(tmp_path):
     rows = load_digits().data[:200]
     model = KSubspaces(4, subspace_dim=2, n_init=2, random_state=0).fit(rows)
@@ -76,6 +88,12 @@ def test_the_results_of_the_command_line_bring_their_columns_and_images(tmp_path
     assert run("fit", tmp_path / "images.npy", *command, tmp_path / "images")[0] == 0
     found = BatchPredictor(tmp_path / "images", ["image"])({"image": images})
     np.testing.assert_array_equal(found["cluster"], np.load(tmp_path / "images" / "labels.npy"))
+    found = BatchPredictor(tmp_path / "images", ["image"])({"image": images.astype(np.int64)})
+    np.testing.assert_array_equal(found["cluster"], np.load(tmp_path / "images" / "labels.npy"))
+    with pytest.raises(
+        ValueError, match=r"pixels go up to 25.*, and the fit was given bytes, divided by 255"
+    ):
+        BatchPredictor(tmp_path / "images", ["image"])({"image": images.astype(np.float64)})
 
 
 def test_what_cannot_be_used_is_refused(tmp_path, fitted):
@@ -88,8 +106,29 @@ def test_what_cannot_be_used_is_refused(tmp_path, fitted):
         BatchPredictor(tmp_path / "no", ["x"])
     with pytest.raises(FileNotFoundError):
         BatchPredictor(tmp_path / "missing")
-    with pytest.raises(KeyError, match="petal"):
-        BatchPredictor(fitted[0])(IRIS[NAMES[:2]])
+    predictor = BatchPredictor(fitted[0])
+    with pytest.raises(
+        ValueError, match=r"the column 'petal length .cm.' 0 times, wanted once; its columns are sepal"
+    ):
+        predictor(IRIS[NAMES[:2]])
+    with pytest.raises(ValueError, match=r"the column 'petal width .cm.' 2 times"):
+        predictor(IRIS[[*NAMES, NAMES[-1]]])
+    with pytest.raises(ValueError, match=r"'sepal length .cm.' holds datetime64.* wanted a number a row"):
+        predictor(IRIS.assign(**{NAMES[0]: pd.Timestamp("2020")}))
+    with pytest.raises(ValueError, match=r"'sepal width .cm.' holds .* without missing ones"):
+        predictor(IRIS.assign(**{NAMES[1]: "x"}))
+    with pytest.raises(ValueError, match=r"the columns have \[149, 150\] rows"):
+        predictor({name: IRIS[name].to_numpy()[i == 2 :] for i, name in enumerate(NAMES)})
+    with pytest.raises(
+        TypeError, match="must be of pandas or pyarrow, or a dictionary of arrays; got ndarray"
+    ):
+        predictor(IRIS.to_numpy())
+    with pytest.raises(ValueError, match=r"fitted to .* leave columns out"):
+        BatchPredictor(fitted[0], NAMES[::-1])
+    with pytest.raises(ValueError, match="each once"):
+        BatchPredictor(tmp_path / "plain", ["a", "a"])
+    with pytest.raises(ValueError, match="output must be a name that no feature has"):
+        BatchPredictor(fitted[0], output=NAMES[0])
     (tmp_path / "texts").mkdir()
     for i in range(40):
         (tmp_path / "texts" / f"{i}.txt").write_text(f"{'cat dog' if i % 2 else 'sun moon'} number {i}")
