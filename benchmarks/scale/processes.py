@@ -177,7 +177,7 @@ def main() -> None:
     table = measure(asked.rows, asked.processes)
     if asked.save:
         head = "# Fits of several processes\n\nWritten by `python benchmarks/scale/processes.py --processes "
-        head += f"{' '.join(map(str, asked.processes))} --save`.\n\n"
+        head += f"{' '.join(map(str, asked.processes))} --rows {asked.rows} --save`.\n\n"
         (RESULTS / "processes.md").write_text(f"{head}{table}\n\n{model}\n")
 
 
