@@ -80,7 +80,13 @@ class FilePart:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise OSError(
+                f"{self.path} is gone since it was opened; put it back, and start again (a fit with a checkpoint: with "
+                "--resume)"
+            ) from error
         try:
             now, end = os.fstat(descriptor), self.offset + self.n_rows * self._row_bytes
             if self.changed not in (None, now.st_mtime_ns) and now.st_size >= end:

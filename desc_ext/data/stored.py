@@ -111,6 +111,11 @@ def npy_rows(files: Sequence[Path]) -> StoredRows:
     Raises:
         DataError: a file that holds no rows [n, m] of real numbers in C order, is cut short, or differs from the first.
     """
+    other = next((file for file in files if file.parent != files[0].parent), None)
+    if other is not None:
+        raise DataError(
+            f"{files[0]} and {other} lie in different folders; name one folder of shards, or move them together"
+        )
     parts = [_npy_part(file) for file in files]
     for file, part in zip(files, parts, strict=True):
         if (part.dtype, part.n_columns) != (parts[0].dtype, parts[0].n_columns):

@@ -320,3 +320,15 @@ def test_items_of_data_sets_that_are_no_rows(tmp_path):
     for source in (pd.DataFrame(table()), {"x": table()}, range(20), b"x.npy", [table()]):
         with pytest.raises(DataError, match="give tables and arrays to the estimator"):
             stored_rows(source)
+
+
+def test_shards_of_several_folders_and_files_that_are_gone(tmp_path):
+    (tmp_path / "further").mkdir()
+    for folder in (tmp_path, tmp_path / "further"):
+        np.save(folder / "x.npy", table())
+    with pytest.raises(DataError, match=r"further.x.npy and .*x.npy lie in different folders"):
+        stored_rows(tmp_path)
+    rows = stored_rows(tmp_path / "further")
+    (tmp_path / "further" / "x.npy").unlink()
+    with pytest.raises(OSError, match=r"x.npy is gone since it was opened; put it back"):
+        rows[:3]
