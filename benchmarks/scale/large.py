@@ -14,7 +14,6 @@ import csv
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -158,11 +157,8 @@ def main() -> None:
     )
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/large.md")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="desc-ext-large-", dir=arguments.folder))
-    try:
-        lines = report(measure(arguments.rows, arguments.iterations, arguments.threads, folder))
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="desc-ext-large-", dir=arguments.folder) as folder:
+        lines = report(measure(arguments.rows, arguments.iterations, arguments.threads, Path(folder)))
     print("\n".join(lines))
     if arguments.save:
         head = [

@@ -13,7 +13,6 @@ import argparse
 import csv
 import platform
 import shlex
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -87,11 +86,8 @@ def main() -> None:
     )
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/large_deep.md")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="desc-ext-large-", dir=arguments.folder))
-    try:
-        lines = measure(arguments, folder)
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="desc-ext-large-", dir=arguments.folder) as folder:
+        lines = measure(arguments, Path(folder))
     print("\n".join(lines))
     if arguments.save:
         given = shlex.join(word for word in sys.argv[1:] if word != "--save")

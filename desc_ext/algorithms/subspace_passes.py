@@ -50,18 +50,7 @@ class InMemory:
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.rows.shape)
-
-    @property
-    def device(self) -> torch.device:
-        return self.rows.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.rows.dtype
+        self.shape, self.device, self.dtype = tuple(rows.shape), rows.device, rows.dtype
 
     def take(self, index: Tensor) -> Tensor:
         return self.rows[index.to(self.rows.device)]

@@ -30,7 +30,7 @@ def stored_rows(source: Any, columns: Sequence[str] | None = None) -> StoredRows
     """Rows [n, m] that are read from ``source`` as they are needed.
 
     KSubspaces clusters them in memory that grows by a few bytes a row. The other estimators take them too: mini-batch methods
-    read mini-batches of them, shuffled by blocks, but keep codes and assignments of all rows; methods of an affinity and
+    read mini-batches of them, shuffled by blocks, and keep codes and targets of all rows in files; methods of an affinity and
     scattering features load them whole (``numpy.asarray``).
 
     Args:

@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from desc_ext.stored import StoredRows
 
@@ -44,10 +43,6 @@ class BlockShuffle:
         self.order = torch.cat(orders)  # int64 [n]
         self._reader = ThreadPoolExecutor(1, "read-ahead")
         self._read: dict[int, Future[np.ndarray]] = {}
-
-    def batches(self, size: int) -> tuple[Tensor, ...]:
-        """Row numbers of all rows in the order, ``size`` together."""
-        return self.order.split(size)
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Rows ``index`` (int64 [t]) [t, m]: of a mini-batch of this order from memory."""

@@ -39,7 +39,6 @@ S = TypeVar("S", bound=FitState)
 # What a seed is used for: each generator of a fit has a stream of its own, at this distance from the seed of the network.
 _ORDER_STREAM, _NOISE_STREAM = 1, 2
 _ARRAYS = ("labels_", "initial_labels_", "embedding_")
-_MEND = "make room there, or set TMPDIR to a folder with room"
 
 
 class _Trained:
@@ -175,9 +174,7 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         if state.rows.is_stored and self._stores_codes:
             # in the fit, and as its result
             width = state.network.latent_dim * (2 if self._keeps_embedding else 1)
-            require_room(
-                (len(state.rows), width), np.dtype(str(state.rows.dtype)[6:]), self._large_files, _MEND
-            )
+            require_room((len(state.rows), width), np.dtype(str(state.rows.dtype)[6:]), self._large_files)
         stages = self.stages(state)
         checkpoint = Checkpoint(self.checkpoint, self.method, self._work_per_checkpoint)
         if self.resume and checkpoint.exists():
@@ -442,7 +439,7 @@ def _array(shape: tuple[int, int], blocks: Iterable[np.ndarray], folder: Path | 
     writer: RowWriter | None = None
     for block in blocks:
         if writer is None:
-            require_room(shape, block.dtype, folder, _MEND)
+            require_room(shape, block.dtype, folder)
             writer = RowWriter(shape, block.dtype, folder)
         writer.append(block)
     assert writer is not None

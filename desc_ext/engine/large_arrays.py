@@ -19,14 +19,14 @@ LARGEST_IN_MEMORY = 2**30  # bytes
 _PREFIX = "desc-ext-"
 
 
-def require_room(shape: tuple[int, int], dtype: np.dtype, folder: Path | None, mend: str) -> None:
+def require_room(shape: tuple[int, int], dtype: np.dtype, folder: Path | None) -> None:
     """Raises OSError where a result of ``shape`` will be too large for memory and for the disk of ``folder``."""
     wanted, place = shape[0] * shape[1] * np.dtype(dtype).itemsize, folder or Path(tempfile.gettempdir())
     free = shutil.disk_usage(place).free
     if wanted > LARGEST_IN_MEMORY and wanted > free:
         raise OSError(
             f"a result of {wanted / 2**30:.1f} GiB, {list(shape)} of {np.dtype(dtype)}, needs as much room in {place}, where "
-            f"{free / 2**30:.1f} GiB are free; {mend}"
+            f"{free / 2**30:.1f} GiB are free; make room there, or set TMPDIR to a folder with room"
         )
 
 

@@ -48,14 +48,15 @@ class Processes:
     def _share_of(self, rank: int, n: int) -> slice:
         return slice(rank * n // self.size, (rank + 1) * n // self.size)
 
-    def concatenated(self, part: Tensor, lengths: Callable[[slice], int], n: int) -> Tensor:
+    def concatenated(self, part: Tensor, n: int, lengths: Callable[[slice], int] | None = None) -> Tensor:
         """The parts of all processes, [Σ rows, ...], in their order; not differentiable.
 
         Args:
             part: of this process, for its share of ``n`` items; all parts have one dtype, and one shape but for the rows.
-            lengths: rows of the part for a share.
+            lengths: rows of the part for a share; None: one an item.
         """
-        rows = [lengths(self._share_of(rank, n)) for rank in range(self.size)]
+        shares = [self._share_of(rank, n) for rank in range(self.size)]
+        rows = [share.stop - share.start if lengths is None else lengths(share) for share in shares]
         found = _sendable(part.new_empty(sum(rows), *part.shape[1:]))
         for rank, piece in enumerate(found.split(rows)):
             if rank == self.rank:
@@ -68,7 +69,7 @@ class Processes:
         """The rows [n, ...] of all processes from ``part``, those of this process's share of them."""
         if self.size == 1:
             return part
-        return self.concatenated(torch.from_numpy(part), _length, n).numpy()
+        return self.concatenated(torch.from_numpy(part), n).numpy()
 
     def total(self, part: Any) -> Any:
         """The sum over the processes of a number or array, in float64; ``part`` itself where there is but one."""
@@ -229,14 +230,10 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, among: Processes, n_rows: int) -> Tensor:
         ctx.among, ctx.own = among, among.share(n_rows)
-        return among.concatenated(part, _length, n_rows)
+        return among.concatenated(part, n_rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         total = gradients[0].contiguous().clone()
         ctx.among.add(total)
         return total[ctx.own], None, None
-
-
-def _length(share: slice) -> int:
-    return share.stop - share.start

@@ -52,9 +52,8 @@ _PASS_ROWS, _SPARE_DIRECTIONS, _SUBSPACE_ITERATIONS = 4096, 10, 3
 _BLOCK_CHUNKS = 64  # computed together where results are put into memory or a file block by block
 # Entries of a block of stored rows, of which there are about three for each thread.
 _BLOCK_ENTRIES = 2**20
-_CONVERTED_ENTRIES = (
-    2**16
-)  # as float64 half a MiB: a temporary of it needs no new pages, and stays in the caches
+# As float64 half a MiB: a temporary of it needs no new pages, and stays in the caches.
+_CONVERTED_ENTRIES = 2**16
 # What torch indexes on every device, and the share of a device's free memory that the whole input may take.
 _RESIDENT_DTYPES = tuple(map(np.dtype, ("u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8")))
 _RESIDENT_SHARE = 0.25
@@ -237,14 +236,12 @@ class Rows:
         self.device, self.dtype = device, dtype
         self.offset = offset.to(device=device, dtype=torch.float64)
         self.scale = scale.to(device=device, dtype=torch.float64)
-        self._unscaled = not self.offset.any() and bool(
-            (self.scale == 1).all()
-        )  # (x − 0) / 1 has the bits of x
+        # then (x − 0) / 1 has the bits of x
+        self._unscaled = not self.offset.any() and bool((self.scale == 1).all())
         self._resident = _resident(X, device)
         self._shuffle: BlockShuffle | None = None
-        self.folder: Path | None = (
-            None  # of the files of values of rows on disk; None: the system's temporary one
-        )
+        # of the files of values of rows on disk; None: the system's temporary one
+        self.folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.X)
@@ -498,7 +495,7 @@ def _over_chunks(function: Callable[[slice], Tensor], rows: slice, device: torch
     def n_rows(share: slice) -> int:
         return min(share.stop * CHUNK_ROWS, rows.stop - rows.start) - share.start * CHUNK_ROWS
 
-    return among.concatenated(found, n_rows, n_chunks)
+    return among.concatenated(found, n_chunks, n_rows)
 
 
 def _padded(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from desc_ext.algorithms.subspace_passes import SubspaceRows
@@ -29,21 +28,10 @@ class SharedPasses:
 
     def __init__(self, rows: SubspaceRows, own: SubspaceRows, among: Processes) -> None:
         self._rows, self._own, self._among = rows, own, among
+        self.shape, self.device, self.dtype = rows.shape, rows.device, rows.dtype
         self._found: tuple[Tensor, Tensor] | None = (
             None  # labels of all rows, and those of the share as they came
         )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._rows.shape
-
-    @property
-    def device(self) -> torch.device:
-        return self._rows.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._rows.dtype
 
     def take(self, index: Tensor) -> Tensor:
         return self._rows.take(index)
@@ -69,4 +57,4 @@ class SharedPasses:
         return self._among.from_first(function)
 
     def _gathered(self, part: Tensor) -> Tensor:
-        return self._among.concatenated(part, lambda share: share.stop - share.start, self.shape[0])
+        return self._among.concatenated(part, self.shape[0])

@@ -40,7 +40,6 @@ from desc_ext.norms import unit_rows
 __all__ = ["KSubspaces"]
 
 _ARRAYS = ("bases_", "energies_", "labels_", "embedding_")
-_MEND = "make room there, or name another folder by TMPDIR"
 _KEPT_BY_PARTIAL_FIT = ("n_clusters", "dtype", "subspace_dim", "unit_rows", "features", "feature_dim")
 
 
@@ -187,7 +186,7 @@ class KSubspaces(_Found, Estimator):
         among.require_same_rows("KSubspaces", rows.X)
         seed = among.from_first(self._draw_seed)  # with random_state=None each would have its own
         if rows.is_stored and self._keeps_embedding:
-            require_room((len(rows), options.n_clusters), np.dtype(options.dtype), self._large_files, _MEND)
+            require_room((len(rows), options.n_clusters), np.dtype(options.dtype), self._large_files)
         z, axes = self._reduced(rows, options, seed)
         self._choose_dim(z, options, seed)
         recorder.begin({"restart": options.n_init, "refine": options.max_iter})
@@ -418,7 +417,7 @@ class KSubspaces(_Found, Estimator):
         rows = self._new_rows(X)
         if not rows.is_stored:
             return np.sqrt(self._residuals(rows))
-        require_room((len(rows), len(self.bases_)), np.dtype(self._options.dtype), None, _MEND)
+        require_room((len(rows), len(self.bases_)), np.dtype(self._options.dtype), None)
         writer = self._writer(rows)
         for _, residual in self._residual_blocks(rows):
             writer.append(np.sqrt(residual))

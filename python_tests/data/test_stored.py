@@ -60,15 +60,20 @@ def map_of_bytes(X, folder):
     return whole[3:]
 
 
-class Items(torch.utils.data.Dataset):
-    def __init__(self, X):
-        self.X = X
+class _Items(torch.utils.data.Dataset):
+    def __init__(self, items):
+        self.items = items
 
     def __len__(self):
-        return len(self.X)
+        return len(self.items)
 
+    def __getitem__(self, number):
+        return self.items[number]
+
+
+class Items(_Items):
     def __getitem__(self, i):
-        return torch.from_numpy(self.X[i].reshape(1, M)), i
+        return torch.from_numpy(self.items[i].reshape(1, M)), i
 
 
 def items(X, folder):
@@ -227,7 +232,7 @@ def test_sources_that_are_none(tmp_path):
             stored_rows(source)
     uneven = Items(table("int16"))
     stored = stored_rows(uneven)
-    uneven.X = uneven.X.astype(np.float64)
+    uneven.items = uneven.items.astype(np.float64)
     with pytest.raises(DataError, match="item 3 of Items has 5 numbers of float64, but the first"):
         stored[[3]]
 
@@ -291,17 +296,6 @@ def test_a_file_that_is_written_anew_while_it_is_open(tmp_path):
     for index in (slice(0, 3), np.array([1, 50])):
         with pytest.raises(OSError, match=r"x.npy has changed since it was opened; start anew"):
             rows[index]
-
-
-class _Items(torch.utils.data.Dataset):
-    def __init__(self, items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, number):
-        return self.items[number]
 
 
 def test_items_of_data_sets_that_are_no_rows(tmp_path):

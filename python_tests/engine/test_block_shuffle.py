@@ -59,7 +59,7 @@ def test_mini_batches_are_those_rows_and_each_row_is_read_once(stored, size, mon
         type(stored), "__getitem__", lambda self, index: read.append(len(index)) or real(self, index)
     )
     shuffled = shuffle(stored)
-    batches = shuffled.batches(size)
+    batches = shuffled.order.split(size)
     assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
     for batch in batches:
         np.testing.assert_array_equal(
