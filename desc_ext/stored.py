@@ -6,16 +6,18 @@ import contextlib
 import itertools
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
 __all__ = [
     "READ_WHOLE",
+    "ChangedPart",
     "FilePart",
     "Part",
     "StoredRows",
@@ -23,6 +25,7 @@ __all__ = [
     "finite_sample",
     "part_of_map",
     "rows_at",
+    "written_rows",
 ]
 
 READ_WHOLE = 2**26  # bytes: rows on disk that are no more than this are rows in memory
@@ -128,6 +131,24 @@ class FilePart:
 
 
 @dataclass(frozen=True)
+class ChangedPart:
+    """Rows of a part as ``change`` makes them of rows [t, m] as they are read: each for itself, none more and none less."""
+
+    part: Part
+    change: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def n_rows(self) -> int:
+        return self.part.n_rows
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.change(self.part.read(start, stop))
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        return self.change(self.part.take(index))
+
+
+@dataclass(frozen=True)
 class _Stretch:
     """Consecutive rows of a part, ``first`` and the next ones."""
 
@@ -209,6 +230,12 @@ class StoredRows:
             first = end
         return StoredRows(parts, self.shape[1], self.dtype)
 
+    def changed(
+        self, change: Callable[[np.ndarray], np.ndarray], n_columns: int, dtype: np.dtype
+    ) -> StoredRows:
+        """These rows as ``change`` makes them of some at a time ([t, m] to [t, ``n_columns``]), where they are read."""
+        return StoredRows([ChangedPart(part, change) for part in self.parts], n_columns, dtype)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All rows, in memory."""
         if copy is False:
@@ -257,6 +284,44 @@ def blocks(X: np.ndarray | StoredRows, n_rows: int) -> Iterator[np.ndarray]:
             block, ahead = ahead.result(), reader.submit(X.__getitem__, slice(start, start + n_rows))
             yield block
         yield ahead.result()
+
+
+@dataclass(frozen=True)
+class _OpenPart(FilePart):
+    """A file that lies there as long as it is open."""
+
+    file: IO[bytes] | None = None
+
+
+def written_rows(n: int, parts: Iterable[np.ndarray], folder: Path | None = None) -> StoredRows:
+    """Rows [n, m] in a file without a name: it goes with the rows that are returned, even if Python is killed.
+
+    Args:
+        n: rows, at least one.
+        parts: arrays [.., m] of one dtype, which are the rows one after the other.
+        folder: where the file lies; None: the system's folder for temporary files (``TMPDIR``).
+
+    Raises:
+        OSError: the disk is full.
+    """
+    file, n_written = tempfile.TemporaryFile(dir=folder), 0  # noqa: SIM115 - is open as long as its rows are read
+    for part in parts:
+        array = np.ascontiguousarray(part)
+        try:
+            file.write(array.data)
+            file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # what could not be written is not wanted any more
+                file.close()
+            raise OSError(
+                f"{n * array.shape[1] * array.itemsize / 2**30:.1f} GiB of values of the rows could not be written to "
+                f"{folder or tempfile.gettempdir()}: {error}; make room there, or set TMPDIR to a folder with room"
+            ) from error
+        n_written += len(array)
+    assert n_written == n
+    # the descriptor stands for a name, which the file does not have
+    place = _OpenPart(Path(f"/dev/fd/{file.fileno()}"), 0, n, array.shape[1], array.dtype, file=file)
+    return StoredRows([place], place.n_columns, place.dtype)
 
 
 def part_of_map(X: Any) -> FilePart | None:

@@ -20,7 +20,7 @@ from desc_ext.cli.pictures import PICTURES
 from desc_ext.cli.settings import find_model
 from desc_ext.cli.swap import finish_swap, new_set, swap_is_pending
 from desc_ext.data import Dataset
-from desc_ext.engine.durable import json_object, replace_file, replacing
+from desc_ext.durable import json_object, replace_file, replacing
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.large_arrays import file_of, has_moved, move_array
 from desc_ext.engine.rows import Input

@@ -18,8 +18,8 @@ from desc_ext.cli.pictures import draw_pictures
 from desc_ext.cli.results import RESULTS, estimator_input, write_json, write_results
 from desc_ext.cli.settings import OF_THE_RUN
 from desc_ext.data import Dataset
+from desc_ext.durable import json_object
 from desc_ext.engine.callbacks import Callback, Evaluate, ProgressBar
-from desc_ext.engine.durable import json_object
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows
 from desc_ext.engine.large_arrays import remove_left_over
@@ -106,6 +106,7 @@ class Run:
         write_json(self._checkpoint / "run.json", self._asked)
         options, other = self.options | {"callbacks": self._callbacks()}, self.dataset.external
         if other is not None:
+            other = other.in_memory()  # of whatever size: a teacher is taught by all of them
             options["external"] = other.images if other.labels is None else (other.images, other.labels)
         if self.keeps_checkpoints:
             options |= {"checkpoint": self._checkpoint / STATE, "resume": self.resume}
@@ -204,8 +205,8 @@ class Run:
 
 def with_image_shape(options: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """The options, and which axis of the images has the channels, which the file's reader knows."""
-    images = dataset.images
-    return options if images.ndim == 2 else {"image_shape": images.shape[1:], **options}
+    shape = dataset.shape_of_images
+    return options if shape is None else {"image_shape": shape, **options}
 
 
 def scaled_input(estimator: Estimator, dataset: Dataset) -> np.ndarray:

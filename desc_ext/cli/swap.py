@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from desc_ext.engine.durable import sync_folder
+from desc_ext.durable import sync_folder
 
 __all__ = ["HIDDEN", "finish_swap", "new_set", "swap_is_pending"]
 

@@ -16,7 +16,7 @@ from desc_ext.data.matlab import matlab_arrays
 from desc_ext.data.messages import DataError, note
 from desc_ext.data.numpy_files import load_numpy, reason
 from desc_ext.data.preparation import Preparation, Reading
-from desc_ext.data.stored import in_natural_order, npy_rows
+from desc_ext.data.shards import in_natural_order, npy_rows
 from desc_ext.data.tables import chosen_columns, listed
 from desc_ext.features.images import channels_first
 from desc_ext.stored import READ_WHOLE, part_of_map

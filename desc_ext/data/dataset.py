@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ class Dataset:
     Attributes:
         name: what the data set is called in messages and results.
         X: rows [n, m] in the dtype of the file; a memory map where the file allows it, and :class:`StoredRows` of more than
-            64 MiB of .npy files. Images of bytes are float32 in [0, 1].
+            64 MiB of .npy and Parquet files and folders of images. Images of bytes are float32 in [0, 1].
         labels: known classes [n], for evaluation only, or None.
         class_names: names of the classes 0, 1, ..., or None.
         image_shape: (height, width) or (height, width, channels) of a row that is an image, else None.
@@ -49,11 +50,30 @@ class Dataset:
 
     @property
     def images(self) -> Any:
-        """X as a stack [n, H, W], or [n, C, H, W] of several colours; rows that are no images stay rows [n, m]."""
+        """X as a stack [n, H, W], or [n, C, H, W] of several colours; rows that are no images stay rows [n, m].
+
+        So do images on disk, channel after channel: rows of images of :attr:`shape_of_images`.
+        """
         if self.image_shape is None:
             return self.X
+        if isinstance(self.X, StoredRows):
+            if len(self.image_shape) == 2:
+                return self.X
+            return self.X.changed(
+                partial(_channel_after_channel, self.image_shape), self.X.shape[1], self.X.dtype
+            )
         stack = self.X.reshape(len(self.X), *self.image_shape)
         return stack if stack.ndim == 3 else stack.transpose(0, 3, 1, 2)
+
+    @property
+    def shape_of_images(self) -> tuple[int, ...] | None:
+        """(H, W), or (C, H, W), of :attr:`images`, as ``image_shape`` of estimators; None where rows are no images."""
+        shape = self.image_shape
+        return shape if shape is None or len(shape) == 2 else (shape[2], *shape[:2])
+
+    def in_memory(self) -> Dataset:
+        """The same, no rows on disk."""
+        return replace(self, X=np.asarray(self.X)) if isinstance(self.X, StoredRows) else self
 
     def part(self, start: int, stop: int) -> Dataset:
         """The rows ``start`` to ``stop`` - 1, at least one, named by their numbers here where nothing else names them."""
@@ -66,3 +86,8 @@ class Dataset:
             labels=None if self.labels is None else self.labels[rows],
             texts=None if self.texts is None else self.texts[rows],
         )
+
+
+def _channel_after_channel(shape: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
+    """Rows [t, m] of images of ``shape`` (H, W, C), as they are and as estimators take them."""
+    return np.moveaxis(rows.reshape(-1, *shape), 3, 1).reshape(rows.shape)

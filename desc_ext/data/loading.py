@@ -14,8 +14,9 @@ from desc_ext.data.columnar import COLUMNAR_SUFFIXES, PARQUET_SUFFIXES, read_col
 from desc_ext.data.dataset import Dataset
 from desc_ext.data.delimited import DELIMITED_SUFFIXES, read_delimited
 from desc_ext.data.folders import files_of, members
+from desc_ext.data.image_files import IMAGE_SUFFIXES
 from desc_ext.data.messages import DataError, note
-from desc_ext.data.pictures import IMAGE_SUFFIXES, read_images
+from desc_ext.data.pictures import read_images
 from desc_ext.data.preparation import Preparation, Reading
 from desc_ext.data.tables import Table, rows_of_table, text_column
 from desc_ext.data.text import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,23 +14,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from desc_ext.data.folders import files_of
+from desc_ext.data.dataset import Dataset
+from desc_ext.data.folders import files_of, members
+from desc_ext.data.image_files import IMAGE_SUFFIXES
 from desc_ext.data.messages import DataError
-from desc_ext.data.numpy_files import reason
-from desc_ext.stored import FilePart, Part, StoredRows, part_of_map
+from desc_ext.data.pictures import read_images
+from desc_ext.data.preparation import Reading
+from desc_ext.data.shards import in_natural_order, npy_rows
+from desc_ext.stored import Part, StoredRows, part_of_map, written_rows
 
-__all__ = ["in_natural_order", "npy_rows", "parquet_rows", "stored_rows"]
+__all__ = ["parquet_rows", "stored_rows"]
 
 _PARQUET = (".parquet", ".pq")
 _CACHED_GROUPS = 2  # row groups of Parquet files that stay in memory
 
 
-def stored_rows(source: Any, columns: Sequence[str] | None = None) -> StoredRows:
+def stored_rows(
+    source: Any, columns: Sequence[str] | None = None, *, image_size: tuple[int, int] | None = None
+) -> StoredRows:
     """Rows [n, m] that are read from ``source`` as they are needed.
 
     KSubspaces clusters them in memory that grows by a few bytes a row. The other estimators take them too: mini-batch methods
-    read mini-batches of them, shuffled by blocks, and keep codes and targets of all rows in files; methods of an affinity and
-    scattering features load them whole (``numpy.asarray``).
+    read mini-batches of them, shuffled by blocks, and keep codes, targets and scattering features of all rows in files;
+    methods of an affinity load them whole (``numpy.asarray``), but for landmarks.
 
     Args:
         source: one of
@@ -40,9 +45,14 @@ def stored_rows(source: Any, columns: Sequence[str] | None = None) -> StoredRows
               (``part-2`` before ``part-10``);
             - a Parquet file, or a folder of them in the same order: numeric columns in their common dtype. Row groups are
               read whole, and the last two are kept: write groups of at most some tens of MB;
+            - a folder of images, or of one folder of them for each class, in the order of their paths: float32 rows in
+              [0, 1], channel after channel (for ``image_shape=(C, H, W)``). They are decoded once, into shards that stay
+              (``$DESC_EXT_CACHE``, else ``desc_ext`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; at most 64 MiB of them: into a
+              file that goes with the rows);
             - a memory map [n, m] of consecutive rows (numpy.memmap, ``numpy.load(mmap_mode="r")``), read from its file;
             - a torch ``Dataset`` of known length: items x or (x, ...), numbers of any shape, flattened.
         columns: of Parquet files, the names of those that are read; None: all.
+        image_size: (height, width) that images are brought to; needed where sizes differ.
 
     Returns:
         Rows in the dtype of the source; of Parquet columns of several dtypes, in their common one.
@@ -55,7 +65,9 @@ def stored_rows(source: Any, columns: Sequence[str] | None = None) -> StoredRows
         return source
     if isinstance(source, (str, os.PathLike)):
         # absolute: what is read later does not depend on the folder that is then the current one
-        return _of_path(Path(source).absolute(), columns)
+        return _of_path(Path(source).absolute(), columns, image_size)
+    if image_size is not None:
+        raise DataError("stored_rows: image_size means nothing for what is no folder of images; leave it out")
     if columns is not None:
         raise DataError("stored_rows: columns means nothing for what is no Parquet file; leave it out")
     if isinstance(source, np.ndarray):
@@ -69,17 +81,25 @@ def stored_rows(source: Any, columns: Sequence[str] | None = None) -> StoredRows
     return _of_items(source)
 
 
-def _of_path(path: Path, columns: Sequence[str] | None) -> StoredRows:
+def _of_path(path: Path, columns: Sequence[str] | None, image_size: tuple[int, int] | None) -> StoredRows:
     if not path.exists():
         raise DataError(f"{path} does not exist (looked in {path.absolute().parent})")
-    files = in_natural_order(files_of(path)) if path.is_dir() else [path]
+    files = files_of(path) if path.is_dir() else [path]
     kinds = {_kind(file) for file in files}
+    if kinds == {"images"} and path.is_dir():
+        reading = Reading(columns=None if columns is None else tuple(columns), image_size=image_size)
+        return _of_images(read_images(path, members(path, files), reading, None))
+    if image_size is not None:
+        raise DataError(
+            f"{path} is no folder of images, for which alone image_size means something; leave it out"
+        )
+    files = in_natural_order(files)
     if kinds == {"parquet"}:
         return parquet_rows(files, columns)
     if kinds != {"npy"}:
-        other = next((file for file in files if _kind(file) is None), files[0])
+        other = next((file for file in files if _kind(file) in (None, "images")), files[0])
         raise DataError(
-            f"{path} must be a .npy or .parquet file, or a folder of files of one of these kinds; got {other}"
+            f"{path} must be a .npy or .parquet file, or a folder of files of one of these kinds or of images; got {other}"
         )
     if columns is not None:
         raise DataError(f"{path}: columns of .npy files have no names; leave columns out")
@@ -88,79 +108,16 @@ def _of_path(path: Path, columns: Sequence[str] | None) -> StoredRows:
 
 def _kind(file: Path) -> str | None:
     suffix = file.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return "images"
     return "parquet" if suffix in _PARQUET else "npy" if suffix == ".npy" else None
 
 
-def in_natural_order(files: Sequence[Path]) -> list[Path]:
-    """The files in the order of their paths, numbers in them by their value: ``part-2`` before ``part-10``."""
-    return sorted(files, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """A key that orders numbers in names by their value."""
-    words = re.split(r"(\d+)", str(path))
-    return [(int(word), "") if i % 2 else (0, word) for i, word in enumerate(words)]
-
-
-# NumPy
-
-
-def npy_rows(files: Sequence[Path]) -> StoredRows:
-    """The rows of .npy files, one after the other, without a look at more than their headers.
-
-    Raises:
-        DataError: a file that holds no rows [n, m] of real numbers in C order, is cut short, or differs from the first.
-    """
-    other = next((file for file in files if file.parent != files[0].parent), None)
-    if other is not None:
-        raise DataError(
-            f"{files[0]} and {other} lie in different folders; name one folder of shards, or move them together"
-        )
-    parts = [_npy_part(file) for file in files]
-    for file, part in zip(files, parts, strict=True):
-        if (part.dtype, part.n_columns) != (parts[0].dtype, parts[0].n_columns):
-            raise DataError(
-                f"{file} has {part.n_columns} columns of {part.dtype}, but {files[0]} has {parts[0].n_columns} of "
-                f"{parts[0].dtype}; shards must have one width and dtype"
-            )
-    return StoredRows(parts, parts[0].n_columns, parts[0].dtype)
-
-
-def _npy_part(path: Path) -> FilePart:
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            if version not in read:
-                raise ValueError(f"its format has version {version}, and versions 1 and 2 are read")
-            shape, fortran, dtype = read[version](file)
-            offset, status = file.tell(), os.fstat(file.fileno())
-    except Exception as error:  # whatever the bytes of a damaged file lead NumPy to
-        raise DataError(f"{path} cannot be read as a NumPy file: {reason(error)}") from error
-    if dtype.hasobject:
-        raise DataError(f"{path} cannot be read as a NumPy file: {reason(ValueError('object'))}")
-    if dtype.kind not in "biuf":
-        raise DataError(f"{path} must hold real numbers; got dtype {dtype}")
-    if len(shape) != 2:
-        raise DataError(
-            f"{path} must hold rows and columns, [n, m]; got shape {list(shape)}; keep labels in a file beside the folder, "
-            "--labels FILE.npy"
-        )
-    if 0 in shape:
-        raise DataError(f"{path} is empty: shape {list(shape)}; remove it")
-    if fortran and min(shape) > 1:
-        raise DataError(
-            f"{path} holds its array column by column (Fortran order), of which rows cannot be read one after the other; "
-            "save it again: numpy.save(path, numpy.ascontiguousarray(X))"
-        )
-    wanted = offset + shape[0] * shape[1] * dtype.itemsize
-    if status.st_size < wanted:
-        raise DataError(
-            f"{path} cannot be read as a NumPy file: it has {status.st_size:,} bytes, and {list(shape)} of {dtype} need "
-            f"{wanted:,}; it was cut short, write it again"
-        )
-    dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype
-    return FilePart(path.absolute(), offset, shape[0], shape[1], dtype, status.st_mtime_ns)
+def _of_images(found: Dataset) -> StoredRows:
+    images = found.images
+    if isinstance(images, StoredRows):
+        return images
+    return written_rows(len(images), [images.reshape(len(images), -1)])
 
 
 # Parquet

@@ -19,7 +19,15 @@ from desc_ext.data.dataset import Dataset
 from desc_ext.data.messages import DataError, note
 from desc_ext.data.preparation import Preparation, Reading
 
-__all__ = ["Table", "chosen_columns", "listed", "names_of_rows", "rows_of_table", "text_column"]
+__all__ = [
+    "Table",
+    "chosen_columns",
+    "listed",
+    "names_of_rows",
+    "refuse_words",
+    "rows_of_table",
+    "text_column",
+]
 
 # What pandas writes for a column of row names that has no name of its own.
 _UNNAMED = re.compile(r"(Unnamed: \d+)?")
@@ -41,7 +49,7 @@ class Table:
 
     path: Path
     names: list[str]
-    columns: list[pa.ChunkedArray]
+    columns: Sequence[pa.ChunkedArray]
     has_names: bool
     place: Callable[[int], str]
     row_names: list[int] = field(default_factory=list)
@@ -49,6 +57,18 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.columns[0])
+
+    def type_of(self, i: int) -> pa.DataType:
+        """The type of the values of column i."""
+        return self.columns[i].type
+
+    def numbers(self, features: Sequence[int]) -> tuple[Any, list[str]]:
+        """Rows [n, m] of columns in their common dtype, and the name of each column of them.
+
+        Raises:
+            DataError: a column that is not numeric, or not complete.
+        """
+        return _numbers(self, features)
 
 
 def listed(names: Iterable[Any]) -> str:
@@ -95,7 +115,7 @@ def text_column(table: Table, reading: Reading, preparation: Preparation | None)
     if reading.columns is not None:
         return None
     named = [i for i, name in enumerate(table.names) if name.lower() == "text"]
-    return next((i for i in named if _is_text(table.columns[i].type)), None)
+    return next((i for i in named if _is_text(table.type_of(i))), None)
 
 
 def rows_of_table(table: Table, reading: Reading, preparation: Preparation | None) -> Dataset:
@@ -128,7 +148,7 @@ def rows_of_table(table: Table, reading: Reading, preparation: Preparation | Non
             f"{table.path} has no column besides {listed(table.names[i] for i in (*special, *dropped))}"
         )
     _refuse_equal_names(table, features)
-    X, names = _numbers(table, features)
+    X, names = table.numbers(features)
     found = replace(
         reading,
         columns=None if reading.columns is None else tuple(table.names[i] for i in features),
@@ -247,10 +267,10 @@ def _features(table: Table, others: list[int], preparation: Preparation | None) 
             f"{table.path}: {listed(free)}, from the names of folders, is no feature; --columns or --labels can name it"
         )
     features = []
-    for i, (name, values) in enumerate(zip(table.names, table.columns, strict=True)):
+    for i, name in enumerate(table.names):
         if i in left_out:
             continue
-        if table.has_names and _UNNAMED.fullmatch(name) and values.null_count == len(values):
+        if table.has_names and _UNNAMED.fullmatch(name) and table.columns[i].null_count == len(table):
             continue  # what a delimiter at the end of every line makes
         features.append(i)
         if table.has_names and _UNNAMED.fullmatch(name):
@@ -258,7 +278,7 @@ def _features(table: Table, others: list[int], preparation: Preparation | None) 
         if (
             table.has_names
             and re.fullmatch(r"(?i)(row_?)?(id|index|nr|no|number)", name)
-            and _is_range(values)
+            and _is_range(table.columns[i])
         ):
             note(
                 f"{table.path}: column '{name}' counts the rows and is a feature all the same; leave it out with --id {name}"
@@ -325,9 +345,9 @@ def _is_numeric(kind: pa.DataType) -> bool:
     )
 
 
-def _numbers(table: Table, features: list[int]) -> tuple[np.ndarray, list[str]]:
-    """Rows [n, m] of the columns in their common dtype, and the name of each column of them."""
-    _refuse_words(table, features)
+def _numbers(table: Table, features: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+    """As :meth:`Table.numbers`."""
+    refuse_words(table, features)
     parts = [_numbers_of(table, i) for i in features]
     dtypes = {np.dtype(np.uint8) if part.dtype == bool else part.dtype for part in parts}
     X = np.empty((len(table), sum(part.shape[1] for part in parts)), np.result_type(*dtypes))
@@ -340,8 +360,9 @@ def _numbers(table: Table, features: list[int]) -> tuple[np.ndarray, list[str]]:
     return X, names
 
 
-def _refuse_words(table: Table, features: list[int]) -> None:
-    words = [i for i in features if not _is_numeric(_item_type(table.columns[i].type)[0])]
+def refuse_words(table: Table, features: Sequence[int]) -> None:
+    """Raises DataError where a column is not numeric."""
+    words = [i for i in features if not _is_numeric(_item_type(table.type_of(i))[0])]
     if not words:
         return
     values, row = table.columns[words[0]].drop_null(), 0

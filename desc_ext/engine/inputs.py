@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from desc_ext.device import resolve_device
-from desc_ext.engine.rows import CHUNK_ROWS, check_rows, check_training_rows
+from desc_ext.engine.large_arrays import require_room
+from desc_ext.engine.rows import CHUNK_ROWS, Input, check_rows, check_training_rows
 from desc_ext.features import Scattering2D, image_rows
 from desc_ext.nn import parameter_dtype
-from desc_ext.stored import READ_WHOLE, StoredRows, part_of_map
+from desc_ext.stored import READ_WHOLE, StoredRows, part_of_map, written_rows
 
 __all__ = [
     "BLOCK_ROWS",
@@ -52,11 +53,11 @@ class FeatureRows:
     """Features [n, p] of images, computed where rows of them are read: an array of all of them is never made.
 
     Args:
-        images: flat images [n, m], checked; a memory map stays one.
+        images: flat images [n, m], checked; a memory map, and stored rows, stay what they are.
         features: fitted to images like these.
     """
 
-    def __init__(self, images: np.ndarray, features: Scattering2D) -> None:
+    def __init__(self, images: Input, features: Scattering2D) -> None:
         self._images, self._features = images, features
         self.shape = (len(images), len(features.get_feature_names_out()))
         self.size, self.dtype = self.shape[0] * self.shape[1], np.dtype(features.dtype)
@@ -66,7 +67,26 @@ class FeatureRows:
         return len(self._images)
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        if isinstance(index, slice) and index == slice(None):  # block by block, where they lie on disk
+            return self._features.transform(self._images)
         return self._features.transform(self._images[index])
+
+    def kept(self, folder: Path | None) -> Input:
+        """The features of all rows, computed once: an array, or of images on disk, above 64 MiB, rows on disk too.
+
+        They lie in a file without a name, which goes with them. Like codes they are computed anew by a fit that goes on from
+        a checkpoint: the bits are the same, and a pass over the images costs less than one epoch.
+
+        Args:
+            folder: of that file; None: the system's folder for temporary files (``TMPDIR``).
+
+        Raises:
+            OSError: the disk has no room for them.
+        """
+        if not isinstance(self._images, StoredRows) or self.nbytes <= READ_WHOLE:
+            return self[:]
+        require_room(self.shape, self.dtype, folder)
+        return written_rows(len(self), self._features.transformed_blocks(self._images), folder)
 
 
 def checked_training_rows(model: Any, X: Any, options: InputOptions) -> tuple[Any, tuple[int, ...] | None]:
@@ -75,7 +95,7 @@ def checked_training_rows(model: Any, X: Any, options: InputOptions) -> tuple[An
     Sets ``model.n_features_in_``, and ``options.features`` where it is "auto".
     """
     X, shape = image_rows(type(model).__name__, X, model.image_shape)
-    X = check_rows(model, _placed(X, shape is not None), reset=True)
+    X = check_rows(model, _placed(X), reset=True)
     check_training_rows(X, options.n_clusters or 1)
     if options.features == "auto":
         options.features = "scattering" if worth_scattering(shape) else None
@@ -104,8 +124,8 @@ def featured_training_rows(model: Any, X: Any, shape: tuple[int, ...] | None, op
 def training_rows(model: Any, X: Any, options: InputOptions) -> Any:
     """The rows [n, m] that ``model`` is fitted to: those of ``X``, or with ``features`` those of its features.
 
-    An array, or :class:`desc_ext.stored.StoredRows` where rows on disk (these, and memory maps) are more than 64 MiB and no
-    images.
+    An array, or :class:`desc_ext.stored.StoredRows` where rows on disk (these, and memory maps), or their features, are more
+    than 64 MiB.
 
     Sets ``model.n_features_in_`` (columns of ``X``) and ``model.features_`` (the fitted transformer, or None), and
     ``options.image_shape``: (C, H, W) where the rows returned are images, else None; where ``options.features`` is "auto",
@@ -116,12 +136,12 @@ def training_rows(model: Any, X: Any, options: InputOptions) -> Any:
             ``check_training_rows`` and ``Scattering2D.fit`` say.
     """
     rows = featured_training_rows(model, *checked_training_rows(model, X, options), options)
-    return rows[:] if isinstance(rows, FeatureRows) else rows
+    return rows.kept(model._large_files) if isinstance(rows, FeatureRows) else rows
 
 
-def _placed(X: Any, of_images: bool) -> Any:
+def _placed(X: Any) -> Any:
     """Rows in memory, or on disk where they are many."""
-    large = getattr(X, "nbytes", 0) > READ_WHOLE and not of_images
+    large = getattr(X, "nbytes", 0) > READ_WHOLE
     if isinstance(X, StoredRows):
         return X if large else np.asarray(X)
     part = part_of_map(X) if large else None
@@ -140,7 +160,7 @@ def input_rows(model: Any, X: Any) -> Any:
         ValueError, TypeError: ``X`` has another shape than the data of ``fit``, or is not usable, as ``check_rows`` says.
     """
     rows = unread_input_rows(model, X)
-    return rows[:] if isinstance(rows, FeatureRows) else rows
+    return rows.kept(None) if isinstance(rows, FeatureRows) else rows
 
 
 def unread_input_rows(model: Any, X: Any) -> Any:
@@ -152,7 +172,7 @@ def unread_input_rows(model: Any, X: Any) -> Any:
     if not hasattr(X, "shape"):
         X = np.asarray(X)
     X, _ = image_rows(name, X, fitted if len(X.shape) > 2 else None)
-    X = check_rows(model, _placed(X, fitted is not None), reset=False)
+    X = check_rows(model, _placed(X), reset=False)
     return X if model.features_ is None else FeatureRows(X, model.features_)
 
 

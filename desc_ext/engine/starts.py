@@ -118,7 +118,7 @@ def _by_self_expression(state: FitState[Any, Any]) -> FirstClusters:
 def _start_rows(state: FitState[Any, Any]) -> Rows:
     """The rows of ``state``, or the features of its images."""
     features = _start_features(state)
-    return state.rows if features is None else unscaled_rows(features[:], state.rows)
+    return state.rows if features is None else unscaled_rows(features.kept(state.rows.folder), state.rows)
 
 
 def _start_features(state: FitState[Any, Any]) -> FeatureRows | None:

@@ -20,7 +20,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
-from desc_ext.engine.durable import json_object, replace_file
+from desc_ext.durable import json_object, replace_file
 
 __all__ = [
     "check_tensors",

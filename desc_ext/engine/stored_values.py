@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from desc_ext.stored import FilePart, StoredRows
+from desc_ext.stored import written_rows
 
 __all__ = ["StoredValues", "Values", "row_blocks"]
 
 _BLOCK_BYTES = 2**24  # of a tensor of :func:`row_blocks`
-
-
-@dataclass(frozen=True)
-class _OpenPart(FilePart):
-    """A file that lies there as long as it is open."""
-
-    file: IO[bytes] | None = None
 
 
 class StoredValues:
@@ -46,27 +35,14 @@ class StoredValues:
     """
 
     def __init__(self, n: int, parts: Iterable[Tensor], folder: Path | None = None) -> None:
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - is open as long as its rows are read
-        self.folder, n_written = folder, 0
-        for part in parts:
-            array = part.cpu().contiguous().numpy()
-            try:
-                file.write(array.data)
-                file.flush()
-            except OSError as error:
-                with contextlib.suppress(OSError):  # what could not be written is not wanted any more
-                    file.close()
-                wanted = n * array.shape[1] * array.itemsize / 2**30
-                raise OSError(
-                    f"{wanted:.1f} GiB of values of the rows could not be written to "
-                    f"{folder or tempfile.gettempdir()}: {error}; make room there, or set TMPDIR to a folder with room"
-                ) from error
-            n_written += len(part)
-            self.dtype, self.device, self.shape = part.dtype, part.device, (n, part.shape[1])
-        assert n_written == n
-        # the descriptor stands for a name, which the file does not have
-        place = _OpenPart(Path(f"/dev/fd/{file.fileno()}"), 0, n, self.shape[1], array.dtype, file=file)
-        self.rows = StoredRows([place], place.n_columns, place.dtype)
+        self.folder = folder
+
+        def arrays() -> Iterator[np.ndarray]:
+            for part in parts:
+                self.dtype, self.device, self.shape = part.dtype, part.device, (n, part.shape[1])
+                yield part.cpu().numpy()
+
+        self.rows = written_rows(n, arrays(), folder)
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -20,6 +20,7 @@ from desc_ext.device import resolve_device
 from desc_ext.features.images import image_rows, is_integer
 from desc_ext.features.scattering import Scattering
 from desc_ext.fixed_shapes import in_threads, row_linear
+from desc_ext.stored import StoredRows, blocks
 
 __all__ = ["Scattering2D"]
 
@@ -118,6 +119,22 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """Features [n_samples, q] of images ``X`` in the transformer's dtype."""
         check_is_fitted(self)
         X = self._read(X, self.image_shape_, reset=False)
+        result, start = np.empty((len(X), self._n_features_out), dtype=self.dtype), 0
+        for block in self._projected(X):
+            result[start : start + len(block)] = block
+            start += len(block)
+        return result
+
+    def transformed_blocks(self, X: Any) -> Iterator[np.ndarray]:
+        """:meth:`transform` of some images after the other, about a thousand together, with the same bits.
+
+        Of images on disk (:class:`desc_ext.data.StoredRows`) no more are in memory than that; nor are they in :meth:`fit`.
+        """
+        check_is_fitted(self)
+        return self._projected(self._read(X, self.image_shape_, reset=False))
+
+    def _projected(self, X: np.ndarray | StoredRows) -> Iterator[np.ndarray]:
+        """Features of images ``X``, checked, block by block."""
         paths = self._paths()
         scale = self._tensor(1 / self._channel_scale(paths))
         mean = self._tensor(self.mean_)
@@ -127,12 +144,8 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             scaled = channels * scale
             return (scaled if components is None else row_linear(scaled - mean, components)).cpu()
 
-        result = np.empty((len(X), self._n_features_out), dtype=self.dtype)
-        start = 0
         for block in self._blocks(X, paths, project):
-            result[start : start + len(block)] = block.numpy()
-            start += len(block)
-        return result
+            yield block.numpy()
 
     @property
     def _n_features_out(self) -> int:
@@ -204,10 +217,14 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             raise ValueError(f"Scattering2D: dtype must be one of 'float32', 'float64', got {self.dtype!r}")
         resolve_device(self.device)
 
-    def _read(self, X: Any, image_shape: tuple[int, ...] | None, reset: bool) -> np.ndarray:
+    def _read(self, X: Any, image_shape: tuple[int, ...] | None, reset: bool) -> np.ndarray | StoredRows:
         X, shape = image_rows("Scattering2D", X, image_shape)
         few = 2 if reset and self.n_components else 1  # a variance needs two
-        X = validate_data(self, X, reset=reset, dtype="numeric", ensure_min_samples=few)
+        if isinstance(X, StoredRows):  # whose numbers are looked at block by block
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            X = X if len(X) >= few else np.asarray(X)
+        if not isinstance(X, StoredRows):
+            X = validate_data(self, X, reset=reset, dtype="numeric", ensure_min_samples=few)
         if shape is None:
             raise ValueError(
                 f"Scattering2D: X has flat rows, shape {list(X.shape)}, of which the image shape is not known; set "
@@ -227,7 +244,7 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _blocks(
         self,
-        X: np.ndarray,
+        X: np.ndarray | StoredRows,
         paths: Scattering,
         function: Callable[[Tensor], Tensor] = lambda channels: channels,
     ) -> Iterator[Tensor]:
@@ -240,17 +257,19 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         size = self.batch_size or max(1, _BATCH_PIXELS[device.type] // pixels)
         dtype = getattr(torch, self.dtype)
 
-        def batch(start: int) -> Tensor:
+        def batch(rows: np.ndarray) -> Tensor:
             part = np.zeros((size, X.shape[1]), dtype=self.dtype)
-            rows = X[start : start + size]
             part[: len(rows)] = rows
             images = torch.from_numpy(part).to(device, dtype).view(-1, *self.image_shape_[1:])
             return function(paths(images).view(size, -1))[: len(rows)]
 
-        starts = range(0, len(X), size)
-        n_batches = -(-_GRAM_ROWS // size)
-        for first in range(0, len(starts), n_batches):
-            yield torch.cat(in_threads(batch, starts[first : first + n_batches], device))
+        for block in blocks(X, size * -(-_GRAM_ROWS // size)):
+            if isinstance(X, StoredRows) and not np.isfinite(block).all():
+                raise ValueError(
+                    "Scattering2D: Input X contains NaN or infinity; repair or leave out these images"
+                )
+            batches = [block[start : start + size] for start in range(0, len(block), size)]
+            yield torch.cat(in_threads(batch, batches, device))
 
     # ------------------------------------------------------------------ fitting
     def _channel_scale(self, paths: Scattering) -> np.ndarray:
@@ -263,18 +282,18 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         nothing = 8 * torch.finfo(largest.dtype).eps * norms.max()
         self.path_norms_ = np.where(norms > nothing, norms, 1.0)
 
-    def _fit_norms(self, X: np.ndarray, paths: Scattering) -> None:
+    def _fit_norms(self, X: np.ndarray | StoredRows, paths: Scattering) -> None:
         norms = [_largest_norms(block, paths) for block in self._blocks(X, paths)]
         self._set_norms(torch.stack(norms).amax(0))
 
-    def _fit_few(self, X: np.ndarray, paths: Scattering, n_components: int) -> None:
+    def _fit_few(self, X: np.ndarray | StoredRows, paths: Scattering, n_components: int) -> None:
         channels = torch.cat(list(self._blocks(X, paths)))
         self._set_norms(_largest_norms(channels, paths))
         scaled = channels.double().cpu().numpy() / self._channel_scale(paths)
         with threadpool_limits(limits=1):
             self._set_components(PCA(n_components, svd_solver="full").fit(scaled))
 
-    def _fit_covariance(self, X: np.ndarray, paths: Scattering, n_components: int) -> None:
+    def _fit_covariance(self, X: np.ndarray | StoredRows, paths: Scattering, n_components: int) -> None:
         norms: list[Tensor] = []
         moments: list[_Moments] = []
         for block in self._blocks(X, paths):
@@ -296,7 +315,7 @@ class Scattering2D(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.explained_variance_ = leading
         self.explained_variance_ratio_ = leading / (variance or 1.0)
 
-    def _fit_incremental(self, X: np.ndarray, paths: Scattering, n_components: int) -> None:
+    def _fit_incremental(self, X: np.ndarray | StoredRows, paths: Scattering, n_components: int) -> None:
         self._fit_norms(X, paths)
         scale, model = self._channel_scale(paths), IncrementalPCA(n_components)
         for part in gen_batches(len(X), max(_GRAM_ROWS, 2 * n_components), min_batch_size=n_components):

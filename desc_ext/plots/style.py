@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from desc_ext.engine.durable import replacing
+from desc_ext.durable import replacing
 
 # Petroff's ten colours, chosen to stay apart under the common kinds of colour blindness; beyond ten clusters
 # the marker changes, and each cluster carries its number in the picture.

@@ -165,6 +165,10 @@ def test_which_columns_of_a_parquet_file(tmp_path):
         (np.array([["a", None]], dtype=object), "Python objects"),
         (np.array([["a", "b"]]), "must hold real numbers; got dtype <U1"),
         (np.zeros((2, 2), dtype=complex), "must hold real numbers"),
+        (
+            np.zeros((2, 2), dtype=np.longdouble),
+            r"longdouble\), and at most float64 is read; .*X.astype\(numpy.float64\)",
+        ),
         (np.zeros(4), r"must hold rows and columns, \[n, m\]; got shape \[4\]"),
         (np.zeros((2, 2, 2)), r"got shape \[2, 2, 2\]"),
         (np.zeros((0, 3)), r"is empty: shape \[0, 3\]"),
@@ -214,7 +218,9 @@ def test_shards_that_differ_are_refused(tmp_path):
         with pytest.raises(DataError, match=message):
             stored_rows(tmp_path)
     (tmp_path / "part-11.npy").rename(tmp_path / "notes.csv")
-    with pytest.raises(DataError, match=r"a folder of files of one of these kinds; got .*notes.csv"):
+    with pytest.raises(
+        DataError, match=r"a folder of files of one of these kinds or of images; got .*notes.csv"
+    ):
         stored_rows(tmp_path)
 
 

@@ -10,6 +10,7 @@ import torch
 from helpers.subspaces import planted
 
 from desc_ext import ops
+from desc_ext import stored as stored_module
 from desc_ext.algorithms import landmarks
 from desc_ext.algorithms.first_clusters import by_subspaces, given_clusters
 from desc_ext.engine import rows as rows_module
@@ -85,7 +86,7 @@ def test_a_function_of_values_in_a_file_is_that_of_the_tensor(truth):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file that is always full")
 def test_a_full_disk_is_said_with_a_way_out(truth, tmp_path, monkeypatch):
     with open("/dev/full", "wb") as full:
-        monkeypatch.setattr(stored_values.tempfile, "TemporaryFile", lambda dir: full)
+        monkeypatch.setattr(stored_module.tempfile, "TemporaryFile", lambda dir: full)
         with pytest.raises(
             OSError, match=r"0.0 GiB of values .* written to .*: .*No space left.*; make room there"
         ):

@@ -20,8 +20,8 @@ import torch
 from desc_ext.cli.results import RESULTS, load_result, write_results
 from desc_ext.cli.swap import HIDDEN
 from desc_ext.data import Dataset
+from desc_ext.durable import json_object
 from desc_ext.engine import large_arrays
-from desc_ext.engine.durable import json_object
 from desc_ext.engine.state_folder import read_state_folder, write_state_folder
 from desc_ext.models import KSubspaces
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from desc_ext.cli.report.content import Report
-from desc_ext.engine.durable import replace_file
+from desc_ext.durable import replace_file
 
 __all__ = ["REPORT_FILE", "write_report"]
 
