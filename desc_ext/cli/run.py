@@ -13,21 +13,23 @@ import numpy as np
 import torch
 
 from desc_ext.algorithms.kmeans import kmeans_model
+from desc_ext.algorithms.landmarks import chosen_landmarks
 from desc_ext.cli.occupied import check_folder, holds_checkpoint, keeps_checkpoints
 from desc_ext.cli.pictures import draw_pictures
 from desc_ext.cli.results import RESULTS, estimator_input, write_json, write_results
 from desc_ext.cli.settings import OF_THE_RUN
-from desc_ext.data import Dataset
+from desc_ext.data import Dataset, StoredRows
 from desc_ext.durable import json_object
 from desc_ext.engine.callbacks import Callback, Evaluate, ProgressBar
 from desc_ext.engine.estimator import Estimator
-from desc_ext.engine.inputs import input_rows
+from desc_ext.engine.inputs import BLOCK_ROWS, input_rows
 from desc_ext.engine.large_arrays import remove_left_over
 from desc_ext.engine.options import option_fields
-from desc_ext.engine.rows import scaling_statistics
+from desc_ext.engine.rows import Input, scaling_statistics
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import MODELS
 from desc_ext.norms import unit_rows
+from desc_ext.stored import blocks
 
 __all__ = ["STATE", "Run", "scaled_input", "with_image_shape"]
 
@@ -188,8 +190,7 @@ class Run:
         k, seed = self._estimator.resolved_params_["n_clusters"], self.options["random_state"]
         n_init = self._estimator.resolved_params_.get("n_init", 20)
         started = time.perf_counter()
-        scaled = scaled_input(self._estimator, self.dataset).astype(np.float32)
-        labels = kmeans_model(scaled, k, n_init, seed).labels_
+        labels = _kmeans_labels(scaled_input(self._estimator, self.dataset), k, n_init, seed)
         self._metrics["k-means"] = self._scores(labels, time.perf_counter() - started)
         if self.model != "ae-kmeans":
             allowed = option_fields(MODELS["ae-kmeans"])
@@ -209,12 +210,30 @@ def with_image_shape(options: dict[str, Any], dataset: Dataset) -> dict[str, Any
     return options if shape is None else {"image_shape": shape, **options}
 
 
-def scaled_input(estimator: Estimator, dataset: Dataset) -> np.ndarray:
-    """The rows as the estimator scales them before its network, its subspaces or its regression see them."""
+def scaled_input(estimator: Estimator, dataset: Dataset) -> Input:
+    """The rows as the estimator scales them before its network, its subspaces or its regression see them.
+
+    Rows on disk, and features of such, are scaled where they are read.
+    """
     rows, options = input_rows(estimator, estimator_input(estimator, dataset)), estimator.resolved_params_
     offset, scale = scaling_statistics(rows, options.get("scaling", "none"))
-    rows = (np.asarray(rows) - offset) / scale
-    return unit_rows(torch.from_numpy(rows)).numpy() if options.get("unit_rows") else rows
+
+    def scaled(block: np.ndarray) -> np.ndarray:
+        block = (np.asarray(block) - offset) / scale
+        return unit_rows(torch.from_numpy(block)).numpy() if options.get("unit_rows") else block
+
+    return rows.changed(scaled, rows.shape[1], scale.dtype) if isinstance(rows, StoredRows) else scaled(rows)
+
+
+def _kmeans_labels(X: Input, n_clusters: int, n_init: int, seed: int) -> np.ndarray:
+    """Clusters [n] of k-means; of more than 200,000 rows on disk of landmarks, the others' nearest centres."""
+    landmarks = None
+    if isinstance(X, StoredRows):
+        landmarks = chosen_landmarks(len(X), None, n_clusters, seed)
+    if landmarks is None:
+        return kmeans_model(np.asarray(X, dtype=np.float32), n_clusters, n_init, seed).labels_
+    model = kmeans_model(X[landmarks].astype(np.float32), n_clusters, n_init, seed)
+    return np.concatenate([model.predict(block.astype(np.float32)) for block in blocks(X, BLOCK_ROWS)])
 
 
 def _flat(asked: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from desc_ext.data.preparation import Preparation, Reading
 from desc_ext.data.shards import in_natural_order, npy_rows
 from desc_ext.data.tables import chosen_columns, listed
 from desc_ext.features.images import channels_first
-from desc_ext.stored import READ_WHOLE, part_of_map
+from desc_ext.stored import READ_WHOLE, StoredRows, part_of_map
 
 __all__ = ["ARRAY_SUFFIXES", "read_array_file", "read_npy_folder"]
 
@@ -65,11 +65,34 @@ def read_array_file(path: Path, reading: Reading, preparation: Preparation | Non
 
 def _from_npy(path: Path, reading: Reading, preparation: Preparation | None) -> Dataset:
     stored = load_numpy(path, mmap_mode="r")
+    of_bytes = _checked(stored, path, preparation)
+    rows = _on_disk(stored, path, of_bytes)
     X: Any
-    X, shape = _as_rows(stored, path, preparation)
-    if X is stored and X.nbytes > READ_WHOLE and part_of_map(X) is not None:
-        X = npy_rows([path])
+    X, shape = _converted(stored, path, of_bytes) if rows is None else rows
     return _dataset(path, X, shape, _classes_of(path, reading, len(X)), reading, stored.dtype == np.uint8)
+
+
+def _on_disk(
+    stored: np.ndarray, path: Path, of_bytes: bool
+) -> tuple[StoredRows, tuple[int, ...] | None] | None:
+    """What :func:`_converted` makes of the array in the file ``path``, converted where it is read; None below 64 MiB.
+
+    None, too, of what does not lie there row after row.
+    """
+    one, shape = _converted(stored[:1], path, of_bytes)
+    if len(stored) * one.nbytes <= READ_WHOLE:
+        return None
+    part = part_of_map(stored.reshape(len(stored), -1))
+    if part is None:
+        return None
+    if stored.ndim == 2 and not of_bytes:
+        return npy_rows([path]), None
+    part = replace(part, path=path.absolute(), changed=path.stat().st_mtime_ns)
+
+    def converted(rows: np.ndarray) -> np.ndarray:
+        return _converted(rows.reshape(-1, *stored.shape[1:]), path, of_bytes)[0]
+
+    return StoredRows([part], part.n_columns, part.dtype).changed(converted, one.shape[1], one.dtype), shape
 
 
 def read_npy_folder(
@@ -236,6 +259,15 @@ def _as_rows(
     Images of bytes become float32 in [0, 1]; under the ``preparation`` of a result, all bytes do where those of the fit did,
     and none where they did not.
     """
+    return _converted(X, path, _checked(X, path, preparation))
+
+
+def _checked(X: Any, path: Path, preparation: Preparation | None) -> bool:
+    """Whether the numbers of ``X``, an array of rows or images, are bytes that become numbers in [0, 1].
+
+    Raises:
+        DataError: it is no such array.
+    """
     if not isinstance(X, np.ndarray) or X.dtype.kind not in "biuf":
         kind = X.dtype if isinstance(X, np.ndarray) else type(X).__name__
         raise DataError(f"{path} must hold real numbers; got dtype {kind}")
@@ -248,6 +280,11 @@ def _as_rows(
     was = None if preparation is None else preparation.of_bytes
     of_bytes = X.dtype == np.uint8 and (X.ndim > 2 if was is None else was)
     _tell_of_ranges(X, path, was)
+    return of_bytes
+
+
+def _converted(X: np.ndarray, path: Path, of_bytes: bool) -> tuple[np.ndarray, tuple[int, ...] | None]:
+    """The rows of :func:`_as_rows`, each converted for itself."""
     if X.dtype == bool:
         X = X.view(np.uint8)
     if X.ndim == 2:

@@ -81,7 +81,11 @@ def pixels_of(file: Path, size: tuple[int, int], n_channels: int) -> np.ndarray:
 
 def in_unit_range(pixels: np.ndarray) -> np.ndarray:
     """Pixels of :func:`pixels_of` as float32 in [0, 1]."""
-    return pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+    if pixels.dtype != np.uint8:
+        return pixels
+    found = pixels.astype(np.float32)
+    found /= 255
+    return found
 
 
 def _of_deep(file: Path, image: Image.Image) -> Image.Image:

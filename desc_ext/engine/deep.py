@@ -21,7 +21,7 @@ from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.checkpoint import Checkpoint
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
-from desc_ext.engine.large_arrays import RowWriter, require_room
+from desc_ext.engine.large_arrays import RowWriter, require_memory, require_room
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
@@ -32,6 +32,7 @@ from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.stored_starts import by_kmeans_of_stored
 from desc_ext.engine.stored_values import StoredValues, Values
 from desc_ext.nn import parameter_dtype, set_dtype
+from desc_ext.stored import StoredRows
 
 __all__ = ["DeepClusterer", "DeepEmbedding", "EncodedBatch", "first_centroids", "reconstruction_loss"]
 
@@ -148,6 +149,9 @@ class DeepEmbedding(_Trained, Estimator, Generic[S]):
         processes().require_same_rows(type(self).__name__, array)
         options._adapt_options(*array.shape)
         self._set_options(options)
+        if isinstance(array, StoredRows) and not self._in_mini_batches:
+            instead = "take fewer rows, or a method that trains in mini-batches"
+            require_memory(self, array.shape, np.dtype(str(dtype)[6:]), instead)
         rows = scaled_rows(array, options.scaling, device, dtype)
         rows.folder = self._large_files
         seed = processes().from_first(self._draw_seed)  # with random_state=None each would have its own

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["RowWriter", "file_of", "has_moved", "move_array", "remove_left_over", "require_room"]
+__all__ = [
+    "RowWriter", "file_of", "free_memory", "has_moved", "move_array", "remove_left_over", "require_memory", "require_room",
+]  # fmt: skip
 
 LARGEST_IN_MEMORY = 2**30  # bytes
 _PREFIX = "desc-ext-"
@@ -27,6 +29,36 @@ def require_room(shape: tuple[int, int], dtype: np.dtype, folder: Path | None) -
         raise OSError(
             f"a result of {wanted / 2**30:.1f} GiB, {list(shape)} of {np.dtype(dtype)}, needs as much room in {place}, where "
             f"{free / 2**30:.1f} GiB are free; make room there, or set TMPDIR to a folder with room"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that programs can still have; None where the system does not say."""
+    with (
+        contextlib.suppress(OSError, ValueError, IndexError),
+        open("/proc/meminfo", encoding="ascii") as file,
+    ):
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def require_memory(model: Any, shape: tuple[int, ...], dtype: np.dtype, instead: str) -> None:
+    """Raises MemoryError where rows on disk, which ``model`` takes all at once, are too many for the memory that is free.
+
+    Else the system would end the process, and say nothing.
+
+    Args:
+        shape: of the rows, [n, m].
+        dtype: that they are computed in.
+        instead: what would help.
+    """
+    wanted, free = shape[0] * shape[1] * np.dtype(dtype).itemsize, free_memory()
+    if free is not None and wanted > free:
+        raise MemoryError(
+            f"{type(model).__name__}: all {shape[0]:,} rows of {shape[1]:,} columns are taken at once, {wanted / 2**30:.1f} "
+            f"GiB of memory, and {free / 2**30:.1f} GiB are free; {instead}"
         )
 
 

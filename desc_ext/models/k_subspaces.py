@@ -28,7 +28,7 @@ from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
-from desc_ext.engine.large_arrays import RowWriter, require_room
+from desc_ext.engine.large_arrays import RowWriter, require_memory, require_room
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.pass_checkpoint import PassCheckpoint
 from desc_ext.engine.processes import Processes, alone, check_group, fitting_together, processes
@@ -273,6 +273,7 @@ class KSubspaces(_Found, Estimator):
         very wide rows first (e.g. with PCA).
 
         Raises:
+            MemoryError: ``X`` are rows on disk (a step takes all of them) and too many for the memory.
             ValueError, TypeError: as :meth:`fit`; also where n_clusters, subspace_dim, unit_rows, dtype, features or
                 feature_dim are no longer those of the earlier steps.
         """
@@ -280,6 +281,9 @@ class KSubspaces(_Found, Estimator):
         options = self._resolve_options()
         begun = self.__sklearn_is_fitted__()
         rows = self._continue(X, options) if begun else self._begin(X, options)
+        if rows.is_stored:
+            instead = "give them in parts, rows.between(start, stop), or fit them"
+            require_memory(self, rows.X.shape, np.dtype(options.dtype), instead)
         z = torch.cat(list(rows.chunks(options.unit_rows)))
         require_finite_norms(z)
         if begun:

@@ -41,6 +41,7 @@ from desc_ext.engine.inputs import (
     input_width,
     unread_input_rows,
 )
+from desc_ext.engine.large_arrays import require_memory
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.rows import Rows, Scaling, require_finite_norms, scaling_statistics
 from desc_ext.messages import warn_user
@@ -229,7 +230,8 @@ class SelfExpressiveClustering(_Found, Estimator):
         )
         with _stage("rows", recorder):
             rows = featured_training_rows(self, X, shape, options)
-            if landmarks is None and isinstance(rows, FeatureRows):
+            if landmarks is None and not isinstance(rows, np.ndarray):
+                require_memory(self, rows.shape, np.dtype(np.float64), "take landmarks=20000")
                 rows = rows[:]
             z, distinct = self._read(rows, options)
             spectrum = None

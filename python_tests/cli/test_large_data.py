@@ -72,8 +72,6 @@ def test_large_files_and_folders_are_stored_rows(shards, large, tmp_path):
         assert isinstance(found.X, StoredRows)
         assert found.images is found.X
         np.testing.assert_array_equal(found.X, X)
-    np.save(tmp_path / "images.npy", np.zeros((5, 4, 4), np.uint8))
-    assert type(load_dataset(tmp_path / "images.npy").X) is np.ndarray
 
 
 def test_folders_with_other_files_or_other_arrays_are_refused(shards, tmp_path):
