@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 __all__ = [
+    "BLOCK_BYTES",
     "READ_WHOLE",
     "ChangedPart",
     "FilePart",
@@ -28,6 +29,7 @@ __all__ = [
     "written_rows",
 ]
 
+BLOCK_BYTES = 2**21
 READ_WHOLE = 2**26  # bytes: rows on disk that are no more than this are rows in memory
 _LOOKED_THROUGH = 10**6  # rows that a sample is taken of after a look at all of them
 # Rows that are asked for by number are read together where they lie within so many bytes of the file.
@@ -171,12 +173,16 @@ class StoredRows:
     Args:
         parts: at least one, each of at least one row.
         n_columns, dtype: m and the dtype, the same of all parts.
+        block_bytes: of consecutive rows that a random order of them may keep together. Large blocks are read faster; of
+            rows that lie class by class, small ones give mini-batches of all classes.
     """
 
     ndim = 2
 
-    def __init__(self, parts: Sequence[Part], n_columns: int, dtype: np.dtype) -> None:
-        self.parts, self.dtype = tuple(parts), np.dtype(dtype)
+    def __init__(
+        self, parts: Sequence[Part], n_columns: int, dtype: np.dtype, block_bytes: int = BLOCK_BYTES
+    ) -> None:
+        self.parts, self.dtype, self.block_bytes = tuple(parts), np.dtype(dtype), block_bytes
         self._ends = np.cumsum([part.n_rows for part in self.parts], dtype=np.int64)
         self.shape = (int(self._ends[-1]), n_columns)
 
@@ -228,13 +234,14 @@ class StoredRows:
                 whole = high - low == part.n_rows
                 parts.append(part if whole else _Stretch(part, low, high - low))
             first = end
-        return StoredRows(parts, self.shape[1], self.dtype)
+        return StoredRows(parts, self.shape[1], self.dtype, self.block_bytes)
 
     def changed(
         self, change: Callable[[np.ndarray], np.ndarray], n_columns: int, dtype: np.dtype
     ) -> StoredRows:
         """These rows as ``change`` makes them of some at a time ([t, m] to [t, ``n_columns``]), where they are read."""
-        return StoredRows([ChangedPart(part, change) for part in self.parts], n_columns, dtype)
+        parts = [ChangedPart(part, change) for part in self.parts]
+        return StoredRows(parts, n_columns, dtype, self.block_bytes)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All rows, in memory."""

@@ -33,6 +33,9 @@ __all__ = ["decoded_rows", "headers_of"]
 
 _VARIABLE = "DESC_EXT_CACHE"
 _SHARD_BYTES = 2**25
+_BLOCK_BYTES = (
+    2**16
+)  # images lie class by class where folders are classes: of ten, a window of mini-batches has all
 _UNUSED_SECONDS = 30 * 24 * 3600  # after which the shards of a folder may go
 _HEADERS, _LOCK, _USE = "headers.npy", "lock", "in-use"
 
@@ -118,7 +121,7 @@ def decoded_rows(
             f"{entry}: {error}; make room there, or set {_VARIABLE} to another folder"
         ) from error
     parts = [_UsedPart.of(part, use) for part in npy_rows(shards.paths).parts]
-    rows = StoredRows(parts, n_columns, dtype)
+    rows = StoredRows(parts, n_columns, dtype, _BLOCK_BYTES)
     return rows if dtype == np.float32 else rows.changed(in_unit_range, n_columns, np.dtype(np.float32))
 
 

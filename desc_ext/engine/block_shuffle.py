@@ -11,17 +11,16 @@ from desc_ext.stored import StoredRows
 
 __all__ = ["BlockShuffle"]
 
-_BLOCK_BYTES = 2**21
-_WINDOW_BLOCKS = 16  # shuffled together: 32 MiB, of which three are in memory
+_WINDOW_BYTES = 2**25  # shuffled together, of which three are in memory
 _WINDOWS_OF_A_BATCH = 2  # at most, where one ends; rows in more of them are no mini-batch of the order
 
 
 class BlockShuffle:
     """An order of stored rows, and what its next mini-batches need of them in memory.
 
-    Blocks of consecutive rows (2 MiB) come in random order; 16 after each other are a window, whose rows are shuffled.
-    So a mini-batch has rows of 16 places of the data, and all rows come once in an epoch. The next window is read in a
-    thread while mini-batches are taken from one.
+    Blocks of consecutive rows (2 MiB, or ``X.block_bytes``) come in random order; 32 MiB of them are a window, whose rows are
+    shuffled. So a mini-batch has rows of 16 places of the data, or more, and all rows come once in an epoch. The next window
+    is read in a thread while mini-batches are taken from one.
 
     Args:
         X: rows [n, m].
@@ -30,9 +29,11 @@ class BlockShuffle:
 
     def __init__(self, X: StoredRows, generator: torch.Generator) -> None:
         n = len(X)
-        self._X, self._rows = X, max(_BLOCK_BYTES // (X.nbytes // n), 1)
+        self._X, self._rows = X, max(X.block_bytes // (X.nbytes // n), 1)
         blocks = torch.randperm(-(-n // self._rows), generator=generator)
-        self._windows = [np.sort(part.numpy()) for part in blocks.split(_WINDOW_BLOCKS)]
+        self._windows = [
+            np.sort(part.numpy()) for part in blocks.split(max(_WINDOW_BYTES // X.block_bytes, 1))
+        ]
         # of each block: its window, and how many rows of the window lie before it
         self._window_of, self._before = np.empty((2, len(blocks)), np.int64)
         for number, window in enumerate(self._windows):

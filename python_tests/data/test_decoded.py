@@ -84,6 +84,8 @@ def test_rows_have_the_bits_of_those_in_memory(kind, tmp_path, large, cache):
         np.testing.assert_array_equal(np.asarray(again.images), flat)
         np.testing.assert_array_equal(again.part(2, 9).images[:], flat[2:9])
         assert again.shape_of_images == wanted.images.shape[1:]
+        blocks = {rows.block_bytes for rows in (again.X, again.images, again.part(2, 9).images)}
+        assert blocks == {2**16}  # images lie class by class
         for name in ("ids", "labels"):
             np.testing.assert_array_equal(getattr(again, name), getattr(wanted, name))
         for name in ("name", "source", "class_names", "image_shape", "preparation"):

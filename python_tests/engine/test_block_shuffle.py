@@ -18,16 +18,13 @@ N, M, BLOCK, WINDOW = 1003, 4, 20, 3  # the last block has 3 rows
 
 
 @pytest.fixture
-def small(monkeypatch):
+def stored(tmp_path, monkeypatch):
     """Blocks of 20 rows, windows of three blocks."""
-    monkeypatch.setattr(block_shuffle, "_BLOCK_BYTES", BLOCK * M * 4)
-    monkeypatch.setattr(block_shuffle, "_WINDOW_BLOCKS", WINDOW)
-
-
-@pytest.fixture
-def stored(tmp_path, small):
+    monkeypatch.setattr(block_shuffle, "_WINDOW_BYTES", WINDOW * BLOCK * M * 4)
     np.save(tmp_path / "x.npy", np.arange(N * M, dtype=np.float32).reshape(N, M))
-    return stored_rows(tmp_path / "x.npy")
+    rows = stored_rows(tmp_path / "x.npy")
+    rows.block_bytes = BLOCK * M * 4
+    return rows
 
 
 def shuffle(stored, seed=0):
@@ -89,12 +86,14 @@ def test_rows_in_memory_are_shuffled_as_ever(stored, tmp_path):
 
 
 @pytest.mark.bits
-def test_a_network_learns_from_rows_on_disk(tmp_path, small, monkeypatch):
+def test_a_network_learns_from_rows_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "READ_WHOLE", 0)
+    monkeypatch.setattr(block_shuffle, "_WINDOW_BYTES", WINDOW * BLOCK * M * 4)
     X, y, _ = planted(600, noise=0.02)
     X = (X + 8 * np.eye(4, X.shape[1])[y]).astype(np.float32)
     np.save(tmp_path / "x.npy", X)
     stored = stored_rows(tmp_path / "x.npy")
+    stored.block_bytes = BLOCK * M * 4
     options = {
         "hidden_sizes": (16,),
         "latent_dim": 4,
@@ -113,3 +112,17 @@ def test_a_network_learns_from_rows_on_disk(tmp_path, small, monkeypatch):
     assert adjusted_rand_score(y, found.labels_) > 0.9
     found.save(tmp_path / "model")
     np.testing.assert_array_equal(load_model(tmp_path / "model").predict(stored), found.labels_)
+
+
+def test_small_blocks_mix_rows_that_lie_class_by_class(tmp_path):
+    """Windows, of which mini-batches come, have the ten classes in about equal shares."""
+    n, m = 60_000, 784
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (n, m))  # of which no byte is written
+    rows, shares = stored_rows(tmp_path / "x.npy"), []
+    for block_bytes in (2**16, rows.block_bytes):
+        rows.block_bytes = block_bytes
+        classes = shuffle(rows).order.numpy() // (n // 10)
+        windows = classes[: 5 * 10_000].reshape(5, -1)
+        shares.append(np.array([np.bincount(window, minlength=10) for window in windows]) / 10_000)
+    assert np.abs(shares[0] - 0.1).max() < 0.035
+    assert np.abs(shares[1] - 0.1).max() > 0.08
