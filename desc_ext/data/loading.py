@@ -67,10 +67,11 @@ def load_dataset(
     Args:
         source: a name of :data:`KNOWN`, or the path of
 
-            - a table: .csv, .tsv, .txt (each also .gz, .bz2, .zst), .parquet, .arrow, .feather, a folder of Parquet files;
-            - an array of rows or images: .npy (a memory map; above 64 MiB of rows :class:`StoredRows`), .npz, .mat, .h5ad
-              (needs anndata), a folder of .npy files of rows: shards, as :func:`stored_rows` reads them;
-            - images: a folder of PNG, JPEG, TIFF or WebP files, or of one folder of them for each class;
+            - a table: .csv, .tsv, .txt (each also .gz, .bz2, .zst), .arrow, .feather, and .parquet or a folder of Parquet
+              files (above 64 MiB of numbers :class:`StoredRows`, of a file in ``TMPDIR`` that goes with them);
+            - an array of rows or images: .npy (a memory map; above 64 MiB :class:`StoredRows`), .npz, .mat, .h5ad (needs
+              anndata), a folder of .npy files of rows: shards, as :func:`stored_rows` reads them;
+            - images (above 64 MiB :class:`StoredRows`, decoded once, see :func:`stored_rows`): a folder of PNG, JPEG, TIFF or WebP files, or of one folder of them for each class;
             - texts: a .jsonl file (an object a line), a table with a column "text", a folder of text files, or of one folder
               of them for each class.
         labels: where the known classes are: the name or number (-1 is the last) of a column, the name of an array (.npz,
@@ -93,6 +94,7 @@ def load_dataset(
     Raises:
         DataError: a name that is not known, a file that is missing or damaged, a column that is missing or not numeric, or
             data that do not fit ``preparation``; the message says what was found, where, and what would help.
+        OSError: the disk has no room for decoded images or columns.
     """
     chosen = None if columns is None else _words(columns)
     reading = Reading(_word(labels), array, chosen, _words(drop), _word(id), _word(text), image_size, header)

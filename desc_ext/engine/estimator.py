@@ -168,6 +168,7 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
             ValueError: ``X`` or an option is not usable (the message says which and why), or ``resume`` finds the
                 checkpoint of another fit.
             TypeError: ``X`` is sparse or not numeric.
+            MemoryError: ``X`` are rows on disk, of which the method takes all at once, and too many for the memory.
             FloatingPointError: the loss became NaN or infinite; the last checkpoint is left as it was.
         """
         options, recorder = self._resolve_options(), Recorder(self)
