@@ -272,5 +272,5 @@ def _remove_unused(entry: Path) -> None:
     for other in entry.parent.iterdir():
         with contextlib.suppress(OSError), open(other / _USE, "r+") as use:
             age = time.time() - os.fstat(use.fileno()).st_mtime
-            if other != entry and age > _UNUSED_SECONDS and _flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if age > _UNUSED_SECONDS and _flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(other)

@@ -71,7 +71,8 @@ def load_dataset(
               files (above 64 MiB of numbers :class:`StoredRows`, of a file in ``TMPDIR`` that goes with them);
             - an array of rows or images: .npy (a memory map; above 64 MiB :class:`StoredRows`), .npz, .mat, .h5ad (needs
               anndata), a folder of .npy files of rows: shards, as :func:`stored_rows` reads them;
-            - images (above 64 MiB :class:`StoredRows`, decoded once, see :func:`stored_rows`): a folder of PNG, JPEG, TIFF or WebP files, or of one folder of them for each class;
+            - images (above 64 MiB :class:`StoredRows`, decoded once, see :func:`stored_rows`): a folder of PNG, JPEG, TIFF or
+              WebP files, or of one folder of them for each class;
             - texts: a .jsonl file (an object a line), a table with a column "text", a folder of text files, or of one folder
               of them for each class.
         labels: where the known classes are: the name or number (-1 is the last) of a column, the name of an array (.npz,

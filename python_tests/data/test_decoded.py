@@ -184,14 +184,16 @@ def test_rows_that_are_being_read_are_not_removed(tmp_path, large, cache):
 
 def test_shards_that_no_run_reads_for_long_go(tmp_path, large, cache):
     large()
-    for name in ("old", "read", "new"):
+    for name in ("old", "read", "recent", "new"):
         write(tmp_path / name)
     load_dataset(tmp_path / "old" / "pictures")
     held = load_dataset(tmp_path / "read" / "pictures").X
     for file in cache.rglob("in-use"):
         os.utime(file, (1, time.time() - 31 * 24 * 3600))
+    load_dataset(tmp_path / "recent" / "pictures")
+    assert len(list((cache / "images").iterdir())) == 2  # without the old one
     load_dataset(tmp_path / "new" / "pictures")
-    assert len(list((cache / "images").iterdir())) == 2
+    assert len(list((cache / "images").iterdir())) == 3
     assert np.asarray(held).shape == (N, H * W)
 
 
