@@ -79,9 +79,7 @@ METHODS = {
     "l1": Method("DSC-Net-L1, the paper's network", recipe(False, "l1")),
     "l1-svd": Method("DSC-Net-L1, the code's affinity", recipe(True, "l1")),
     "robust": Method("DSC-Net, defaults", dsc_net()),
-    "robust-scattering": Method(
-        'DSC-Net, features="scattering", hidden_sizes=()', dsc_net(features="scattering", hidden_sizes=())
-    ),
+    "robust-pixels": Method("DSC-Net, features=None", dsc_net(features=None)),
     "self-expressive": Method("SelfExpressiveClustering, pixels", self_expressive(features=None)),
     "self-expressive-scattering": Method(
         "SelfExpressiveClustering, scattering", self_expressive(features="scattering")

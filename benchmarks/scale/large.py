@@ -1,10 +1,13 @@
 """k-subspaces of rows that do not fit in memory, from the command line: peak memory, and rows a second.
 
 Writes a union of 100 subspaces of dimension 6 in 64 columns, float32, with noise and 5% outliers, fits it and predicts its
-clusters, each a process of its own; beside them the plain reading of the file and predict of rows in memory.
+clusters, each a process of its own; beside them the plain reading of the file and predict of rows in memory. With --peers,
+the Python of an environment that has FAISS and scikit-learn, a pass beside their k-means with as many multiply-adds: as many
+centroids as the subspaces have directions.
 
     python benchmarks/scale/large.py
     python benchmarks/scale/large.py --rows 1000000 --folder /tmp
+    python benchmarks/scale/large.py --peers .venv-peers/bin/python   # pip install faiss-cpu scikit-learn
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 CLUSTERS, DIMENSION, COLUMNS = 100, 6, 64
 NOISE, OUTLIERS = 0.05, 0.05  # deviation of an entry; share of the rows
 BLOCK, IN_MEMORY = 100_000, 1_000_000  # rows
+ROUNDS = 7  # of a pass and its peers, in turns
 PREDICT = """
 import json, sys, time
 import numpy as np
@@ -42,6 +46,16 @@ for _ in range(5):
         cpu[kind].append(time.process_time() - begun)
 median = {kind: (float(np.median(seconds[kind])), float(np.median(cpu[kind]))) for kind in kinds}
 print(json.dumps({"rows": len(part), **median}))
+"""
+
+PASS = """
+import json, sys
+import numpy as np
+from desc_ext.models import KSubspaces
+X, K, d = np.load(sys.argv[1], mmap_mode="r")[-int(sys.argv[2]) :], int(sys.argv[3]), int(sys.argv[4])
+model = KSubspaces(K, subspace_dim=d, n_init=2, max_iter=5, device="cpu", random_state=0).fit(X)
+seconds = [record["seconds"] for record in model.history_ if record["stage"] == "refine"]
+print(json.dumps({"KSubspaces": float(np.median(seconds[1:]))}))
 """
 
 
@@ -95,7 +109,28 @@ def accuracy(labels: np.ndarray, classes: np.ndarray) -> float:
     return clustering_accuracy(classes[inliers], labels[inliers])
 
 
-def measure(n: int, iterations: int, threads: int, folder: Path) -> dict[str, float]:
+def beside_peers(path: Path, n: int, threads: int, peers: Path) -> dict[str, float]:
+    """Rows a second of a pass over the last ``n`` rows: medians over rounds, in each of which every method has its turn."""
+    n_directions = CLUSTERS * DIMENSION
+    own = [sys.executable, "-c", PASS, str(path), str(n), str(CLUSTERS), str(DIMENSION)]
+    script = Path(__file__).parent / "kmeans_peers.py"
+    others = [str(peers), str(script), str(path), str(n), str(n_directions), str(threads)]
+    rounds = [
+        {
+            name: n / seconds
+            for command in (own, others)
+            for name, seconds in found_by(command, threads).items()
+        }
+        for _ in range(ROUNDS)
+    ]
+    return {name: float(np.median([found[name] for found in rounds])) for name in rounds[0]}
+
+
+def found_by(command: list[str], threads: int) -> dict[str, float]:
+    return json.loads(measured(command, threads)[2])
+
+
+def measure(n: int, iterations: int, threads: int, folder: Path, peers: Path | None) -> dict[str, float]:
     rows, classes, out, again = folder / "x.npy", folder / "y.npy", folder / "out", folder / "again.npy"
     write(rows, classes, n)
     cli = [sys.executable, "-m", "desc_ext"]
@@ -115,11 +150,13 @@ def measure(n: int, iterations: int, threads: int, folder: Path) -> dict[str, fl
         raise SystemExit("predict gave other labels than the fit")
     # in one process, in turns: loading does not count, and other work on the machine slows both
     command = [sys.executable, "-c", PREDICT, str(out / "model"), str(rows), str(min(IN_MEMORY, n))]
-    result = json.loads(measured(command, threads)[2])
+    result = found_by(command, threads)
     for kind in ("file", "memory"):
         found[f"{kind}_rows_a_second"], found[f"{kind}_rows_a_cpu_second"] = (
             result["rows"] / seconds for seconds in result[kind]
         )
+    if peers:
+        found |= beside_peers(rows, min(IN_MEMORY, n), threads, peers)
     return found
 
 
@@ -144,7 +181,19 @@ def report(found: dict[str, float]) -> list[str]:
         f"| predict of them in memory | {predicted[1]:,.0f} rows a second, {of_cpu[1]:,.0f} a second of a core |",
         f"| on disk beside in memory | {predicted[0] / predicted[1]:.0%}, {of_cpu[0] / of_cpu[1]:.0%} of a core |",
         f"| plain reading of the file | {found['rows'] / found['read_seconds']:,.0f} rows a second |",
+        *peer_lines(found, part),
     ]
+
+
+def peer_lines(found: dict[str, float], part: int) -> list[str]:
+    if "FAISS" not in found:
+        return []
+    names = {
+        "KSubspaces": f"a pass over {part:,} rows on disk, {CLUSTERS} subspaces of dimension {DIMENSION}",
+        "FAISS": f"FAISS k-means, an iteration over them in memory, {CLUSTERS * DIMENSION} centroids",
+        "MiniBatchKMeans": f"MiniBatchKMeans.partial_fit, blocks of them on disk, {CLUSTERS * DIMENSION} centroids",
+    }
+    return [f"| {words} | {found[name]:,.0f} rows a second |" for name, words in names.items()]
 
 
 def main() -> None:
@@ -155,10 +204,12 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="where the rows are written, and removed; the system's temporary one"
     )
+    parser.add_argument("--peers", type=Path, help="the Python of an environment with FAISS and scikit-learn")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/large.md")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="desc-ext-large-", dir=arguments.folder) as folder:
-        lines = report(measure(arguments.rows, arguments.iterations, arguments.threads, Path(folder)))
+        asked = arguments.rows, arguments.iterations, arguments.threads, Path(folder), arguments.peers
+        lines = report(measure(*asked))
     print("\n".join(lines))
     if arguments.save:
         head = [

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from desc_ext.cli.catalogue import describe, method_names, methods_table, options_table
+from desc_ext.cli.errors import plain_errors
 from desc_ext.cli.inputs import (
     ArrayOption,
     ColumnsOption,
@@ -74,60 +73,6 @@ ResultArgument = Annotated[
 
 def _complete_model(incomplete: str) -> list[str]:
     return [name for name in method_names() if name.startswith(incomplete)]
-
-
-@contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turns an error the user can mend into one sentence and exit code 2, Ctrl-C into exit code 130."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-
-    def show(message: Any, category: type[Warning], *args: Any, **options: Any) -> None:
-        from desc_ext.data import DataNote
-
-        kind = "note" if issubclass(category, DataNote) else "warning"
-        errors.print(f"{kind}: {message}", markup=False)
-
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = show
-            yield
-    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        # bad data, bad options, folders that cannot be read or written, losses that grow without bound
-        errors.print(f"error: {_sentence(error)}", markup=False)
-        raise typer.Exit(2) from error
-    except RuntimeError as error:
-        if _is_of_group(error):
-            errors.print(
-                "error: another process of the fit ended, and says why before or after this. Where an epoch was finished, "
-                "its checkpoint is kept: start the same command again with --resume, or let torchrun do so, --max-restarts 3",
-                markup=False,
-            )
-            raise typer.Exit(2) from error
-        if not _is_of_device(error):
-            raise
-        message = f"{_sentence(error)}; choose another with --set device=cpu, or smaller batches or data"
-        errors.print(f"error: the device cannot do this: {message}", markup=False)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        raise typer.Exit(130) from None
-
-
-def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _is_of_device(error: RuntimeError) -> bool:
-    """Whether torch says that its device lacks memory, or has failed."""
-    import torch  # which raised it
-
-    return isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
-
-
-def _is_of_group(error: RuntimeError) -> bool:
-    from desc_ext.cli.torchrun import is_of_group
-
-    return is_of_group(error)
 
 
 @app.command()
@@ -200,22 +145,24 @@ def fit(
 
     Several processes fit one model together under torchrun --nproc-per-node N -m desc_ext fit ...; the first one writes.
     """
-    with plain_errors():
+    with plain_errors(same_in_all=True):
         describe(model)  # a name that is none needs no torch
     from desc_ext import data
     from desc_ext.cli.lock import locked
     from desc_ext.cli.occupied import check_folder, holds_checkpoint
     from desc_ext.cli.run import STATE, Run
     from desc_ext.cli.settings import check_options, estimator_options, find_model
-    from desc_ext.cli.torchrun import join_fit, launched
+    from desc_ext.cli.torchrun import check_launch, join_fit, launched
 
-    with plain_errors(), contextlib.ExitStack() as held:
+    with plain_errors(same_in_all=True):
         estimator_class = find_model(model)
         chosen = {"clusters": clusters, "random_state": seed, "preset": preset, "epochs": epochs}
         chosen |= {"features": features, "external": external}
         options = estimator_options(model, estimator_class, settings or [], chosen)
         check_options(estimator_class, options)
-        launch = held.enter_context(launched(model))
+        check_launch(model)
+    with plain_errors(), contextlib.ExitStack() as held:
+        launch = held.enter_context(launched())
         if launch.processes.first:
             held.enter_context(locked(out))
             resume = resume or (launch.restarted and holds_checkpoint(out))

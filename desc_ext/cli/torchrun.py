@@ -19,7 +19,7 @@ from desc_ext.engine.options import option_fields
 from desc_ext.engine.processes import Processes
 from desc_ext.models import MODELS
 
-__all__ = ["Launch", "is_of_group", "join_fit", "launched"]
+__all__ = ["Launch", "check_launch", "is_of_group", "join_fit", "launched"]
 
 # The first process looks for the start of a refinement while the others wait.
 _LONGEST_WAIT = timedelta(hours=12)
@@ -38,18 +38,22 @@ class Launch:
         return self.processes.size > 1
 
 
-@contextlib.contextmanager
-def launched(model: str) -> Iterator[Launch]:
-    """The processes that torchrun has started, in a group of torch.distributed: NCCL where there are GPUs, else gloo.
+def check_launch(model: str) -> None:
+    """Raises ValueError where torchrun has started several processes, and the method is fitted by one."""
+    if _are_several() and "distributed" not in option_fields(MODELS[model]):
+        raise ValueError(f"{model} is fitted by one process; start it without torchrun")
 
-    Raises:
-        ValueError: there are several, and the method is fitted by one.
-    """
-    if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+
+def _are_several() -> bool:
+    return dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
+
+
+@contextlib.contextmanager
+def launched() -> Iterator[Launch]:
+    """The processes that torchrun has started, in a group of torch.distributed: NCCL where there are GPUs, else gloo."""
+    if not _are_several():
         yield Launch()
         return
-    if "distributed" not in option_fields(MODELS[model]):
-        raise ValueError(f"{model} is fitted by one process; start it without torchrun")
     gpus = torch.cuda.is_available()
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -19,6 +19,7 @@ from desc_ext.algorithms.kmeans import kmeans
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.checkpoint import Checkpoint
+from desc_ext.engine.chunks import map_chunks, map_in_memory
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
 from desc_ext.engine.large_arrays import RowWriter, require_memory, require_room
@@ -26,7 +27,7 @@ from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.processes import BatchShare, check_group, fitting_together, processes
-from desc_ext.engine.rows import Rows, Scaling, map_chunks, map_in_memory, scaled_rows
+from desc_ext.engine.rows import Rows, Scaling, scaled_rows
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, run_stages
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.stored_starts import by_kmeans_of_stored

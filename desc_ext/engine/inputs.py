@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from desc_ext.device import resolve_device
+from desc_ext.engine.chunks import CHUNK_ROWS
 from desc_ext.engine.large_arrays import require_room
-from desc_ext.engine.rows import CHUNK_ROWS, Input, check_rows, check_training_rows
+from desc_ext.engine.rows import Input, check_rows, check_training_rows
 from desc_ext.features import Scattering2D, image_rows
 from desc_ext.nn import parameter_dtype
 from desc_ext.stored import READ_WHOLE, StoredRows, part_of_map, written_rows

@@ -21,10 +21,10 @@ from desc_ext.engine.anchor import (
     share_of_start,
     update_average,
 )
+from desc_ext.engine.chunks import map_blocks, map_chunks
 from desc_ext.engine.deep import DeepClusterer
 from desc_ext.engine.options import LABELS, Option, estimator, option
 from desc_ext.engine.processes import BatchShare, processes
-from desc_ext.engine.rows import map_blocks, map_chunks
 from desc_ext.engine.stages import Losses, Stage
 from desc_ext.engine.starts import check_labels, first_clusters_of_rows, labels_digest
 from desc_ext.engine.state import Evaluation, FitState

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,23 +17,20 @@ from torch import Tensor
 from desc_ext.algorithms.distinct import row_hashes
 from desc_ext.algorithms.k_subspaces import leading_directions
 from desc_ext.engine.block_shuffle import BlockShuffle
+from desc_ext.engine.chunks import CHUNK_ROWS, gathered, in_blocks, over_chunks, padded
 from desc_ext.engine.processes import processes
 from desc_ext.engine.stored_values import StoredValues, Values
 from desc_ext.features.images import as_numpy
-from desc_ext.fixed_shapes import TILE_ROWS, in_order, in_threads
+from desc_ext.fixed_shapes import in_order
 from desc_ext.norms import unit_rows
 from desc_ext.stored import StoredRows, blocks
 
 __all__ = [
-    "CHUNK_ROWS",
     "Input",
     "Rows",
     "Scaling",
     "check_rows",
     "check_training_rows",
-    "map_blocks",
-    "map_chunks",
-    "map_in_memory",
     "require_finite_norms",
     "require_norms_between",
     "rows_between",
@@ -41,15 +38,11 @@ __all__ = [
     "scaling_statistics",
 ]  # fmt: skip
 
-# Whole-data passes use chunks of exactly this many rows, the last one padded, each computed by one thread: with the layers
-# of desc_ext.nn a row has the same bits whatever rows stand beside it, so predict agrees with labels_.
-CHUNK_ROWS = 12 * TILE_ROWS
 _READ_ROWS = 8192
 _COUNTED_ROWS = 1024  # until there are distinct rows enough, which the first block nearly always has
 # Rows of a pass over wide data that gathers p×q sums; and how many more directions than wanted it keeps, how many passes
 # it makes: enough for the leading directions of data whose energy falls off at all.
 _PASS_ROWS, _SPARE_DIRECTIONS, _SUBSPACE_ITERATIONS = 4096, 10, 3
-_BLOCK_CHUNKS = 64  # computed together where results are put into memory or a file block by block
 # Entries of a block of stored rows, of which there are about three for each thread.
 _BLOCK_ENTRIES = 2**20
 # As float64 half a MiB: a temporary of it needs no new pages, and stays in the caches.
@@ -367,18 +360,18 @@ class Rows:
 
     def map(self, function: Callable[[Tensor], Tensor], directions: bool = False) -> Tensor:
         """``function`` of all rows, or of their directions, chunk by chunk."""
-        return _in_memory(self._chunk(function, directions), len(self), self.device)
+        return gathered(self._chunk(function, directions), len(self), self.device)
 
     def values(self, function: Callable[[Tensor], Tensor]) -> Values:
         """``function`` of all rows, values [n, m]; of rows on disk in a file."""
         chunk = self._chunk(function, directions=False)
         if not self.is_stored:
-            return _over_chunks(chunk, slice(0, len(self)), self.device)
-        return StoredValues(len(self), _in_blocks(chunk, len(self), self.device), self.folder)
+            return over_chunks(chunk, slice(0, len(self)), self.device)
+        return StoredValues(len(self), in_blocks(chunk, len(self), self.device), self.folder)
 
     def _chunk(self, function: Callable[[Tensor], Tensor], directions: bool) -> Callable[[slice], Tensor]:
         read = self.directions if directions else self.take
-        return lambda part: _padded(function, read(part))
+        return lambda part: padded(function, read(part))
 
     def reduced(
         self, n_components: int, generator: torch.Generator, directions: bool
@@ -419,89 +412,3 @@ class Rows:
             processes().for_items(len(self)).add(image)
             basis = torch.linalg.qr(image)[0]
         return basis
-
-
-@overload
-def map_chunks(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor: ...
-@overload
-def map_chunks(function: Callable[..., Tensor], *arrays: Values) -> Any: ...
-def map_chunks(function: Callable[..., Tensor], *arrays: Values) -> Values:
-    """``function`` of row-aligned values, CHUNK_ROWS rows at a time; results are concatenated.
-
-    Where the first values lie in a file, so do those that are returned.
-    """
-    n, first = len(arrays[0]), arrays[0]
-    if isinstance(first, Tensor):
-        return _over_chunks(_chunk_of(function, arrays), slice(0, n), first.device)
-    return StoredValues(n, map_blocks(function, *arrays), first.folder)
-
-
-def map_in_memory(function: Callable[..., Tensor], *arrays: Values) -> Tensor:
-    """:func:`map_chunks` of a function of few values a row, which stay in memory wherever ``arrays`` lie."""
-    return _in_memory(_chunk_of(function, arrays), len(arrays[0]), arrays[0].device)
-
-
-def map_blocks(function: Callable[..., Tensor], *arrays: Values) -> Iterator[Tensor]:
-    """:func:`map_chunks`, some rows after the other where the first values lie in a file, else all at once.
-
-    For sums over the rows: those of tensors then keep their bits.
-    """
-    chunk, n, first = _chunk_of(function, arrays), len(arrays[0]), arrays[0]
-    if isinstance(first, Tensor):
-        return iter([_over_chunks(chunk, slice(0, n), first.device)])
-    return _in_blocks(chunk, n, first.device)
-
-
-def _chunk_of(function: Callable[..., Tensor], arrays: Sequence[Values]) -> Callable[[slice], Tensor]:
-    return lambda part: _padded(function, *(array[part] for array in arrays))
-
-
-def _in_blocks(function: Callable[[slice], Tensor], n: int, device: torch.device) -> Iterator[Tensor]:
-    """``function`` of every chunk of n rows; those of some chunks after the other."""
-    for start in range(0, n, _BLOCK_CHUNKS * CHUNK_ROWS):
-        yield _over_chunks(function, slice(start, min(start + _BLOCK_CHUNKS * CHUNK_ROWS, n)), device)
-
-
-def _in_memory(function: Callable[[slice], Tensor], n: int, device: torch.device) -> Tensor:
-    """``function`` of every chunk of n rows, concatenated without a second copy of many."""
-    blocks_found = _in_blocks(function, n, device)
-    first = next(blocks_found)
-    if len(first) == n:
-        return first
-    found = first.new_empty(n, *first.shape[1:])
-    found[: len(first)] = first
-    start = len(first)
-    for block in blocks_found:
-        found[start : start + len(block)] = block
-        start += len(block)
-    return found
-
-
-def _over_chunks(function: Callable[[slice], Tensor], rows: slice, device: torch.device) -> Tensor:
-    """``function`` of every chunk of ``rows``, concatenated; processes that fit together share the chunks."""
-    n_chunks = -(-(rows.stop - rows.start) // CHUNK_ROWS)
-    among = processes().for_items(n_chunks)
-    starts = [rows.start + i * CHUNK_ROWS for i in range(n_chunks)]
-    found = torch.cat(
-        in_threads(
-            lambda start: function(slice(start, min(start + CHUNK_ROWS, rows.stop))),
-            starts[among.share(n_chunks)],
-            device,
-        )
-    )
-    if among.size == 1:
-        return found
-
-    def n_rows(share: slice) -> int:
-        return min(share.stop * CHUNK_ROWS, rows.stop - rows.start) - share.start * CHUNK_ROWS
-
-    return among.concatenated(found, n_chunks, n_rows)
-
-
-def _padded(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
-    missing = CHUNK_ROWS - len(arrays[0])
-    if missing:
-        # repeats of the first row rather than zeros: a zero row would divide by zero in some functions
-        arrays = tuple(torch.cat([a, a[:1].expand(missing, *a.shape[1:])]) for a in arrays)
-    result = function(*arrays)
-    return result[: CHUNK_ROWS - missing]

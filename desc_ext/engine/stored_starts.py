@@ -20,7 +20,8 @@ from desc_ext.algorithms.first_clusters import (
 from desc_ext.algorithms.k_subspaces import KSubspacesOptions, leading_directions, search
 from desc_ext.algorithms.kmeans import kmeans_model, one_thread
 from desc_ext.algorithms.landmarks import chosen_landmarks
-from desc_ext.engine.rows import Rows, map_in_memory
+from desc_ext.engine.chunks import map_in_memory
+from desc_ext.engine.rows import Rows
 from desc_ext.engine.stored_values import StoredValues, row_blocks
 from desc_ext.engine.streamed_rows import StreamedRows
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from desc_ext import ops
 from desc_ext.algorithms.first_clusters import FirstClusters, cluster_means
+from desc_ext.engine.chunks import map_blocks, map_chunks, map_in_memory
 from desc_ext.engine.convolutional import ConvolutionalClusterer
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.refined import REFINE
-from desc_ext.engine.rows import map_blocks, map_chunks, map_in_memory
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.stored_starts import means_of_stored

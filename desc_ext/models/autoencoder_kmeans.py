@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from desc_ext import ops
+from desc_ext.engine.chunks import map_in_memory
 from desc_ext.engine.deep import DeepClusterer, first_centroids
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.options import Option, estimator, option
-from desc_ext.engine.rows import map_in_memory
 from desc_ext.engine.stages import Stage
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.stored_values import Values

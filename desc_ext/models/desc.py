@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from desc_ext import ops
 from desc_ext.algorithms.first_clusters import FirstClusters, by_subspaces
 from desc_ext.algorithms.k_subspaces import subspace_bases
+from desc_ext.engine.chunks import map_blocks, map_chunks, map_in_memory
 from desc_ext.engine.convolutional import ConvolutionalClusterer
 from desc_ext.engine.networks import ClusteringNetwork
 from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.refined import ANCHORED, REFINE, UNANCHORED
-from desc_ext.engine.rows import map_blocks, map_chunks, map_in_memory
 from desc_ext.engine.stages import BatchLosses, Losses, Stage
 from desc_ext.engine.starts import unscaled_rows
 from desc_ext.engine.state import Evaluation, FitState

@@ -69,6 +69,7 @@ PAPER: dict[str, Any] = {
     "n_init": 20,
 }
 ROBUST: dict[str, Any] = PAPER | {
+    "hidden_sizes": (),
     "unit_codes": True,
     "reconstruction": "mean",
     "coefficient_init": "closed-form",
@@ -115,6 +116,12 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
     _in_mini_batches: ClassVar[bool] = False
     _work_per_checkpoint: ClassVar[float] = 9.0  # C and its moments are 12 n² bytes
 
+    features: Literal["auto", "scattering"] | None = option(  # type: ignore[assignment]
+        '"auto": with preset "robust" "scattering" where the data are images of 16×16 pixels or more and neither image_network '
+        'nor channels is given, else None, the rows as they are; "scattering": the wavelet scattering features of images '
+        "(desc_ext.features.Scattering2D, J = 3, L = 8). The fitted transformer is features_",
+        default="auto",
+    )
     penalty: Option[Literal["l2", "l1"]] = option('‖C‖ is ‖C‖²_F ("l2") or Σ_ij |C_ij| ("l1")', default=None)
     self_expression: Option[Literal["closed-form", "learned"]] = option(
         'C: "learned", a layer, or "closed-form" (penalty "l2" only)', default=None
@@ -253,6 +260,9 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
 
     def _resolve_options(self) -> Any:
         options = super()._resolve_options()
+        of_network = self.image_network is not None or self.channels is not None
+        if options.features == "auto" and (options.preset == "paper" or of_network):
+            options.features = None
         if options.penalty == "l1" and options.coefficient_scale == "dimensions":
             if self.coefficient_scale is not None:
                 raise ValueError(

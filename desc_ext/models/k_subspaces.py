@@ -26,13 +26,14 @@ from desc_ext.algorithms.kmeans import one_thread
 from desc_ext.algorithms.subspace_passes import SubspaceRows, as_passes
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
+from desc_ext.engine.chunks import map_chunks
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.inputs import input_rows, input_width, training_rows
 from desc_ext.engine.large_arrays import RowWriter, require_memory, require_room
 from desc_ext.engine.options import estimator, option
 from desc_ext.engine.pass_checkpoint import PassCheckpoint
 from desc_ext.engine.processes import Processes, alone, check_group, fitting_together, processes
-from desc_ext.engine.rows import Input, Rows, map_chunks, require_finite_norms, scaled_rows
+from desc_ext.engine.rows import Input, Rows, require_finite_norms, scaled_rows
 from desc_ext.engine.shared_passes import SharedPasses
 from desc_ext.engine.streamed_rows import StreamedRows
 from desc_ext.norms import unit_rows

@@ -21,6 +21,7 @@ from desc_ext.algorithms.ncsc_losses import (
 )
 from desc_ext.algorithms.self_expression import closed_form_expression
 from desc_ext.engine.anchor import anchor_loss
+from desc_ext.engine.chunks import map_in_memory
 from desc_ext.engine.deep import EncodedBatch
 from desc_ext.engine.image_or_row import ImageOrRowClusterer
 from desc_ext.engine.networks import ClusteringNetwork
@@ -28,7 +29,6 @@ from desc_ext.engine.optimizers import adam
 from desc_ext.engine.options import Option, estimator, option
 from desc_ext.engine.processes import BatchShare
 from desc_ext.engine.refined import REFINE, RefinedClusterer, usual_pretraining
-from desc_ext.engine.rows import map_in_memory
 from desc_ext.engine.stages import BatchLosses, Losses, Stage, train_on_batches
 from desc_ext.engine.state import Evaluation, FitState
 from desc_ext.engine.stored_values import Values

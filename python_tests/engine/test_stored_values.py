@@ -13,9 +13,10 @@ from desc_ext import ops
 from desc_ext import stored as stored_module
 from desc_ext.algorithms import landmarks
 from desc_ext.algorithms.first_clusters import by_subspaces, given_clusters
+from desc_ext.engine import chunks, stored_values
 from desc_ext.engine import rows as rows_module
-from desc_ext.engine import stored_values
-from desc_ext.engine.rows import CHUNK_ROWS, Rows, map_blocks, map_chunks, map_in_memory
+from desc_ext.engine.chunks import CHUNK_ROWS, map_blocks, map_chunks, map_in_memory
+from desc_ext.engine.rows import Rows
 from desc_ext.engine.stored_starts import (
     bases_of_stored,
     by_kmeans_of_stored,
@@ -32,7 +33,7 @@ N, P, K, D = 3 * CHUNK_ROWS + 100, 12, 4, 3
 @pytest.fixture(autouse=True)
 def in_blocks(monkeypatch):
     """Rows are several blocks, the last of them not a whole one."""
-    monkeypatch.setattr(rows_module, "_BLOCK_CHUNKS", 2)
+    monkeypatch.setattr(chunks, "_BLOCK_CHUNKS", 2)
     monkeypatch.setattr(rows_module, "_BLOCK_ENTRIES", CHUNK_ROWS * P)
     monkeypatch.setattr(stored_values, "_BLOCK_BYTES", 700 * P * 8)
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from sklearn.datasets import load_digits
 
 from desc_ext.data import StoredRows, stored_rows
-from desc_ext.engine import Callback, inputs, rows
+from desc_ext.engine import Callback, chunks, inputs
 from desc_ext.models import KSubspaces
 from helpers.estimators import small
 
@@ -50,7 +50,7 @@ class _Dies(Callback):
 @contextmanager
 def _stored() -> Iterator[StoredRows]:
     """All images in a file, rows that are not read whole, of several blocks of several chunks."""
-    with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(rows, _BLOCK_CHUNKS=2):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(chunks, _BLOCK_CHUNKS=2):
         np.save(f"{folder}/x.npy", ALL_IMAGES.reshape(len(ALL_IMAGES), -1))
         with mock.patch.multiple(inputs, READ_WHOLE=0):
             yield stored_rows(f"{folder}/x.npy")

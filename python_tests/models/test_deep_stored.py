@@ -13,10 +13,10 @@ from helpers.estimators import small
 from helpers.subspaces import planted
 
 from desc_ext.data import stored_rows
-from desc_ext.engine import inputs, large_arrays
+from desc_ext.engine import chunks, inputs, large_arrays
 from desc_ext.engine import rows as rows_module
 from desc_ext.engine.callbacks import Callback
-from desc_ext.engine.rows import CHUNK_ROWS
+from desc_ext.engine.chunks import CHUNK_ROWS
 from desc_ext.models import load_model
 
 METHODS = ("desc", "edesc", "ncsc", "asc2d", "dec", "idec", "ae-kmeans")
@@ -32,7 +32,7 @@ def X():
 def on_disk(X, tmp_path, monkeypatch):
     """The rows in a file, of which nothing is small enough to be read whole, in the order of rows in memory."""
     monkeypatch.setattr(inputs, "READ_WHOLE", 0)
-    monkeypatch.setattr(rows_module, "_BLOCK_CHUNKS", 1)
+    monkeypatch.setattr(chunks, "_BLOCK_CHUNKS", 1)
 
     class Order:
         def __init__(self, X, generator):

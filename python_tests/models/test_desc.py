@@ -13,9 +13,10 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from desc_ext.algorithms.k_subspaces import k_subspaces, subspace_bases
+from desc_ext.engine.chunks import CHUNK_ROWS
 from desc_ext.engine.deep import reconstruction_loss
 from desc_ext.engine.options import preset_names
-from desc_ext.engine.rows import CHUNK_ROWS, Rows
+from desc_ext.engine.rows import Rows
 from desc_ext.engine.stages import _evaluate_and_reseed
 from desc_ext.engine.state import Evaluation
 from desc_ext.models import DESC

@@ -443,3 +443,23 @@ def test_svd_power_is_the_affinity():
 def test_svd_power_refuses_what_it_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         DSCNet(3, svd_power=(2, 4), **SMALL, **options).fit(random_rows())
+
+
+@pytest.mark.parametrize(
+    ("options", "side", "expected"),
+    [
+        ({}, 16, "scattering"),
+        ({}, 12, None),
+        ({"features": None}, 16, None),
+        ({"channels": (4,)}, 16, None),
+        ({"image_network": "conv"}, 16, None),
+        ({"preset": "paper"}, 16, None),
+        ({"preset": "paper", "features": "scattering"}, 16, "scattering"),
+    ],
+)
+def test_features_follow_the_images_and_the_options(options, side, expected):
+    images = np.random.default_rng(0).random((30, side, side))
+    for name in ("dsc-net", "lrsc"):
+        state = MODELS[name](3, feature_dim=10, **options).begin(images)
+        assert state.options.features == expected
+        assert state.rows.n_features == (10 if expected else side**2)

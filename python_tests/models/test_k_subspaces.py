@@ -149,17 +149,6 @@ def test_the_dimension_follows_the_spectra_of_the_clusters():
     assert fitted[0].resolved_params_["subspace_dim"] in (round(np.mean(counts)) + i for i in (0, 1, 2))
 
 
-def test_mini_batches_keep_the_dimension_of_the_first():
-    X = load_digits().data
-    fitted = KSubspaces(10, n_init=2, random_state=0).partial_fit(X[:600])
-    d = fitted.resolved_params_["subspace_dim"]
-    fitted.partial_fit(X[600:650])
-    assert fitted.bases_.shape == (10, 64, d)
-    assert fitted.resolved_params_["subspace_dim"] == d > 1
-    with pytest.raises(ValueError, match=f"subspace_dim=1, but partial_fit goes on from .* subspace_dim={d}"):
-        fitted.set_params(subspace_dim=1).partial_fit(X[:100])
-
-
 def test_seeds_from_fewer_rows_than_dimensions():
     X = np.random.default_rng(0).normal(size=(3, 8))
     seeds = subspace_seeds(torch.from_numpy(X), 2, 5, 0).numpy()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.subspaces import D, K, model, planted, projectors
+from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
+
+from desc_ext.models import KSubspaces
 
 
 def batches(X, size, n_passes, seed=0):
@@ -89,3 +92,14 @@ def test_mini_batches_after_fit_start_from_its_subspaces():
         ValueError, match="subspace_dim=2, but partial_fit goes on from a fit with subspace_dim=3"
     ):
         fitted.partial_fit(X[:50])
+
+
+def test_mini_batches_keep_the_dimension_of_the_first():
+    X = load_digits().data
+    fitted = KSubspaces(10, n_init=2, random_state=0).partial_fit(X[:600])
+    d = fitted.resolved_params_["subspace_dim"]
+    fitted.partial_fit(X[600:650])
+    assert fitted.bases_.shape == (10, 64, d)
+    assert fitted.resolved_params_["subspace_dim"] == d > 1
+    with pytest.raises(ValueError, match=f"subspace_dim=1, but partial_fit goes on from .* subspace_dim={d}"):
+        fitted.set_params(subspace_dim=1).partial_fit(X[:100])
