@@ -1,4 +1,4 @@
-# make demo | test | test-isa | test-engines | fuzz | bench | lint | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
+# make demo | test | test-isa | test-engines | fuzz | bench | lint | docs | docs-serve | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
 # Each sets up what it needs in .venv, and only what has changed.
 #   PYTHON=python3.12      another Python (3.10 or newer)
 #   CXX=clang++            another C++20 compiler
@@ -17,7 +17,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test test-isa test-engines fuzz bench lint clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
+.PHONY: demo test test-isa test-engines fuzz bench lint docs docs-serve clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -49,6 +49,7 @@ help:
 	@echo "make fuzz    search for files on which a reader fails (15 minutes; Python 3.11 or newer)"
 	@echo "make bench   measure the kernels"
 	@echo "make lint    check style, formatting, types and the direction of imports"
+	@echo "make docs    build the documentation into build/site (Python 3.11 or newer); make docs-serve serves it while you write"
 	@echo "make clean   remove everything that make made, .venv too"
 	@echo "With a GPU and nvcc:"
 	@echo "make test-gpu        compile the CUDA kernels and run the tests on the GPU"
@@ -110,6 +111,16 @@ lint: $(STAMPS)/package $(STAMPS)/lint
 	@.venv/bin/clang-format --dry-run -Werror $(CXX_FILES)
 	@$(VENV_PYTHON) -m mypy
 	@.venv/bin/lint-imports --no-cache >build/imports.log || { cat build/imports.log; exit 1; }
+
+# Without the variable, every build advertises the theme's successor.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs
+docs: $(STAMPS)/package $(STAMPS)/docs
+	@echo "== Building the documentation"
+	@$(MKDOCS) build --quiet --strict
+	@echo "Open build/site/index.html in a browser; no server is needed"
+
+docs-serve: $(STAMPS)/package $(STAMPS)/docs
+	@$(MKDOCS) serve --strict $(ARGS)
 
 has-gpu: $(STAMPS)/torch
 	@$(VENV_PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit(f"Missing: a GPU that torch {torch.__version__} can use")'
@@ -239,6 +250,12 @@ $(STAMPS)/engines: constraints.txt | $(STAMPS)/venv
 
 $(STAMPS)/fuzz: constraints.txt | $(STAMPS)/venv
 	@$(PIP_INSTALL) atheris
+	@touch $@
+
+$(STAMPS)/docs: constraints.txt | $(STAMPS)/venv
+	@$(VENV_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Too old: the documentation is built by Python 3.11 or newer, and .venv has $$($(VENV_PYTHON) --version)"; exit 1; }
+	@$(PIP_INSTALL) mkdocs mkdocs-material "mkdocstrings[python]" latex2mathml ruff
 	@touch $@
 
 $(STAMPS)/lint: constraints.txt | $(STAMPS)/venv

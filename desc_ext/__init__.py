@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     library_path: Path
+    """The compiled library; asking for it loads the operators into ``torch.ops.desc_ext``."""
 
 if "OMP_WAIT_POLICY" not in os.environ:
     # Torch's OpenMP threads spin for milliseconds wherever they wait for each other: beside one busy process a fit took
@@ -20,6 +21,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.2.0"
+"""The version of the package, which is that of the compiled library."""
 
 __all__ = [
     "__version__",

@@ -11,6 +11,7 @@ from pathlib import Path
 import desc_ext  # noqa: F401  isort: skip  (before torch)
 
 import pytest
+from helpers.pages import run_python
 
 from desc_ext.engine.documentation import methods_table
 from desc_ext.models import MODELS
@@ -26,11 +27,7 @@ def test_the_table_of_methods_is_made_from_the_classes():
 @pytest.mark.slow
 def test_python_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    namespace: dict = {}
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) >= 2
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+    namespace = run_python(README)
     acc = float(re.search(r"'acc': (?:np\.float64\()?([\d.]+)", capsys.readouterr().out)[1])
     assert acc > 0.84  # what the table says of DESC on the digits
     assert namespace["proba"].shape == (1797, 10)

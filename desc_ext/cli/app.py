@@ -39,6 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+"""The typer application, which tests and other applications call."""
 
 
 def _print_version(asked: bool) -> None:

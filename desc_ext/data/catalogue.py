@@ -91,6 +91,7 @@ KNOWN: dict[str, KnownDataset] = {
         KnownDataset("20newsgroups-b", 9422, None, _NEWSGROUPS_B, **_NEWSGROUPS_PLACE),
     )
 }  # fmt: skip
+"""The data sets that :func:`~desc_ext.data.load_dataset` knows, by name."""
 
 
 def data_folders(data_dir: str | os.PathLike | None = None) -> list[Path]:

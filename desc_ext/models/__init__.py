@@ -54,6 +54,7 @@ MODELS: dict[str, type[Estimator]] = {
         SelfExpressiveClustering,
     )
 }
+"""The estimators by their names on the command line."""
 
 
 def load_model(folder: str | os.PathLike[str]) -> Estimator:

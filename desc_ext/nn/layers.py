@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 MIXED = "mixed_bfloat16"
+"""The value of an estimator's option ``dtype`` for layers that multiply in bfloat16."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 LayerT = TypeVar("LayerT", bound=nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
 

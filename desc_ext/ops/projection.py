@@ -76,8 +76,7 @@ def weighted_projection_loss(z: Tensor, bases: Tensor, weight: Tensor) -> Tensor
         Scalar; float64 for float64 input, else float32. Differentiable in all three arguments; the backward pass
         computes the coefficients again instead of keeping them.
 
-    Raises:
-        As :func:`projection_energy`, also for ``weight``.
+    Raises as :func:`projection_energy`, also for ``weight``.
     """
     check_rows_and_bases("weighted_projection_loss", z, bases)
     check_matrix("weighted_projection_loss", "weight", weight, z.shape[0], bases.shape[0], z)
