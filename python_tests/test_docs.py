@@ -64,7 +64,7 @@ def test_what_is_documented_is_there_and_has_a_docstring():
 
 
 def test_names_of_the_package_itself_are_on_the_first_page():
-    [members] = re.findall(r"members: \[(.*?)\]", (DOCS / "api" / "index.md").read_text())
+    members = re.findall(r"members: \[(.*?)\]", (DOCS / "api" / "index.md").read_text())[0]
     assert members.split(", ") == sorted(set(desc_ext.__all__) - set(PUBLIC))
 
 
@@ -98,7 +98,11 @@ def test_links_lead_to_files(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
 def test_files_of_the_repository_that_are_named_are_there(page):
-    named = set(re.findall(r"(?<![\w/.])(?:benchmarks|csrc|desc_ext|emulator|python_tests)/[\w/]+\.\w+", page.read_text()))
+    named = set(
+        re.findall(
+            r"(?<![\w/.])(?:benchmarks|csrc|desc_ext|emulator|python_tests)/[\w/]+\.\w+", page.read_text()
+        )
+    )
     assert not [name for name in named if "FAMILY" not in name and not (ROOT / name).exists()]
 
 

@@ -79,6 +79,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     text = "".join(aside(part) if index % 2 else part for index, part in enumerate(parts))
     text = _LINK.sub(lambda found: _linked(found, site_path), text)
     text = _COMMENT.sub(lambda found: tables.table(found["kind"], found["name"]), text)
+    text = text.replace(" ± ", "\u00a0±\u00a0")  # which stay on one line
     return re.sub("\x02(\\d+)\x03", lambda found: kept[int(found[1])], text)
 
 

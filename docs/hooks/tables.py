@@ -63,12 +63,16 @@ def results(name: str) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for title, body in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE):
-        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in body.splitlines() if "|" in line]
+        rows = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in body.splitlines() if "|" in line
+        ]
         for row, after in zip(rows, [*rows[1:], [""]], strict=True):
             if row[0] == name:
                 acc, nmi, ari, epochs, seconds, seeds = row[1:7]
                 start = f"{after[1]} / {after[2]}" if after[0].startswith("· its start") else ""
-                lines.append(f"| {title} | {acc} | {nmi} | {ari} | {start} | {epochs} | {seconds} | {seeds} |")
+                lines.append(
+                    f"| {title} | {acc} | {nmi} | {ari} | {start} | {epochs} | {seconds} | {seeds} |"
+                )
     if len(lines) == 2:
         raise ValueError(f"{_CHOICE.name} has no line of {name}")
     return "\n".join(lines)

@@ -32,7 +32,12 @@ def run_shell(page: Path, folder: Path) -> str:
     """
     script = "\n".join(code for _, code in blocks(page, "bash"))
     done = subprocess.run(
-        ["bash", "-eu", "-c", script], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=500
+        ["bash", "-eu", "-c", script],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
