@@ -81,19 +81,10 @@ def test_every_method_has_a_page_with_its_options_and_results(name):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
 def test_links_lead_to_files(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    elsewhere = {
-        "contributing.md": "CONTRIBUTING.md",
-        "changelog.md": "CHANGELOG.md",
-        "emulator.md": "emulator/README.md",
-    }
-    for target in re.findall(r"\]\(([^()\s#]+)[^()\s]*\)", text):
-        if re.match(r"[a-z]+:", target):
-            continue
-        path = (page.parent / target).resolve()
-        name = str(path.relative_to(ROOT)).removeprefix("docs/")
-        made = re.sub(r"^results/(\w+)/", r"benchmarks/\1/results/", elsewhere.get(name, name))
-        made = made.replace("kernels/results/cuda_resources", "kernels/cuda_resources")
-        assert path.exists() or (ROOT / made).exists(), f"{page.name}: {target}"
+    links = re.findall(r"\]\(([^()\s#]+)[^()\s]*\)", text)
+    # Of files as they lie in the repository, where the pages are read too; the site's hook knows where it puts them.
+    missing = [link for link in links if not re.match(r"[a-z]+:", link) and not (page.parent / link).exists()]
+    assert not missing
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))

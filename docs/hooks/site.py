@@ -35,7 +35,8 @@ ELSEWHERE = {
 } | {
     f"benchmarks/{kind}/results/{path.name}": f"results/{kind}/{path.name}"
     for kind in ("kernels", "papers", "scale")
-    for path in sorted((ROOT / "benchmarks" / kind / "results").glob("*.md"))
+    for path in sorted((ROOT / "benchmarks" / kind / "results").glob("*.*"))
+    if path.suffix in (".md", ".png")
 }
 _IN_REPOSITORY = {page: path for path, page in ELSEWHERE.items()}
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s#]+)(?P<anchor>#[^()\s]*)?\)")

@@ -102,4 +102,4 @@ def _word(value: Any) -> str:
 def _plain(text: str) -> str:
     """A docstring's text for a cell: no bars, no roles."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
-    return re.sub(r"([|*<])", r"\\\1", text)
+    return re.sub(r"([|*])", r"\\\1", text).replace("<", "&lt;")
