@@ -117,6 +117,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs
 docs: $(STAMPS)/package $(STAMPS)/docs
 	@echo "== Building the documentation"
 	@$(MKDOCS) build --quiet --strict
+	@DESC_EXT_SITE=build/site $(VENV_PYTHON) -m pytest -q -n 0 python_tests/test_site.py
 	@echo "Open build/site/index.html in a browser; no server is needed"
 
 docs-serve: $(STAMPS)/package $(STAMPS)/docs

@@ -91,7 +91,7 @@ def option(
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(option,))
 def estimator(cls: E) -> E:
-    """Makes the constructor of an estimator from its fields, and puts their table in place of {options} in its docstring.
+    """Makes the constructor of an estimator from its fields, and puts their table in place of ``{options}`` in its docstring.
 
     The class's ``presets`` maps the names of presets to the values that options of the type ``Option[...]`` take where
     they are None.

@@ -67,8 +67,8 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Puts links, drawings and tables in place, outside of code."""
     site_path = page.file.src_uri
-    if site_path.startswith("results/"):
-        page.meta["search"] = {"boost": 0.1}  # their tables repeat every name a hundred times
+    if site_path.startswith("results/") or site_path == "changelog.md":
+        page.meta["search"] = {"boost": 0.1}  # they repeat every name of the other pages
     parts = _CODE.split(markdown)
     # Every second part is code. A link's text may hold code, so links are looked for with code put aside.
     kept: list[str] = []

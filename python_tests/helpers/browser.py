@@ -24,11 +24,11 @@ def browser() -> str:
     pytest.skip("there is no chromium here")
 
 
-def open_page(path: Path, profile: Path, *options: str) -> tuple[str, str]:
-    """The page as the browser has built it, and what it wrote to its console."""
+def open_page(path: Path, profile: Path, *options: str, query: str = "") -> tuple[str, str]:
+    """The page as the browser has built it, and what it wrote to its console; ``query`` follows its address."""
     command = [
         browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}",
-        "--enable-logging=stderr", "--virtual-time-budget=2000", *options, "--dump-dom", path.as_uri(),
+        "--enable-logging=stderr", "--virtual-time-budget=2000", *options, "--dump-dom", path.as_uri() + query,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
