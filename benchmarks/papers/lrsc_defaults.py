@@ -55,6 +55,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "steps-10": {"max_steps": 10},
     "steps-100": {"max_steps": 100},
     "scattering": SCATTERING,
+    "scattering-none": SCATTERING | OFF,
+    "scattering-task-off": SCATTERING | {"task_level": False},
+    "scattering-distillation-0": SCATTERING | {"model_level": False},
+    "scattering-contrast-0": SCATTERING | {"self_supervision": False},
 }
 PENALTY_L1 = {f"l1-{weight}": {"penalty": "l1", "coefficient_weight": weight} for weight in (0.01, 0.03, 0.1)}
 # of DSC-Net alone: the weights of its code for single data sets, and those of the preset "robust"
