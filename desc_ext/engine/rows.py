@@ -31,6 +31,7 @@ __all__ = [
     "Scaling",
     "check_rows",
     "check_training_rows",
+    "pass_rows",
     "require_finite_norms",
     "require_norms_between",
     "rows_between",
@@ -38,7 +39,8 @@ __all__ = [
     "scaling_statistics",
 ]  # fmt: skip
 
-_READ_ROWS = 8192
+# Rows that are read together; of rows wider than 8 KiB as many as are 64 MiB.
+_READ_ROWS, _READ_BYTES = 8192, 2**26
 _COUNTED_ROWS = 1024  # until there are distinct rows enough, which the first block nearly always has
 # Rows of a pass over wide data that gathers p×q sums; and how many more directions than wanted it keeps, how many passes
 # it makes: enough for the leading directions of data whose energy falls off at all.
@@ -73,7 +75,7 @@ def check_rows(model: BaseEstimator, X: Any, reset: bool) -> Input:
     if X.dtype.kind != "f":
         return X
     bad_rows, first = 0, None
-    for start, block in zip(range(0, len(X), _READ_ROWS), blocks(X, _READ_ROWS), strict=True):
+    for start, block in zip(range(0, len(X), _read_rows(X)), blocks(X, _read_rows(X)), strict=True):
         finite = np.isfinite(block)
         if finite.all():
             continue
@@ -99,7 +101,7 @@ def check_training_rows(X: Input, n_clusters: int) -> None:
             "ask for fewer clusters"
         )
     first = X[0]
-    if all(np.array_equal(block, np.broadcast_to(first, block.shape)) for block in blocks(X, _READ_ROWS)):
+    if all(np.array_equal(block, np.broadcast_to(first, block.shape)) for block in blocks(X, _read_rows(X))):
         raise ValueError(
             f"X is constant: each of its {n_features} columns has one value in all {n_samples} rows, "
             "so there is nothing to cluster"
@@ -158,10 +160,19 @@ def scaling_statistics(X: Input, scaling: Scaling) -> tuple[np.ndarray, np.ndarr
         offset, scale = _statistics(X, scaling)
     if np.isfinite(scale).all() and (scale > 0).all():
         return offset, scale
-    largest = max(np.abs(block).max() for block in blocks(X, _READ_ROWS))
+    largest = max(np.abs(block).max() for block in blocks(X, _read_rows(X)))
     factor = 2.0 ** np.clip(np.frexp(np.float64(largest))[1], -1000, 1000)
     offset, scale = _statistics(X, scaling, factor)
     return offset * factor, np.where(scale > 0, scale, 1.0) * factor
+
+
+def _read_rows(X: Input) -> int:
+    return max(min(_READ_ROWS, _READ_BYTES // (X.shape[1] * X.dtype.itemsize)), 1)
+
+
+def pass_rows(n_features: int) -> int:
+    """Rows of a step of a pass that gathers sums: as float64 no more than 64 MiB of them, where they are wide."""
+    return max(min(_PASS_ROWS, _READ_BYTES // (8 * n_features)), 1)
 
 
 def rows_between(X: Input, place: slice) -> Input:
@@ -179,7 +190,7 @@ def _statistics(X: Input, scaling: Scaling, unit: float = 1.0) -> tuple[np.ndarr
     own = rows_between(X, among.share(n_samples))
 
     def parts() -> Iterator[np.ndarray]:
-        for block in blocks(own, _READ_ROWS):
+        for block in blocks(own, _read_rows(own)):
             yield block if unit == 1 else block / unit
 
     if scaling == "none":
@@ -258,7 +269,7 @@ class Rows:
     def digest(self) -> str:
         """SHA-256 of type and values of ``X``, in 16 hexadecimal digits."""
         digest = hashlib.sha256(self.X.dtype.str.encode())
-        for block in blocks(self.X, _READ_ROWS):
+        for block in blocks(self.X, _read_rows(self.X)):
             digest.update(np.ascontiguousarray(block).data)
         return digest.hexdigest()[:16]
 
@@ -383,9 +394,9 @@ class Rows:
         energy left out. Input that is not wider stays as it is, and the axes are None.
         """
         if self.n_features <= n_components:
-            return torch.cat(list(self._parts(_PASS_ROWS, directions))), None
+            return torch.cat(list(self._parts(pass_rows(self.n_features), directions))), None
         basis = self._leading_span(n_components, generator, directions)
-        reduced = torch.cat([part @ basis for part in self._parts(_PASS_ROWS, directions)])
+        reduced = torch.cat([part @ basis for part in self._parts(pass_rows(self.n_features), directions)])
         turn = leading_directions((reduced.T @ reduced)[None], n_components)[0]
         return reduced @ turn, basis @ turn
 
@@ -395,7 +406,7 @@ class Rows:
             return None
         basis = self._leading_span(n_components, generator, directions)
         gram = basis.new_zeros(basis.shape[1], basis.shape[1], dtype=torch.float64)
-        for part in self._own_part()._parts(_PASS_ROWS, directions):
+        for part in self._own_part()._parts(pass_rows(self.n_features), directions):
             image = (part @ basis).double()
             gram += image.T @ image
         processes().for_items(len(self)).add(gram)
@@ -407,7 +418,7 @@ class Rows:
         basis = torch.randn(size, generator=generator, dtype=self.dtype).to(self.device)
         for _ in range(_SUBSPACE_ITERATIONS):
             image = torch.zeros_like(basis)
-            for part in self._own_part()._parts(_PASS_ROWS, directions):
+            for part in self._own_part()._parts(pass_rows(self.n_features), directions):
                 image += part.T @ (part @ basis)
             processes().for_items(len(self)).add(image)
             basis = torch.linalg.qr(image)[0]

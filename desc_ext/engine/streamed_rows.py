@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from desc_ext import ops
-from desc_ext.engine.rows import Rows, require_norms_between
+from desc_ext.engine.rows import Rows, pass_rows, require_norms_between
 
 __all__ = ["StreamedRows", "smallest_integers"]
 
@@ -42,7 +42,9 @@ class StreamedRows:
 
     def take(self, index: Tensor) -> Tensor:
         rows = self._rows.directions if self._directions else self._rows.take
-        return self._reduced(rows(index.numpy()))
+        # of wide rows a few: only their reduced ones are many
+        parts = index.split(pass_rows(self._rows.n_features))
+        return torch.cat([self._reduced(rows(part.numpy())) for part in parts])
 
     def nearest(self, bases: Tensor) -> tuple[Tensor, Tensor]:
         n, n_clusters = self.shape[0], len(bases)

@@ -118,8 +118,8 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
 
     features: Literal["auto", "scattering"] | None = option(  # type: ignore[assignment]
         '"auto": with preset "robust" "scattering" where the data are images of 16×16 pixels or more and neither '
-        'image_network nor channels is given, else None, the rows as they are; "scattering": the wavelet scattering features '
-        "of images (desc_ext.features.Scattering2D, J = 3, L = 8). The fitted transformer is features_",
+        'image_network nor channels is given, else None, the rows as they are; "scattering": the wavelet scattering '
+        "features of images (desc_ext.features.Scattering2D, J = 3, L = 8). The fitted transformer is features_",
         default="auto",
     )
     penalty: Option[Literal["l2", "l1"]] = option('‖C‖ is ‖C‖²_F ("l2") or Σ_ij |C_ij| ("l1")', default=None)

@@ -47,7 +47,7 @@ _ADDED: dict[str, Any] = {
     "temperature": 0.07,
 }
 _PAPER = PAPER | _ADDED | {"inner_learning_rate": 1e-4}
-_ROBUST = ROBUST | _ADDED | {"distillation": "ratio"}
+_ROBUST = ROBUST | _ADDED | {"distillation": "ratio", "contrast_weight": 0.01}
 _TEACHER, _META = "teacher", "meta"
 # A stage of one update an epoch would write its checkpoint after each of them.
 _UPDATES_PER_EPOCH = 10

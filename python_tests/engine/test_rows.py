@@ -9,7 +9,9 @@ from helpers.products import Products
 
 from desc_ext.engine import rows
 from desc_ext.engine.rows import Rows
+from desc_ext.engine.streamed_rows import StreamedRows
 from desc_ext.fixed_shapes import in_threads, row_linear
+from desc_ext.stored import blocks as original
 
 
 @pytest.mark.bits
@@ -41,6 +43,29 @@ def test_a_device_gets_all_rows_only_where_it_has_room(monkeypatch):
         assert rows._resident(X, device) == expected
         assert rows._resident(X, torch.device("cpu")) is None
         assert rows._resident(X.astype(">f4"), device) is None
+
+
+def test_wide_rows_are_read_a_few_at_a_time(monkeypatch):
+    """Rows of many pixels: statistics, digest, checks and what is taken never need many of them at once."""
+    X = np.random.default_rng(0).normal(2, 3, size=(90, 40))
+    n_read = []
+    monkeypatch.setattr(rows, "_READ_BYTES", 7 * X[0].nbytes)
+    monkeypatch.setattr(rows, "blocks", lambda X, n: (n_read.append(n), original(X, n))[1])
+    offset, scale = rows.scaling_statistics(X, "standard")
+    np.testing.assert_allclose(offset, X.mean(0))
+    np.testing.assert_allclose(scale, X.std(0))
+    place = (torch.from_numpy(offset), torch.from_numpy(scale), torch.device("cpu"), torch.float64)
+    read = Rows(X, *place)
+    read.digest()
+    rows.check_training_rows(X, 3)
+    axes = read.axes(5, torch.Generator().manual_seed(0), directions=False)
+    assert set(n_read) == {7, rows._COUNTED_ROWS}
+    scaled = torch.from_numpy((X - X.mean(0)) / X.std(0))
+    streamed = StreamedRows(read, axes, directions=False)
+    monkeypatch.setattr(read, "take", lambda index: (n_read.append(-len(index)), Rows.take(read, index))[1])
+    index = torch.arange(0, 90, 2)
+    torch.testing.assert_close(streamed.take(index), scaled[index] @ axes)
+    assert min(n_read) == -7
 
 
 @pytest.mark.bits
