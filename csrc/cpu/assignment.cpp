@@ -18,7 +18,7 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, cons
   Tensor assignment = empty_of(z, {n, bases.size(0)}, compute), total = empty_of(z, {n}, compute);
   const Tensor rows = contiguous(z), weights = sample_weight ? contiguous(*sample_weight) : z;
   dispatch(compute, [&]<class T>() {
-    const PreparedBases<T> prepared(bases, Metric::energy, false);
+    const PreparedBases<T> prepared(bases, Metric::energy);
     ProjectionForward<T> job{rows_of(rows), prepared.view, Metric::energy};
     job.sample_weight = sample_weight ? data<T>(weights) : nullptr;
     job.assignment = mutable_data<T>(assignment);
@@ -50,7 +50,7 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment_backward(const Tensor
                weights = sample_weight ? contiguous(*sample_weight) : z;
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(dense_bases, need_bases);
   dispatch(compute, [&]<class T>() {
-    const PreparedBases<T> prepared(dense_bases, Metric::energy, true);
+    const PreparedBases<T> prepared(dense_bases, Metric::energy, {need_z, need_bases});
     ProjectionBackward<T> job{rows_of(rows), prepared.view, Metric::energy, data<T>(upstream)};
     job.assignment = data<T>(saved);
     job.total = data<T>(totals);

@@ -67,13 +67,23 @@ int64_t padded(int64_t columns) {
   return (columns + lanes - 1) / lanes * lanes;
 }
 
-// f(begin, end) over rows, each row's result independent of where the cuts are; `operations` is the work of one row.
+// Operations below which another thread costs more to wake than it takes over.
+inline constexpr double kWorthAThread = 4e5;
+
+// f(begin, end) over rows, each row's result independent of where the cuts are; `operations` is the work of one row. The
+// cuts are between strips of the kernels.
 template <class F>
 void for_rows(int64_t n, double operations, const F& f) {
-  constexpr int64_t kRows = 256;
-  const int64_t grain = int64_t(1 + 2e5 / std::max(1.0, operations * kRows));
+  constexpr int64_t kRows = 32;
+  const int64_t grain = int64_t(1 + kWorthAThread / std::max(1.0, operations * kRows));
   parallel_for(0, (n + kRows - 1) / kRows, grain,
                [&](int64_t begin, int64_t end) { f(begin * kRows, std::min(n, end * kRows)); });
+}
+
+// f(begin, end) over tasks of `operations` each, on as many threads as there is work for.
+template <class F>
+void for_tasks(int64_t tasks, double operations, const F& f) {
+  parallel_for(0, tasks, int64_t(1 + kWorthAThread / std::max(1.0, operations)), f);
 }
 
 template <class F>
@@ -104,58 +114,41 @@ void add_partial_sums(T* sums, int64_t count, int64_t elements) {
   });
 }
 
+// What a gradient pass wants of the bases beside the values.
+struct Wanted {
+  bool rows = false, bases = false;  // gradients of z, of the bases
+};
+
 // Bases in the layouts of the kernels. Four copies of them at most, none that grows with n.
 template <class T>
 class PreparedBases {
  public:
-  PreparedBases(const Tensor& bases, Metric metric, bool backward) {
-    const auto& kernels = table<T>();
-    view.K = bases.size(0), view.p = bases.size(1), view.d = bases.size(2);
-    view.stride = padded<T>(view.p);
-    const int64_t columns = view.K * view.d;
-    original_ = Array<T>(columns * view.stride);
-    scale_ = Array<T>(columns);
-    panels_ = Array<T>(columns * view.p);
-    if (metric == Metric::residual) {
-      rotated_ = Array<T>(columns * view.stride);
-      rotation_ = Array<double>(columns * view.d);
-    }
-    const Tensor dense = contiguous(bases);
-    const Rows source = rows_of(dense);
-    for_each_task(view.K, [&](int64_t k) { prepare(source, k, metric); });
-    view.original = original_;
-    view.rotated = metric == Metric::residual ? rotated_ : original_;
-    view.scale = scale_;
-    view.rotation = rotation_;
-    kernels.pack_panels(view.rotated, view.stride, columns, view.p, view.d, panels_);
-    view.panels = panels_;
-    if (backward) {
-      back_panels_ = Array<T>(columns * view.p);
-      kernels.pack_transposed(view.rotated, view.stride, scale_, view.p, columns, back_panels_);
-    }
-    view.back_panels = back_panels_;
+  PreparedBases(const Tensor& bases, Metric metric, Wanted wanted = {})
+      : dense_(contiguous(bases)) {
+    const int64_t K = bases.size(0), p = bases.size(1), d = bases.size(2), columns = K * d;
+    const bool residual = metric == Metric::residual;
+    BasisLayouts<T> to{K, p, d, padded<T>(p), rows_of(dense_), metric};
+    const auto own = [](auto& array, bool needed, int64_t size) {
+      if (needed) array = std::remove_reference_t<decltype(array)>(size);
+      return array.get();
+    };
+    to.columns = own(columns_, residual, columns * to.stride);
+    to.panels = own(panels_, true, columns * p);
+    to.back_panels = own(back_panels_, wanted.rows, columns * p);
+    to.scale = own(scale_, true, columns);
+    to.factor = own(factor_, residual, columns * d);
+    to.inverse = own(inverse_, residual && wanted.bases, columns * d);
+    for_tasks(K, double(p * d) * (residual ? 6.0 * double(d) : 4.0),
+              [&](int64_t begin, int64_t end) { table<T>().prepare_bases(to, begin, end); });
+    view = {K, p, d, to.stride, to.source, to.columns, to.panels, to.back_panels, to.scale, to.factor, to.inverse};
   }
 
   Bases<T> view;
 
  private:
-  void prepare(const Rows& source, int64_t k, Metric metric) {
-    const int64_t d = view.d, p = view.p, stride = view.stride, wide = padded<T>(d);
-    Array<T> rows(p * wide);
-    table<T>().load_rows(source, k * p, p, wide, rows);
-    T* columns = original_ + k * d * stride;
-    for (int64_t c = 0; c < d; ++c) {
-      for (int64_t j = 0; j < p; ++j) columns[c * stride + j] = rows[j * wide + c];
-      std::fill(columns + c * stride + p, columns + (c + 1) * stride, T(0));
-    }
-    if (metric == Metric::residual)
-      table<T>().rotate_basis(columns, p, d, stride, rotated_ + k * d * stride, scale_ + k * d, rotation_ + k * d * d);
-    else
-      std::fill(scale_ + k * d, scale_ + (k + 1) * d, T(1));
-  }
-
-  Array<T> original_, rotated_, panels_, back_panels_, scale_;
-  Array<double> rotation_;
+  Tensor dense_;
+  Array<T> columns_, panels_, back_panels_, scale_;
+  Array<double> factor_, inverse_;
 };
 
 inline Metric metric_of(const char* op, const std::string& name) {

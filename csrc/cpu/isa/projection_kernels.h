@@ -23,7 +23,7 @@ static inline T dot(const T* a, const T* b, int64_t stride) {
 
 template <class T>
 static T direct_residual(const T* z, const Bases<T>& bases, int64_t k, T* coefficient) {
-  const T* basis = bases.original + k * bases.d * bases.stride;
+  const T* basis = bases.columns + k * bases.d * bases.stride;
   for (int64_t c = 0; c < bases.d; ++c) coefficient[c] = dot(z, basis + c * bases.stride, bases.stride);
   Vector<T> sum{};
   for (int64_t j = 0; j < bases.stride; j += kLanes<T>) {
@@ -114,14 +114,14 @@ class ForwardBlock {
   void compute(int64_t first, int64_t width) {
     const PanelCut cut{bases_.K * bases_.d, bases_.d};
     const int64_t end = (first + width) * bases_.d;
-    for (int64_t c = first * bases_.d; c < end;) {
-      const int64_t columns = cut.width(c);
-      for (int64_t s = 0; s < block_.strips; ++s) {
+    // The strip stays in the first-level cache, the panels of a chunk in the second-level one.
+    for (int64_t s = 0; s < block_.strips; ++s)
+      for (int64_t c = first * bases_.d; c < end;) {
+        const int64_t columns = cut.width(c);
         panel_product<T>(block_.strip(s), bases_.panels + c * bases_.p, columns, bases_.p, coefficients_, false);
         add_squares<T>(coefficients_, bases_.scale, c, columns, bases_.d, first, values_ + s * chunk_ * R);
+        c += columns;
       }
-      c += columns;
-    }
     if (job_.metric == Metric::residual)
       for (int64_t s = 0; s < block_.strips; ++s)
         for (int64_t x = 0; x < width; ++x)
@@ -176,7 +176,7 @@ class ForwardBlock {
         job_.labels[row] = label_[i];
         job_.best[row] = best_[i];
       }
-      if (job_.weight) *sum += double(total_[i]);
+      if (job_.weight) sum[row / kRowsOfASum] += double(total_[i]);
       if (job_.assignment) {
         job_.total[row] = total_[i];
         for (int64_t k = 0; k < bases_.K; ++k) job_.assignment[row * bases_.K + k] /= total_[i];
@@ -291,14 +291,13 @@ class BackwardBlock {
   void add_rows(int64_t first, int64_t columns) {
     const PanelCut cut{bases_.p, bases_.p};
     const int64_t length = bases_.K * bases_.d;
-    for (int64_t j = 0; j < bases_.p;) {
-      const int64_t width = cut.width(j);
-      const T* panel = bases_.back_panels + j * length + first * width;
-      for (int64_t s = 0; s < block_.strips; ++s)
-        panel_product<T>(coefficients_ + s * chunk_ * bases_.d * R, panel, width, columns, dz_ + (s * bases_.p + j) * R,
-                         true);
-      j += width;
-    }
+    for (int64_t s = 0; s < block_.strips; ++s)
+      for (int64_t j = 0; j < bases_.p;) {
+        const int64_t width = cut.width(j);
+        panel_product<T>(coefficients_ + s * chunk_ * bases_.d * R, bases_.back_panels + j * length + first * width,
+                         width, columns, dz_ + (s * bases_.p + j) * R, true);
+        j += width;
+      }
   }
 
   void finish() {
@@ -320,6 +319,47 @@ class BackwardBlock {
   const int64_t chunk_;
   Buffer<T> coefficients_, grads_, values_, scratch_, direct_, dz_, norms_, grad_sum_, shift_, factor_;
 };
+
+// ---- each row against its own basis alone -----------------------------------------------------------------------------
+
+// y += factor · x.
+template <class T>
+static inline void add_multiple(const T* x, T factor, int64_t stride, T* y) {
+  for (int64_t j = 0; j < stride; j += kLanes<T>) store(y + j, Vector<T>(load(y + j) + load(x + j) * factor));
+}
+
+// With a = Sᵀz and, for the residual, e = z − S a and b = Sᵀe: dz = 2g S a and dS = 2g z aᵀ for the energy, dz = 2g (e − S b)
+// and dS = −2g (e aᵀ + z bᵀ) for the residual. Row by row, since few rows share a basis in a small batch, and from e
+// itself, so that a residual near 0 loses no digits.
+template <class T>
+static void own_basis_backward(const OwnBasisBackward<T>& job, int64_t k, int64_t begin, int64_t end, T* basis_sum) {
+  const int64_t p = job.z.columns, d = job.d, stride = (p + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  const T* basis = job.columns + k * d * stride;
+  const bool residual = job.metric == Metric::residual;
+  constexpr int64_t kRows = 128;  // long sums are made of short ones, see kReductionPiece
+  Buffer<T> z(stride), rest(stride), dz(stride), sum(d * stride), a(d), b(d);
+  for (; begin < end; begin += kRows) {
+    std::fill(sum + 0, sum + d * stride, T(0));
+    for (int64_t position = begin; position < std::min(end, begin + kRows); ++position) {
+      load_rows<T>(job.z, position, 1, stride, z);
+      const T g = 2 * job.grad[job.z.index[position]];
+      for (int64_t c = 0; c < d; ++c) a[c] = dot<T>(z, basis + c * stride, stride);
+      std::copy(z + 0, z + stride, rest + 0);
+      for (int64_t c = 0; residual && c < d; ++c) add_multiple<T>(basis + c * stride, -a[c], stride, rest);
+      for (int64_t c = 0; residual && c < d; ++c) b[c] = dot<T>(rest, basis + c * stride, stride);
+      if (job.dz.data) {
+        for (int64_t j = 0; j < stride; ++j) dz[j] = residual ? g * rest[j] : T(0);
+        for (int64_t c = 0; c < d; ++c) add_multiple<T>(basis + c * stride, residual ? -g * b[c] : g * a[c], stride, dz);
+        store_row<T>(job.dz, position, dz);
+      }
+      for (int64_t c = 0; basis_sum && c < d; ++c) {
+        add_multiple<T>(rest, residual ? -g * a[c] : g * a[c], stride, sum + c * stride);
+        if (residual) add_multiple<T>(z, -g * b[c], stride, sum + c * stride);
+      }
+    }
+    for (int64_t i = 0; basis_sum && i < d * stride; ++i) basis_sum[i] += sum[i];
+  }
+}
 
 template <class T>
 static void projection_backward(const ProjectionBackward<T>& job, int64_t begin, int64_t end, T* basis_sum) {

@@ -4,6 +4,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 namespace desc_ext::cpu::DESC_EXT_ISA {
 
@@ -49,6 +54,52 @@ static inline Vector<T> load(const T* from) {
 template <class T>
 static inline void store(T* to, Vector<T> v) {
   std::memcpy(to, &v, sizeof v);
+}
+
+#if defined(__AVX__) && !defined(__AVX512F__)
+template <class T>
+static inline __m256i first_lanes(int64_t count) {
+  alignas(32) static constexpr int32_t kBits[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256((const __m256i*)(kBits + 8 - count * int64_t(sizeof(T) / 4)));
+}
+#endif
+
+// The first `count` elements, 1 ≤ count ≤ lanes, and 0 behind them; nothing else is read.
+template <class T>
+static inline Vector<T> load_first(const T* from, int64_t count) {
+  Vector<T> v{};
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    v = (Vector<T>)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
+  else
+    v = (Vector<T>)_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), from);
+#elif defined(__AVX__)
+  if constexpr (sizeof(T) == 4)
+    v = (Vector<T>)_mm256_maskload_ps(from, first_lanes<T>(count));
+  else
+    v = (Vector<T>)_mm256_maskload_pd(from, first_lanes<T>(count));
+#else
+  for (int64_t i = 0; i < count; ++i) v[i] = from[i];
+#endif
+  return v;
+}
+
+// Writes the first `count` elements, 1 ≤ count ≤ lanes, and nothing else.
+template <class T>
+static inline void store_first(T* to, Vector<T> v, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), (__m512)v);
+  else
+    _mm512_mask_storeu_pd(to, __mmask8((1u << count) - 1), (__m512d)v);
+#elif defined(__AVX__)
+  if constexpr (sizeof(T) == 4)
+    _mm256_maskstore_ps(to, first_lanes<T>(count), (__m256)v);
+  else
+    _mm256_maskstore_pd(to, first_lanes<T>(count), (__m256d)v);
+#else
+  for (int64_t i = 0; i < count; ++i) to[i] = v[i];
+#endif
 }
 
 template <class T>
