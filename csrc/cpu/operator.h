@@ -5,9 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
-#include <new>
 
 #include "../checks.h"
 #include "../tensors.h"
@@ -15,27 +13,21 @@
 
 namespace desc_ext::cpu {
 
-using torch::stable::contiguous;
 using torch::stable::parallel_for;
 
-// Uninitialised memory that ends with its scope.
+// Scratch that ends with its scope.
 template <class T>
 class Array {
  public:
   Array() = default;
-  explicit Array(int64_t size) : data_(allocate(size)) {}
+  explicit Array(int64_t size)
+      : data_(static_cast<T*>(take_scratch(size_t(std::max<int64_t>(size, 1)) * sizeof(T)))) {}
   T* get() const { return data_.get(); }
   operator T*() const { return data_.get(); }
 
  private:
-  static T* allocate(int64_t size) {
-    const size_t bytes = (size_t(std::max<int64_t>(size, 1)) * sizeof(T) + 63) / 64 * 64;
-    void* pointer = std::aligned_alloc(64, bytes);
-    if (!pointer) throw std::bad_alloc();
-    return static_cast<T*>(pointer);
-  }
   struct Free {
-    void operator()(T* pointer) const { std::free(pointer); }
+    void operator()(T* pointer) const { give_scratch(pointer); }
   };
   std::unique_ptr<T, Free> data_;
 };
@@ -124,7 +116,7 @@ template <class T>
 class PreparedBases {
  public:
   PreparedBases(const Tensor& bases, Metric metric, Wanted wanted = {})
-      : dense_(contiguous(bases)) {
+      : dense_(as_contiguous(bases)) {
     const int64_t K = bases.size(0), p = bases.size(1), d = bases.size(2), columns = K * d;
     const bool residual = metric == Metric::residual;
     BasisLayouts<T> to{K, p, d, padded<T>(p), rows_of(dense_), metric};

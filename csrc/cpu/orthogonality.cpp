@@ -20,7 +20,7 @@ struct BlockGram {
       : K(bases.size(0)), p(bases.size(1)), d(bases.size(2)), tall(K * d <= p),
         rows(empty_of(bases, {tall ? p : K * d, tall ? K * d : p}, ScalarType::Double)),
         gram(empty_of(bases, {rows.size(1), rows.size(1)}, ScalarType::Double)), block(K * d * d) {
-    const Tensor dense = contiguous(bases);
+    const Tensor dense = as_contiguous(bases);
     const Rows source = rows_of(dense);
     for_each_task(K, [&](int64_t k) { load_basis(source, k); });
     segment_grams<double>(rows, nullptr, Segments(rows.size(0)), mutable_data<double>(gram));
@@ -83,9 +83,9 @@ static Tensor penalty_backward(const Tensor& grad, const Tensor& bases, std::str
     for (int64_t k = 0; k < s.K; ++k)
       for (int64_t a = 0; a < d; ++a)
         for (int64_t b = 0; b < d; ++b) gram[(k * d + a) * size + k * d + b] = block_excess(s, orthonormal, k, a, b);
-  Tensor product = torch::stable::empty_like(s.rows);
+  Tensor product = like(s.rows);
   rows_times<double>(s.rows, nullptr, s.rows.size(0), nullptr, gram, &product, nullptr);
-  Tensor out = torch::stable::empty_like(contiguous(bases));
+  Tensor out = gradient_like(bases, true);
   const auto compute = compute_type(kPenalty, "bases", bases);
   check_type(kPenalty, "grad", grad, compute);
   double upstream = 0;

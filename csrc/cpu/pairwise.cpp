@@ -43,7 +43,7 @@ static std::tuple<Tensor, Tensor> collaborative_loss(const Tensor& prediction, c
   const auto compute = check_collaboration("collaborative_loss", prediction, y, row_max);
   const int64_t batch = y.size(0);
   Tensor losses = empty_of(y, {batch, 3}, compute), counts = empty_of(y, {batch, 3}, ScalarType::Long);
-  const Tensor rows = contiguous(y), predictions = contiguous(prediction), largest = contiguous(row_max);
+  const Tensor rows = as_contiguous(y), predictions = as_contiguous(prediction), largest = as_contiguous(row_max);
   dispatch(compute, [&]<class T>() {
     const PreparedCollaboration<T> prepared(predictions, rows, largest);
     const Blocks& blocks = prepared.y.blocks();
@@ -78,8 +78,8 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
   const int64_t batch = y.size(0), n = y.size(1);
   check_shape(op, "grad", grad, {batch, 3}), check_type(op, "grad", grad, compute);
   check_shape(op, "counts", counts, {batch, 3}), check_type(op, "counts", counts, ScalarType::Long);
-  const Tensor rows = contiguous(y), predictions = contiguous(prediction), largest = contiguous(row_max),
-               upstream = contiguous(grad), pairs = contiguous(counts);
+  const Tensor rows = as_contiguous(y), predictions = as_contiguous(prediction), largest = as_contiguous(row_max),
+               upstream = as_contiguous(grad), pairs = as_contiguous(counts);
   Tensor dprediction = gradient_like(predictions, need_prediction), dy = gradient_like(rows, need_y),
          dmax = gradient_like(largest, need_y);
   dispatch(compute, [&]<class T>() {
@@ -144,7 +144,7 @@ static Tensor laplacian_energy(const Tensor& z, const Tensor& features, double b
   const auto compute = check_energy("laplacian_energy", z, features, bandwidth);
   const int64_t batch = z.size(0);
   Tensor out = empty_of(z, {batch}, compute);
-  const Tensor rows = contiguous(z), feature_rows = contiguous(features);
+  const Tensor rows = as_contiguous(z), feature_rows = as_contiguous(features);
   dispatch(compute, [&]<class T>() {
     const CentredRows<T> own(rows), other(feature_rows);
     const Blocks& blocks = own.rows.blocks();
@@ -170,7 +170,7 @@ static std::tuple<Tensor, Tensor> laplacian_energy_backward(const Tensor& grad, 
   const auto compute = check_energy(op, z, features, bandwidth);
   const int64_t batch = z.size(0);
   check_shape(op, "grad", grad, {batch}), check_type(op, "grad", grad, compute);
-  const Tensor rows = contiguous(z), feature_rows = contiguous(features), upstream = contiguous(grad);
+  const Tensor rows = as_contiguous(z), feature_rows = as_contiguous(features), upstream = as_contiguous(grad);
   Tensor dz = gradient_like(rows, need_z), dfeatures = gradient_like(feature_rows, need_features);
   dispatch(compute, [&]<class T>() {
     const CentredRows<T> own(rows), other(feature_rows);
@@ -239,7 +239,7 @@ static std::tuple<Tensor, Tensor> info_nce(const Tensor& z, const Tensor& g, dou
   const auto compute = check_info_nce("info_nce", z, g, temperature);
   const int64_t batch = z.size(0), n = z.size(1);
   Tensor out = empty_of(z, {batch}, compute), log_sums = empty_of(z, {batch, n}, compute);
-  const Tensor rows = contiguous(z), others = contiguous(g);
+  const Tensor rows = as_contiguous(z), others = as_contiguous(g);
   dispatch(compute, [&]<class T>() {
     const UnitRows<T> own(rows), other(others);
     const Blocks& blocks = own.rows.blocks();
@@ -270,7 +270,7 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
   const int64_t batch = z.size(0), n = z.size(1);
   check_shape(op, "grad", grad, {batch}), check_type(op, "grad", grad, compute);
   check_shape(op, "log_sums", log_sums, {batch, n}), check_type(op, "log_sums", log_sums, compute);
-  const Tensor rows = contiguous(z), others = contiguous(g), upstream = contiguous(grad), saved = contiguous(log_sums);
+  const Tensor rows = as_contiguous(z), others = as_contiguous(g), upstream = as_contiguous(grad), saved = as_contiguous(log_sums);
   Tensor dz = gradient_like(rows, need_z), dg = gradient_like(others, need_g);
   dispatch(compute, [&]<class T>() {
     const UnitRows<T> own(rows), other(others);
@@ -299,7 +299,7 @@ static Tensor squared_l12_norm(const Tensor& z) {
   const auto compute = check_batch(op, "z", z);
   const int64_t batch = z.size(0), n = z.size(1);
   Tensor out = empty_of(z, {batch}, compute);
-  const Tensor rows = contiguous(z);
+  const Tensor rows = as_contiguous(z);
   dispatch(compute, [&]<class T>() {
     Array<T> sums(batch * n);
     for_rows(batch * n, double(z.size(2)),
@@ -318,7 +318,7 @@ static Tensor squared_l12_norm_backward(const Tensor& grad, const Tensor& z) {
   const auto compute = check_batch(op, "z", z);
   check_shape(op, "grad", grad, {z.size(0)}), check_type(op, "grad", grad, compute);
   const int64_t batch = z.size(0), n = z.size(1);
-  const Tensor rows = contiguous(z), upstream = contiguous(grad);
+  const Tensor rows = as_contiguous(z), upstream = as_contiguous(grad);
   Tensor dz = gradient_like(rows, true);
   dispatch(compute, [&]<class T>() {
     Array<T> factor(batch * n);

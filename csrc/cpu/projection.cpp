@@ -12,7 +12,7 @@ static Tensor projection_values(const char* op, const Tensor& z, const Tensor& b
   const int64_t n = z.size(0);
   Tensor out = empty_of(z, {n, bases.size(0)}, compute);
   if (n == 0) return out;
-  const Tensor rows = contiguous(z);
+  const Tensor rows = as_contiguous(z);
   dispatch(compute, [&]<class T>() {
     const PreparedBases<T> prepared(bases, metric);
     ProjectionForward<T> job{rows_of(rows), prepared.view, metric};
@@ -38,7 +38,7 @@ static std::tuple<Tensor, Tensor> projection_values_backward(const char* op, con
   const auto compute = compute_type(op, "z", z);
   check_shape(op, "grad", grad, {z.size(0), bases.size(0)});
   check_type(op, "grad", grad, compute);
-  const Tensor rows = contiguous(z), dense_bases = contiguous(bases), upstream = contiguous(grad);
+  const Tensor rows = as_contiguous(z), dense_bases = as_contiguous(bases), upstream = as_contiguous(grad);
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(dense_bases, need_bases);
   dispatch(compute, [&]<class T>() {
     const PreparedBases<T> prepared(dense_bases, metric, {need_z, need_bases});
@@ -68,7 +68,7 @@ static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor
   const auto compute = compute_type(op, "z", z);
   const int64_t n = z.size(0);
   Tensor labels = empty_of(z, {n}, ScalarType::Long), best = empty_of(z, {n}, compute);
-  const Tensor rows = contiguous(z);
+  const Tensor rows = as_contiguous(z);
   dispatch(compute, [&]<class T>() {
     const PreparedBases<T> prepared(bases, metric);
     ProjectionForward<T> job{rows_of(rows), prepared.view, metric};
@@ -91,8 +91,8 @@ static std::tuple<Tensor, Tensor> nearest_subspace_backward(const Tensor& grad, 
   check_shape(op, "grad", grad, {z.size(0)});
   check_type(op, "grad", grad, compute);
   const Segments segments(op, labels, z.size(0), bases.size(0));
-  const Tensor rows = contiguous(z), upstream = contiguous(grad);
-  Tensor dense_bases = contiguous(bases);
+  const Tensor rows = as_contiguous(z), upstream = as_contiguous(grad);
+  Tensor dense_bases = as_contiguous(bases);
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(dense_bases, need_bases);
   dispatch(compute, [&]<class T>() {
     const int64_t K = bases.size(0), p = bases.size(1), d = bases.size(2), stride = padded<T>(p), size = d * stride;
@@ -136,7 +136,7 @@ static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, con
   const auto compute = compute_type(op, "z", z);
   const int64_t n = z.size(0);
   Tensor out = empty_of(z, {}, compute);
-  const Tensor rows = contiguous(z), weights = contiguous(weight);
+  const Tensor rows = as_contiguous(z), weights = as_contiguous(weight);
   dispatch(compute, [&]<class T>() {
     const PreparedBases<T> prepared(bases, Metric::residual);
     ProjectionForward<T> job{rows_of(rows), prepared.view, Metric::residual};
@@ -160,7 +160,7 @@ static std::tuple<Tensor, Tensor, Tensor> weighted_projection_loss_backward(cons
   const auto compute = compute_type(op, "z", z);
   check_shape(op, "grad", grad, {});
   check_type(op, "grad", grad, compute);
-  const Tensor rows = contiguous(z), dense_bases = contiguous(bases), weights = contiguous(weight);
+  const Tensor rows = as_contiguous(z), dense_bases = as_contiguous(bases), weights = as_contiguous(weight);
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(dense_bases, need_bases),
          dweight = gradient_like(weights, need_weight);
   dispatch(compute, [&]<class T>() {

@@ -9,9 +9,7 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -21,19 +19,16 @@
 namespace desc_ext::cpu::DESC_EXT_ISA {
 
 struct Free {
-  void operator()(void* pointer) const { std::free(pointer); }
+  void operator()(void* pointer) const { give_scratch(pointer); }
 };
 
-// Uninitialised scratch aligned to a cache line. The twin of Array in ../operator.h: a class that both sides shared
-// would be compiled for this instruction set and could be kept for all.
+// Scratch. The twin of Array in ../operator.h: a class that both sides shared would be compiled for this instruction set
+// and could be kept for all.
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t size) {
-    const size_t bytes = (size_t(std::max<int64_t>(size, 1)) * sizeof(T) + 63) / 64 * 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
-    if (!data_) throw std::bad_alloc();
-  }
+  explicit Buffer(int64_t size)
+      : data_(static_cast<T*>(take_scratch(size_t(std::max<int64_t>(size, 1)) * sizeof(T)))) {}
   operator T*() const { return data_.get(); }
 
  private:
