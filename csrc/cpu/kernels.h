@@ -39,12 +39,11 @@ template <class T>
 struct Bases {
   int64_t K, p, d, stride;  // stride: p rounded up to whole vectors
   Rows source;              // [K·p, d] S_k as they were given
-  const T* columns;         // [K·d, stride] columns of S_k as rows; null for the energy
   const T* panels;          // S̃ packed for the panel product, see tile.h
   const T* back_panels;     // S̃ diag(scale) packed the other way, for gradients of z; null where these are not wanted
   const T* scale;           // [K·d]
-  const double* factor;     // [K, d, d] T_k; null for the energy
-  const double* inverse;    // [K, d, d] T_k⁻¹; null where gradients of the bases are not wanted
+  const double* factor;     // [K, d, whole vectors] T_k, for gradients of the bases: null where these are not wanted
+  const double* inverse;    // the same of T_k⁻¹
 };
 
 // Where prepare_bases puts what Bases describes.
@@ -53,7 +52,7 @@ struct BasisLayouts {
   int64_t K, p, d, stride;
   Rows source;
   Metric metric;
-  T *columns = nullptr, *panels = nullptr, *back_panels = nullptr, *scale = nullptr;
+  T *panels = nullptr, *back_panels = nullptr, *scale = nullptr;
   double *factor = nullptr, *inverse = nullptr;
 };
 
@@ -97,7 +96,7 @@ struct OwnBasisBackward {
   Rows z;  // with an index
   int64_t d;
   Metric metric;
-  const T* columns;  // [K·d, stride], see Bases
+  const T* columns;  // [K·d, stride] columns of S_k as rows
   const T* grad;
   MutableRows dz{nullptr, Storage::f32, 0};  // data null: not asked for
 };
@@ -136,6 +135,10 @@ struct Table {
   // Copies rows [p, d] to zero-padded columns [d, stride], and back.
   void (*rows_to_columns)(const T* rows, int64_t p, int64_t d, int64_t stride, T* columns);
   void (*columns_to_rows)(const T* columns, int64_t p, int64_t d, int64_t stride, T* rows);
+  // What block orthogonality takes of a basis, see basis_kernels.h; in double for any T.
+  void (*basis_gram)(const Rows& source, int64_t k, int64_t p, int64_t d, double* columns, double* gram);
+  void (*basis_product)(const Rows& source, int64_t k, int64_t p, int64_t d, const double* columns,
+                        const double* matrix, double factor, const MutableRows& out);
   // dS_k [p, d] from B̃_k = basis_sum of basis k.
   void (*basis_gradient)(const Bases<T>&, Metric, int64_t k, const T* basis_sum, MutableRows out);
   void (*student_t_forward)(const StudentT<T>&, int64_t begin, int64_t end);

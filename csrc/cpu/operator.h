@@ -117,29 +117,28 @@ class PreparedBases {
  public:
   PreparedBases(const Tensor& bases, Metric metric, Wanted wanted = {})
       : dense_(as_contiguous(bases)) {
-    const int64_t K = bases.size(0), p = bases.size(1), d = bases.size(2), columns = K * d;
+    const int64_t K = bases.size(0), p = bases.size(1), d = bases.size(2), columns = K * d, wide = padded<double>(d);
     const bool residual = metric == Metric::residual;
     BasisLayouts<T> to{K, p, d, padded<T>(p), rows_of(dense_), metric};
     const auto own = [](auto& array, bool needed, int64_t size) {
       if (needed) array = std::remove_reference_t<decltype(array)>(size);
       return array.get();
     };
-    to.columns = own(columns_, residual, columns * to.stride);
     to.panels = own(panels_, true, columns * p);
     to.back_panels = own(back_panels_, wanted.rows, columns * p);
     to.scale = own(scale_, true, columns);
-    to.factor = own(factor_, residual, columns * d);
-    to.inverse = own(inverse_, residual && wanted.bases, columns * d);
+    to.factor = own(factor_, residual && wanted.bases, columns * wide);
+    to.inverse = own(inverse_, residual && wanted.bases, columns * wide);
     for_tasks(K, double(p * d) * (residual ? 6.0 * double(d) : 4.0),
               [&](int64_t begin, int64_t end) { table<T>().prepare_bases(to, begin, end); });
-    view = {K, p, d, to.stride, to.source, to.columns, to.panels, to.back_panels, to.scale, to.factor, to.inverse};
+    view = {K, p, d, to.stride, to.source, to.panels, to.back_panels, to.scale, to.factor, to.inverse};
   }
 
   Bases<T> view;
 
  private:
   Tensor dense_;
-  Array<T> columns_, panels_, back_panels_, scale_;
+  Array<T> panels_, back_panels_, scale_;
   Array<double> factor_, inverse_;
 };
 

@@ -321,11 +321,11 @@ static Tensor squared_l12_norm_backward(const Tensor& grad, const Tensor& z) {
   const Tensor rows = as_contiguous(z), upstream = as_contiguous(grad);
   Tensor dz = gradient_like(rows, true);
   dispatch(compute, [&]<class T>() {
-    Array<T> factor(batch * n);
-    for_rows(batch * n, 2.0 * double(z.size(2)), [&](int64_t begin, int64_t end) {
-      pair_table<T>().absolute_sums(rows_of(rows), begin, end, factor);
-      for (int64_t i = begin; i < end; ++i) factor[i] *= 2 * data<T>(upstream)[i / n];
-      pair_table<T>().scaled_signs(rows_of(rows), factor, begin, end, mutable_rows_of(dz));
+    for_rows(batch * n, 4.0 * double(z.size(2)), [&](int64_t begin, int64_t end) {
+      for (int64_t stop; begin < end; begin = stop) {
+        stop = std::min(end, (begin / n + 1) * n);
+        pair_table<T>().signed_sums(rows_of(rows), 2 * data<T>(upstream)[begin / n], begin, stop, mutable_rows_of(dz));
+      }
     });
   });
   return dz;

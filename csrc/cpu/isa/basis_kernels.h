@@ -26,6 +26,7 @@ struct Wide : Buffer<double> {
   Wide(int64_t rows, int64_t columns) : Buffer<double>(rows * columns + kLanesWide), d(columns) {
     for (int i = 0; i < kLanesWide; ++i) (*this)[rows * columns + i] = 0;
   }
+  double* data() const { return *this; }
   const double* row(int64_t j) const { return static_cast<double*>(*this) + j * d; }
 };
 
@@ -124,53 +125,59 @@ static inline void jacobi(double* m, double* rotation, int64_t d, double toleran
   }
 }
 
-// M = L D Lᵀ: factor gets the unit lower triangle L, m loses all but its diagonal's place for D. False where a pivot is
-// less than kLeastPivot, or NaN; m is then spoiled.
-static inline bool triangular_factor(double* m, double* factor, int64_t d) {
+// M = L D Lᵀ of m [d, wide]: factor [d, wide] gets the unit lower triangle L, m keeps D in its diagonal. False where a pivot
+// is less than kLeastPivot, or NaN.
+static inline bool triangular_factor(double* m, double* factor, int64_t d, int64_t wide) {
+  std::fill(factor, factor + d * wide, 0.0);
   for (int64_t c = 0; c < d; ++c) {
-    const double pivot = m[c * d + c];
+    const double* row = m + c * wide;
+    const double pivot = row[c];
     if (!(pivot >= kLeastPivot)) return false;
     const double inverse = 1 / pivot;
-    for (int64_t a = 0; a < d; ++a) factor[a * d + c] = a < c ? 0 : a == c ? 1 : m[c * d + a] * inverse;
+    factor[c * wide + c] = 1;
     for (int64_t a = c + 1; a < d; ++a) {
-      const double share = factor[a * d + c];
-      for (int64_t b = c + 1; b < d; ++b) m[a * d + b] -= share * m[c * d + b];
+      const double share = row[a] * inverse;
+      factor[a * wide + c] = share;
+      for (int64_t b = c / kLanesWide * kLanesWide; b < wide; b += kLanesWide)
+        store(m + a * wide + b, Vector<double>(load(m + a * wide + b) - load(row + b) * share));
     }
   }
   return true;
 }
 
-// The inverse of a unit lower triangle.
-static inline void invert_triangle(const double* factor, double* inverse, int64_t d) {
-  for (int64_t c = 0; c < d; ++c)
-    for (int64_t a = 0; a < d; ++a) {
-      double x = a == c ? 1 : 0;
-      for (int64_t b = c; b < a; ++b) x -= factor[a * d + b] * inverse[b * d + c];
-      inverse[a * d + c] = a < c ? 0 : x;
+// The inverse of a unit lower triangle; rows of both are padded to `wide`.
+static inline void invert_triangle(const double* factor, double* inverse, int64_t d, int64_t wide) {
+  for (int64_t a = 0; a < d; ++a)
+    for (int64_t v = 0; v < wide; v += kLanesWide) {
+      Vector<double> x{};
+      if (a >= v && a < v + kLanesWide) x[a - v] = 1;
+      for (int64_t b = v; b < a; ++b) x -= load(inverse + b * wide + v) * factor[a * wide + b];
+      store(inverse + a * wide + v, x);
     }
 }
 
-// T and, where asked for, T⁻¹ [d, d] of a basis, with the scale of its columns.
+// T and, where asked for, T⁻¹ [d, wide] of a basis, with the scale of its columns.
 template <class T>
 static void diagonalise(const Wide& basis, int64_t p, T* scale, double* factor, double* inverse) {
   const int64_t d = basis.d, wide = whole_vectors(d);
-  Buffer<double> gram(d * wide), m(d * d);
+  Buffer<double> gram(d * wide), m(d * wide);
   cross(basis, basis, p, gram);
-  const auto fill = [&] {
+  for (int64_t i = 0; i < d * wide; ++i) m[i] = -gram[i];
+  for (int64_t a = 0; a < d; ++a) m[a * wide + a] += 2;
+  const bool triangular = triangular_factor(m, factor, d, wide);
+  if (!triangular) {
+    Buffer<double> rotation(d * d);
     for (int64_t a = 0; a < d; ++a)
       for (int64_t b = 0; b < d; ++b) m[a * d + b] = (a == b ? 2.0 : 0.0) - gram[a * wide + b];
-  };
-  fill();
-  const bool triangular = triangular_factor(m, factor, d);
-  if (!triangular) {
-    fill();
-    jacobi(m, factor, d, double(std::numeric_limits<T>::epsilon()) / 64);
+    jacobi(m, rotation, d, double(std::numeric_limits<T>::epsilon()) / 64);
+    for (int64_t a = 0; a < d; ++a)
+      for (int64_t c = 0; c < wide; ++c) factor[a * wide + c] = c < d ? rotation[a * d + c] : 0;
   }
-  for (int64_t c = 0; c < d; ++c) scale[c] = T(m[c * d + c]);
+  for (int64_t c = 0; c < d; ++c) scale[c] = T(m[c * (triangular ? wide : d) + c]);
   if (!inverse) return;
-  if (triangular) return invert_triangle(factor, inverse, d);
+  if (triangular) return invert_triangle(factor, inverse, d, wide);
   for (int64_t a = 0; a < d; ++a)
-    for (int64_t b = 0; b < d; ++b) inverse[a * d + b] = factor[b * d + a];
+    for (int64_t b = 0; b < wide; ++b) inverse[a * wide + b] = b < d ? factor[b * wide + a] : 0;
 }
 
 // Rows [p, d] as they are stored, in T: where they lie, or copied to `buffer`.
@@ -182,7 +189,7 @@ static const T* basis_rows(const Rows& source, int64_t k, int64_t elements, T* b
   return buffer;
 }
 
-// Rows [p, d] to columns [d, stride], zero-padded.
+// Rows [p, d] to columns [d, stride], with zeros behind p.
 template <class T>
 static void rows_to_columns(const T* rows, int64_t p, int64_t d, int64_t stride, T* columns) {
   constexpr int L = kLanes<T>;
@@ -193,7 +200,8 @@ static void rows_to_columns(const T* rows, int64_t p, int64_t d, int64_t stride,
       for (int64_t r = 0; r < L; ++r)
         square[r] = j + r < p ? load_first(rows + (j + r) * d + c, width) : Vector<T>{};
       transpose_square<T>(square);
-      for (int64_t x = 0; x < width; ++x) store(columns + (c + x) * stride + j, square[x]);
+      const int64_t here = std::min<int64_t>(L, stride - j);
+      for (int64_t x = 0; x < width; ++x) store_first(columns + (c + x) * stride + j, square[x], here);
     }
 }
 
@@ -205,7 +213,9 @@ static void columns_to_rows(const T* columns, int64_t p, int64_t d, int64_t stri
     for (int64_t c = 0; c < d; c += L) {
       Vector<T> square[L];
       const int64_t width = std::min<int64_t>(L, d - c);
-      for (int64_t x = 0; x < L; ++x) square[x] = x < width ? load(columns + (c + x) * stride + j) : Vector<T>{};
+      const int64_t here = std::min<int64_t>(L, p - j);
+      for (int64_t x = 0; x < L; ++x)
+        square[x] = x < width ? load_first(columns + (c + x) * stride + j, here) : Vector<T>{};
       transpose_square<T>(square);
       for (int64_t r = 0; r < L && j + r < p; ++r) store_first(rows + (j + r) * d + c, square[r], width);
     }
@@ -223,6 +233,7 @@ static void store_panels(const T* rows, const BasisLayouts<T>& to, int64_t k) {
     const int64_t here = d <= kTileColumns ? d : width;
     T* panel = to.panels + start * p + (c - start);
     const T* from = rows + (c - k * d);
+    if (here == d && width == d) return void(std::copy(rows, rows + p * d, panel));
     for (int64_t j = 0; j < p; ++j)
       for (int64_t x = 0; x < here; x += L)
         store_first(panel + j * width + x, load_first(from + j * d + x, std::min<int64_t>(L, here - x)),
@@ -255,17 +266,14 @@ static void prepare_bases(const BasisLayouts<T>& to, int64_t begin, int64_t end)
   const int64_t p = to.p, d = to.d, wide = whole_vectors(d);
   Buffer<T> copy(p * d), rotated(p * d), columns(d * to.stride);
   Wide basis(p, d);
-  Buffer<double> padded(d * wide), product(p * d);
+  Buffer<double> own_factor(d * wide), product(p * d);
   for (int64_t k = begin; k < end; ++k) {
     const T* rows = basis_rows<T>(to.source, k, p * d, copy);
     if (to.metric == Metric::residual) {
-      double* factor = to.factor + k * d * d;
+      double* factor = to.factor ? to.factor + k * d * wide : own_factor;
       for (int64_t i = 0; i < p * d; ++i) basis[i] = double(rows[i]);
-      diagonalise<T>(basis, p, to.scale + k * d, factor, to.inverse ? to.inverse + k * d * d : nullptr);
-      if (to.columns) rows_to_columns(rows, p, d, to.stride, to.columns + k * d * to.stride);
-      for (int64_t a = 0; a < d; ++a)
-        for (int64_t c = 0; c < wide; ++c) padded[a * wide + c] = c < d ? factor[a * d + c] : 0;
-      times<false>(basis, p, padded, product);
+      diagonalise<T>(basis, p, to.scale + k * d, factor, to.inverse ? to.inverse + k * d * wide : nullptr);
+      times<false>(basis, p, factor, product);
       for (int64_t i = 0; i < p * d; ++i) rotated[i] = T(product[i]);
       rows = rotated;
     } else {
@@ -290,7 +298,7 @@ static void basis_gradient(const Bases<T>& bases, Metric metric, int64_t k, cons
   } else {
     Wide sum(p, d);
     for (int64_t i = 0; i < p * d; ++i) sum[i] = double(result[i]);
-    const double *factor = bases.factor + k * d * d, *inverse = bases.inverse + k * d * d;
+    const double *factor = bases.factor + k * d * wide, *inverse = bases.inverse + k * d * wide;
     const T* scale = bases.scale + k * d;
     Buffer<T> copy(p * d);
     const T* rows = basis_rows<T>(bases.source, k, p * d, copy);
@@ -300,9 +308,9 @@ static void basis_gradient(const Bases<T>& bases, Metric metric, int64_t k, cons
     cross(basis, sum, p, inner);  // SᵀB̃
     for (int64_t c = 0; c < d; ++c)
       for (int64_t a = 0; a < wide; ++a) {
-        by_sum[c * wide + a] = a < d ? -2 * double(scale[c]) * factor[a * d + c] : 0;
+        by_sum[c * wide + a] = a < d ? -2 * double(scale[c]) * factor[a * wide + c] : 0;
         double x = 0;
-        for (int64_t e = 0; a < d && e < d; ++e) x += inner[c * wide + e] * inverse[e * d + a];
+        for (int64_t e = 0; a < d && e < d; ++e) x += inner[c * wide + e] * inverse[e * wide + a];
         by_basis[c * wide + a] = 2 * x;
       }
     times<false>(sum, p, by_sum, product);
@@ -310,6 +318,36 @@ static void basis_gradient(const Bases<T>& bases, Metric metric, int64_t k, cons
     for (int64_t i = 0; i < p * d; ++i) result[i] = T(product[i]);
   }
   store_row<T>(MutableRows{out.data, out.storage, p * d}, k, result);
+}
+
+// ---- for block orthogonality, in double -----------------------------------------------------------------------------
+
+// Columns [d, p] of basis k, and its Gram matrix [d, d].
+template <class T>
+static void basis_gram(const Rows& source, int64_t k, int64_t p, int64_t d, double* columns, double* gram) {
+  const int64_t wide = whole_vectors(d);
+  Buffer<double> padded(d * wide);
+  Wide basis(p, d);
+  load_row(Rows{source.data, source.storage, p * d}, k, basis.data());
+  cross(basis, basis, p, padded);
+  for (int64_t a = 0; a < d; ++a) std::copy(padded + a * wide, padded + a * wide + d, gram + a * d);
+  rows_to_columns<double>(basis, p, d, p, columns);
+}
+
+// out_k = factor (columnsᵀ + S_k matrix) for columns [d, p] and a matrix [d, d].
+template <class T>
+static void basis_product(const Rows& source, int64_t k, int64_t p, int64_t d, const double* columns,
+                          const double* matrix, double factor, const MutableRows& out) {
+  const int64_t wide = whole_vectors(d);
+  Buffer<double> padded(d * wide), result(p * d);
+  Wide basis(p, d);
+  load_row(Rows{source.data, source.storage, p * d}, k, basis.data());
+  for (int64_t a = 0; a < d; ++a)
+    for (int64_t c = 0; c < wide; ++c) padded[a * wide + c] = c < d ? matrix[a * d + c] : 0;
+  columns_to_rows<double>(columns, p, d, p, result);
+  times<true>(basis, p, padded, result);
+  for (int64_t i = 0; i < p * d; ++i) result[i] *= factor;
+  store_row<double>(MutableRows{out.data, out.storage, p * d}, k, result);
 }
 
 }  // namespace desc_ext::cpu::DESC_EXT_ISA

@@ -23,6 +23,8 @@ static constexpr Table<T> make_table() {
           own_basis_backward<T>,
           rows_to_columns<T>,
           columns_to_rows<T>,
+          basis_gram<T>,
+          basis_product<T>,
           basis_gradient<T>,
           student_t_forward<T>,
           student_t_backward<T>,
@@ -46,7 +48,7 @@ static constexpr PairTable<T> make_pair_table() {
           self_expression_coef<T>,
           self_expression_rows<T>,
           absolute_sums<T>,
-          scaled_signs<T>};
+          signed_sums<T>};
 }
 
 extern const Table<float> float_kernels;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "basis_kernels.h"
 #include "block.h"
 
 namespace desc_ext::cpu::DESC_EXT_ISA {
@@ -21,23 +22,45 @@ static inline T dot(const T* a, const T* b, int64_t stride) {
   return lane_sum<T>(sum);
 }
 
+// Columns of the bases, each made when the first of its residuals is to be computed directly: of few bases in a batch
+// that is far from all subspaces, of all where each row is near to one.
 template <class T>
-static T direct_residual(const T* z, const Bases<T>& bases, int64_t k, T* coefficient) {
-  const T* basis = bases.columns + k * bases.d * bases.stride;
-  for (int64_t c = 0; c < bases.d; ++c) coefficient[c] = dot(z, basis + c * bases.stride, bases.stride);
-  Vector<T> sum{};
-  for (int64_t j = 0; j < bases.stride; j += kLanes<T>) {
-    Vector<T> rest = load(z + j);
-    for (int64_t c = 0; c < bases.d; ++c) rest -= load(basis + c * bases.stride + j) * coefficient[c];
-    sum += rest * rest;
+class DirectResiduals {
+ public:
+  DirectResiduals(const Bases<T>& bases, bool wanted)
+      : bases_(bases), columns_(wanted ? bases.K * bases.d * bases.stride : 0), made_(bases.K), coefficient_(bases.d) {
+    std::fill(made_ + 0, made_ + bases.K, false);
   }
-  return lane_sum<T>(sum);
-}
+
+  T operator()(const T* z, int64_t k) {
+    const int64_t d = bases_.d, stride = bases_.stride;
+    T* basis = columns_ + k * d * stride;
+    if (!made_[k]) {
+      Buffer<T> copy(bases_.p * d);
+      rows_to_columns(basis_rows<T>(bases_.source, k, bases_.p * d, copy), bases_.p, d, stride, basis);
+      made_[k] = true;
+    }
+    for (int64_t c = 0; c < d; ++c) coefficient_[c] = dot(z, basis + c * stride, stride);
+    Vector<T> sum{};
+    for (int64_t j = 0; j < stride; j += kLanes<T>) {
+      Vector<T> rest = load(z + j);
+      for (int64_t c = 0; c < d; ++c) rest -= load(basis + c * stride + j) * coefficient_[c];
+      sum += rest * rest;
+    }
+    return lane_sum<T>(sum);
+  }
+
+ private:
+  const Bases<T>& bases_;
+  Buffer<T> columns_;
+  Buffer<bool> made_;
+  Buffer<T> coefficient_;
+};
 
 // From values Σ scale a² of basis k to residuals, in place, for one strip.
 template <class T>
-static inline void values_to_residuals(const Block<T>& block, int64_t s, const T* norms, const Bases<T>& bases,
-                                       int64_t k, T* values, T* coefficient) {
+static inline void values_to_residuals(const Block<T>& block, int64_t s, const T* norms, DirectResiduals<T>& direct,
+                                       int64_t k, T* values) {
   constexpr int L = kLanes<T>, R = kStrip<T>;
   norms += s * R;
   int small = 0;
@@ -50,7 +73,7 @@ static inline void values_to_residuals(const Block<T>& block, int64_t s, const T
   if (!small) return;
   for (int64_t r = 0; r < block.rows_in(s); ++r)
     if (values[r] < norms[r] * kDirectShare<T>)
-      values[r] = direct_residual(block.rows + (s * R + r) * block.stride, bases, k, coefficient);
+      values[r] = direct(block.rows + (s * R + r) * block.stride, k);
   for (int64_t r = block.rows_in(s); r < R; ++r) values[r] = 0;
 }
 
@@ -87,7 +110,7 @@ class ForwardBlock {
   ForwardBlock(const ProjectionForward<T>& job)
       : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(chunk_bases(bases_.d)),
         values_(block_.capacity * chunk_), columns_(chunk_ * R), scratch_(R * (chunk_ + L)),
-        coefficients_(std::max<int64_t>(kTileColumns * R, bases_.d)), norms_(block_.capacity), best_(block_.capacity),
+        coefficients_(kTileColumns * R), direct_(bases_, job.metric == Metric::residual), norms_(block_.capacity), best_(block_.capacity),
         label_(block_.capacity), total_(block_.capacity) {}
 
   void run(int64_t begin, int64_t end, double* sum) {
@@ -125,7 +148,7 @@ class ForwardBlock {
     if (job_.metric == Metric::residual)
       for (int64_t s = 0; s < block_.strips; ++s)
         for (int64_t x = 0; x < width; ++x)
-          values_to_residuals<T>(block_, s, norms_, bases_, first + x, values_ + (s * chunk_ + x) * R, coefficients_);
+          values_to_residuals<T>(block_, s, norms_, direct_, first + x, values_ + (s * chunk_ + x) * R);
   }
 
   void consume(int64_t s, int64_t k, int64_t width, T* values) {
@@ -188,7 +211,9 @@ class ForwardBlock {
   const Bases<T>& bases_;
   Block<T> block_;
   const int64_t chunk_;
-  Buffer<T> values_, columns_, scratch_, coefficients_, norms_, best_;
+  Buffer<T> values_, columns_, scratch_, coefficients_;
+  DirectResiduals<T> direct_;
+  Buffer<T> norms_, best_;
   Buffer<int64_t> label_;
   Buffer<T> total_;
 };
@@ -218,7 +243,7 @@ class BackwardBlock {
   BackwardBlock(const ProjectionBackward<T>& job)
       : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(whole_panels(256, bases_.d)),
         coefficients_(block_.capacity * chunk_ * bases_.d), grads_(chunk_ * R), values_(chunk_ * R),
-        scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_.d), dz_(block_.capacity * bases_.p),
+        scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_, job.values != nullptr), dz_(block_.capacity * bases_.p),
         norms_(block_.capacity), grad_sum_(block_.capacity), shift_(block_.capacity), factor_(block_.capacity) {}
 
   void run(int64_t begin, int64_t end, T* basis_sum) {
@@ -275,7 +300,7 @@ class BackwardBlock {
       if (job_.values) {
         add_squares<T>(a, bases_.scale, (k + x) * bases_.d, bases_.d, bases_.d, k, values_);
         if (job_.metric == Metric::residual)
-          values_to_residuals<T>(block_, s, norms_, bases_, k + x, values_ + x * R, direct_);
+          values_to_residuals<T>(block_, s, norms_, direct_, k + x, values_ + x * R);
         for (int r = 0; r < R; ++r) values_[x * R + r] *= job_.grad_factor;
       }
       for (int r = 0; r < R; ++r) {
@@ -317,7 +342,9 @@ class BackwardBlock {
   const Bases<T>& bases_;
   Block<T> block_;
   const int64_t chunk_;
-  Buffer<T> coefficients_, grads_, values_, scratch_, direct_, dz_, norms_, grad_sum_, shift_, factor_;
+  Buffer<T> coefficients_, grads_, values_, scratch_;
+  DirectResiduals<T> direct_;
+  Buffer<T> dz_, norms_, grad_sum_, shift_, factor_;
 };
 
 // ---- each row against its own basis alone -----------------------------------------------------------------------------
