@@ -20,6 +20,7 @@ from desc_ext.ops.transforms import at_work, transformable
 __all__ = [
     "active_namespace",
     "fake_grads",
+    "first_result",
     "grad_or_none",
     "kernels",
     "refuse_second_derivative",
@@ -110,6 +111,68 @@ def _differentiable(name: str, below: SimpleNamespace, kernels: Any, setup: Call
     return call
 
 
+def _refusing(second: Callable) -> Callable:
+    """(values, sources) -> the values, as a function of the sources whose derivative ``second`` refuses."""
+
+    def run_forward(ctx, count, *tensors):
+        return tuple(tensor.detach() for tensor in tensors[:count])
+
+    members = {"forward": staticmethod(run_forward), "backward": staticmethod(second)}
+    function: Any = type("refused", (torch.autograd.Function,), members)
+    return lambda values, sources: function.apply(len(values), *values, *sources)
+
+
+def _unbatched(name: str, below: SimpleNamespace, setup: Callable, gradient: Callable, second: Callable) -> Callable:
+    """The first result of an operator over a batch, for tensors without the batch dimension: it is put on and taken off
+    where autograd does not look, which would add two steps to the graph each time."""
+    forward, refuse = getattr(below, name), _refusing(second)
+
+    def over_one(inputs):
+        return [value.unsqueeze(0) if isinstance(value, Tensor) else value for value in inputs]
+
+    def run_forward(ctx, *inputs):
+        ctx.sources = [value for value in inputs if isinstance(value, Tensor)]
+        inputs = over_one(inputs)
+        output = forward(*inputs)
+        setup(ctx, inputs, output)
+        ctx.others = 0 if isinstance(output, Tensor) else len(output) - 1
+        return (output if ctx.others == 0 else output[0]).squeeze(0)
+
+    def run_backward(ctx, grad):
+        grads = gradient(below, ctx, grad.unsqueeze(0), *[None] * ctx.others)
+        grads = [grads] if isinstance(grads, Tensor) else list(grads)
+        found = [i for i, value in enumerate(grads) if value is not None]
+        values = [grads[i].squeeze(0) for i in found]
+        if torch.is_grad_enabled():  # a graph of the gradient is wanted
+            values = refuse(values, [grad, *ctx.sources])
+        for i, value in zip(found, values, strict=True):
+            grads[i] = value
+        return tuple(grads)
+
+    members = {"forward": staticmethod(run_forward), "backward": staticmethod(run_backward)}
+    function: Any = type(f"{name}_of_one", (torch.autograd.Function,), members)
+    apply = function.apply
+
+    def call(*inputs):
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+            return apply(*inputs)
+        output = forward(*over_one(inputs))
+        return (output if isinstance(output, Tensor) else output[0]).squeeze(0)
+
+    return call
+
+
+def first_result(name: str, rows: tuple[Tensor, ...], *options: Any) -> Tensor:
+    """The first result of an operator over a batch of ``rows`` [b, n, ..], or of rows [n, ..] without that dimension."""
+    operators = active_namespace()
+    if rows[0].dim() == 2 and operators is _direct[_current.name]:
+        return operators.unbatched[name](*rows, *options)
+    batch = rows if rows[0].dim() == 3 else [tensor.unsqueeze(0) for tensor in rows]
+    output = getattr(operators, name)(*batch, *options)
+    result = output if isinstance(output, Tensor) else output[0]
+    return result if rows[0].dim() == 3 else result.squeeze(0)
+
+
 @dataclass(frozen=True)
 class _Operator:
     name: str
@@ -121,7 +184,7 @@ class _Operator:
     def register(self, namespace: str) -> None:
         qualified, kernels = f"{namespace}::{self.name}", getattr(torch.ops, namespace)
         functions = _functions.setdefault(namespace, {})
-        direct = _direct.setdefault(namespace, SimpleNamespace())
+        direct = _direct.setdefault(namespace, SimpleNamespace(unbatched={}))
         below = SimpleNamespace(**{self.name: _below_autograd(getattr(kernels, self.name))})
         torch.library.register_fake(qualified, self.fake)
         gradient, backward = self.backward, None
@@ -138,6 +201,7 @@ class _Operator:
             functions[name] = transformable(self.name, getattr(kernels, name), None, second)
             setattr(below, name, _below_autograd(getattr(kernels, name)))
             call = _differentiable(self.name, below, kernels, self.setup, gradient)
+            direct.unbatched[self.name] = _unbatched(self.name, below, self.setup, gradient, second)
         else:
             call = getattr(below, self.name)
         setattr(direct, self.name, call)
