@@ -73,7 +73,7 @@ struct PreparedCentroids {
     table<T>().load_rows(rows_of(dense), 0, K, job.stride, rows);
     table<T>().pack_panels(rows, job.stride, K, p, K, panels);
     table<T>().pack_transposed(rows, job.stride, nullptr, p, K, back_panels);
-    job.panels = panels, job.back_panels = back_panels;
+    job.rows = rows, job.panels = panels, job.back_panels = back_panels;
   }
 };
 

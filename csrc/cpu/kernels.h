@@ -106,7 +106,8 @@ struct StudentT {
   Rows z;
   int64_t K;
   int64_t stride;
-  const T* panels;       // centroids packed for the panel product
+  const T* rows;         // centroids [K, stride]
+  const T* panels;       // the same packed for the panel product
   const T* back_panels;  // their transposes (backward)
   T dof;
   T* q = nullptr;              // forward: [n, K]

@@ -181,4 +181,28 @@ static inline uint16_t float_to_float16(float value) {
   return uint16_t(sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13));
 }
 
+// A vector of float16 numbers to float and back, by the instructions that are there for it.
+static inline Vector<float> load_float16(const uint16_t* from) {
+#if defined(__AVX512F__)
+  return (Vector<float>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)from));
+#elif defined(__F16C__)
+  return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+#else
+  Vector<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = float16_to_float(from[i]);
+  return v;
+#endif
+}
+
+static inline void store_float16(uint16_t* to, Vector<float> v) {
+#if defined(__AVX512F__)
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  _mm256_storeu_si256((__m256i*)to, _mm512_maskz_cvtps_ph(0xffff, (__m512)v, kNearest));  // maskz: g++ 12 warns without
+#elif defined(__F16C__)
+  _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) to[i] = float_to_float16(v[i]);
+#endif
+}
+
 }  // namespace desc_ext::cpu::DESC_EXT_ISA

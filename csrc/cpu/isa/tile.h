@@ -216,7 +216,10 @@ static inline void load_row(const Rows& rows, int64_t position, T* out) {
     }
     case Storage::f16: {
       const uint16_t* x = static_cast<const uint16_t*>(rows.data) + offset;
-      for (int64_t j = 0; j < p; ++j) out[j] = T(float16_to_float(x[j]));
+      int64_t j = 0;
+      if constexpr (sizeof(T) == 4)
+        for (; j + kLanes<T> <= p; j += kLanes<T>) store(out + j, load_float16(x + j));
+      for (; j < p; ++j) out[j] = T(float16_to_float(x[j]));
       break;
     }
     case Storage::bf16: {
@@ -243,7 +246,10 @@ static void store_row(const MutableRows& rows, int64_t position, const T* in) {
     }
     case Storage::f16: {
       uint16_t* x = static_cast<uint16_t*>(rows.data) + offset;
-      for (int64_t j = 0; j < p; ++j) x[j] = float_to_float16(float(in[j]));
+      int64_t j = 0;
+      if constexpr (sizeof(T) == 4)
+        for (; j + kLanes<T> <= p; j += kLanes<T>) store_float16(x + j, load(in + j));
+      for (; j < p; ++j) x[j] = float_to_float16(float(in[j]));
       break;
     }
     case Storage::bf16: {
