@@ -46,7 +46,7 @@ struct Bases {
   const double* inverse;    // the same of T_k⁻¹
 };
 
-// Where prepare_bases puts what Bases describes.
+// Where prepare_bases puts what Bases describes; null where it is not wanted.
 template <class T>
 struct BasisLayouts {
   int64_t K, p, d, stride;
@@ -127,6 +127,7 @@ struct Table {
   // Reads `count` rows into [count, stride] with zero padding.
   void (*load_rows)(const Rows& rows, int64_t begin, int64_t count, int64_t stride, T* out);
   void (*store_row)(const MutableRows& rows, int64_t position, const T* row);
+  bool (*one_basis_a_panel)(int64_t K, int64_t d);  // whether bases as they lie in memory are the panels
   void (*prepare_bases)(const BasisLayouts<T>&, int64_t begin, int64_t end);  // of bases [begin, end)
   void (*projection_forward)(const ProjectionForward<T>&, int64_t begin, int64_t end, double* sum);
   // Adds to basis_sum [K·d, stride] (when not null) Σ_i g_ik (s̃_kcᵀ z_i) z_i.

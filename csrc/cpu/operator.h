@@ -124,14 +124,17 @@ class PreparedBases {
       if (needed) array = std::remove_reference_t<decltype(array)>(size);
       return array.get();
     };
-    to.panels = own(panels_, true, columns * p);
+    const bool as_they_are =
+        !residual && bases.scalar_type() == kScalarType<T> && table<T>().one_basis_a_panel(K, d);
+    to.panels = own(panels_, !as_they_are, columns * p);
     to.back_panels = own(back_panels_, wanted.rows, columns * p);
     to.scale = own(scale_, true, columns);
     to.factor = own(factor_, residual && wanted.bases, columns * wide);
     to.inverse = own(inverse_, residual && wanted.bases, columns * wide);
     for_tasks(K, double(p * d) * (residual ? 6.0 * double(d) : 4.0),
               [&](int64_t begin, int64_t end) { table<T>().prepare_bases(to, begin, end); });
-    view = {K, p, d, to.stride, to.source, to.panels, to.back_panels, to.scale, to.factor, to.inverse};
+    const T* panels = as_they_are ? data<T>(dense_) : to.panels;
+    view = {K, p, d, to.stride, to.source, panels, to.back_panels, to.scale, to.factor, to.inverse};
   }
 
   Bases<T> view;

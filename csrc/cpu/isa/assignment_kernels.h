@@ -11,7 +11,7 @@ namespace desc_ext::cpu::DESC_EXT_ISA {
 // Squared distances of strip s to all centroids, [K][R].
 template <class T>
 static inline void squared_distances(const Block<T>& block, int64_t s, int64_t K, const T* panels, T* out) {
-  const PanelCut cut{K, K};
+  const PanelCut cut(K, K);
   for (int64_t k = 0; k < K;) {
     const int64_t width = cut.width(k);
     panel_product<T, true>(block.strip(s), panels + k * block.p, width, block.p, out + k * kStrip<T>, false);
@@ -87,7 +87,7 @@ static void student_t_backward(const StudentT<T>& job, int64_t begin, int64_t en
                                double* weight_sum) {
   constexpr int L = kLanes<T>, R = kStrip<T>;
   const int64_t K = job.K, p = job.z.columns;
-  const PanelCut cut{p, p};
+  const PanelCut cut(p, p);
   Block<T> block(job.z, job.stride);
   Buffer<T> h(block.capacity * K), q(K * R), grad(K * R), scratch(R * std::max(job.stride, K + L)), dz(p * R);
   for (; begin < end; begin += block.count) {

@@ -224,20 +224,19 @@ static void columns_to_rows(const T* columns, int64_t p, int64_t d, int64_t stri
 // Columns of basis k in the panels of panel_product.
 template <class T>
 static void store_panels(const T* rows, const BasisLayouts<T>& to, int64_t k) {
-  constexpr int L = kLanes<T>;
-  const PanelCut cut{to.K * to.d, to.d};
+  constexpr int64_t L = kLanes<T>;
+  const PanelCut cut(to.K * to.d, to.d);
   const int64_t p = to.p, d = to.d;
-  const int64_t together = d <= kTileColumns ? kTileColumns / d : 1;  // bases of a panel
+  if (cut.wide == d) return void(std::copy(rows, rows + p * d, to.panels + k * p * d));
   for (int64_t c = k * d; c < (k + 1) * d;) {
-    const int64_t start = d <= kTileColumns ? k / together * together * d : c, width = cut.width(start);
-    const int64_t here = d <= kTileColumns ? d : width;
+    const int64_t start = cut.start(c), width = cut.width(start), here = std::min(start + width, (k + 1) * d) - c;
     T* panel = to.panels + start * p + (c - start);
     const T* from = rows + (c - k * d);
-    if (here == d && width == d) return void(std::copy(rows, rows + p * d, panel));
     for (int64_t j = 0; j < p; ++j)
-      for (int64_t x = 0; x < here; x += L)
-        store_first(panel + j * width + x, load_first(from + j * d + x, std::min<int64_t>(L, here - x)),
-                    std::min<int64_t>(L, here - x));
+      for (int64_t x = 0; x < here; x += L) {
+        const int64_t count = std::min(L, here - x);
+        store_first(panel + j * width + x, load_first(from + j * d + x, count), count);
+      }
     c += here;
   }
 }
@@ -246,7 +245,7 @@ static void store_panels(const T* rows, const BasisLayouts<T>& to, int64_t k) {
 template <class T>
 static void store_back_panels(const T* columns, const BasisLayouts<T>& to, int64_t k) {
   constexpr int L = kLanes<T>;
-  const PanelCut cut{to.p, to.p};
+  const PanelCut cut(to.p, to.p);
   const int64_t length = to.K * to.d;
   for (int64_t j = 0; j < to.p;) {
     const int64_t width = cut.width(j);
@@ -260,6 +259,9 @@ static void store_back_panels(const T* columns, const BasisLayouts<T>& to, int64
     j += width;
   }
 }
+
+// Whether bases [p, d] in a row, as they lie in memory, are the panels already.
+static bool one_basis_a_panel(int64_t K, int64_t d) { return PanelCut(K * d, d).wide == d; }
 
 template <class T>
 static void prepare_bases(const BasisLayouts<T>& to, int64_t begin, int64_t end) {
@@ -279,7 +281,7 @@ static void prepare_bases(const BasisLayouts<T>& to, int64_t begin, int64_t end)
     } else {
       std::fill(to.scale + k * d, to.scale + (k + 1) * d, T(1));
     }
-    store_panels(rows, to, k);
+    if (to.panels) store_panels(rows, to, k);
     if (!to.back_panels) continue;
     rows_to_columns(rows, p, d, to.stride, static_cast<T*>(columns));
     store_back_panels(static_cast<const T*>(columns), to, k);

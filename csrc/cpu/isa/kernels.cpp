@@ -17,6 +17,7 @@ static constexpr Table<T> make_table() {
           pack_transposed<T>,
           load_rows<T>,
           store_row<T>,
+          one_basis_a_panel,
           prepare_bases<T>,
           projection_forward<T>,
           projection_backward<T>,

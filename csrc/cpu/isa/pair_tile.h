@@ -145,7 +145,7 @@ class PairWeights {
   static void add(const T* weights, int64_t from, int64_t to, int64_t other, int64_t others, const Strips<T>& x,
                   T* sums) {
     const int64_t length = std::min(x.n - other * R, others * R), p = x.p;
-    const PanelCut cut{p, p};
+    const PanelCut cut(p, p);
     const T* rows = x.rows + other * R * p;
     Buffer<T> panels(length * p);
     for (int64_t c = 0; c < p;) {

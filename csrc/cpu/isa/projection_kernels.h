@@ -108,7 +108,7 @@ class ForwardBlock {
   static constexpr int L = kLanes<T>, R = kStrip<T>;
 
   ForwardBlock(const ProjectionForward<T>& job)
-      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(chunk_bases(bases_.d)),
+      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(chunk_bases(bases_)),
         values_(block_.capacity * chunk_), columns_(chunk_ * R), scratch_(R * (chunk_ + L)),
         coefficients_(kTileColumns * R), direct_(bases_, job.metric == Metric::residual), norms_(block_.capacity), best_(block_.capacity),
         label_(block_.capacity), total_(block_.capacity) {}
@@ -129,13 +129,13 @@ class ForwardBlock {
 
  private:
   // Bases of one chunk: whole panels, and about 32 so that rows of an [n, K] output are written by cache lines.
-  static int64_t chunk_bases(int64_t d) {
-    const int64_t in_panel = std::max<int64_t>(1, kTileColumns / d);
-    return (32 + in_panel - 1) / in_panel * in_panel;
+  static int64_t chunk_bases(const Bases<T>& bases) {
+    const int64_t together = PanelCut(bases.K * bases.d, bases.d).groups_together();
+    return (32 + together - 1) / together * together;
   }
 
   void compute(int64_t first, int64_t width) {
-    const PanelCut cut{bases_.K * bases_.d, bases_.d};
+    const PanelCut cut(bases_.K * bases_.d, bases_.d);
     const int64_t end = (first + width) * bases_.d;
     // The strip stays in the first-level cache, the panels of a chunk in the second-level one.
     for (int64_t s = 0; s < block_.strips; ++s)
@@ -228,9 +228,10 @@ static void projection_forward(const ProjectionForward<T>& job, int64_t begin, i
 }
 
 // Subspaces of about `columns` columns that begin and end where a panel does.
-static inline int64_t whole_panels(int64_t columns, int64_t d) {
-  const int64_t together = std::max<int64_t>(1, kTileColumns / d);
-  return std::max<int64_t>(1, columns / (together * d)) * together;
+template <class T>
+static inline int64_t whole_panels(const Bases<T>& bases, int64_t columns) {
+  const int64_t together = PanelCut(bases.K * bases.d, bases.d).groups_together();
+  return std::max<int64_t>(1, columns / (together * bases.d)) * together;
 }
 
 // With a = S̃ᵀz and upstream g: dz = 2 Σ_k g_k S̃_k(scale∘a_k) for the energy, 2 (Σ_k g_k) z minus that for the
@@ -241,7 +242,7 @@ class BackwardBlock {
   static constexpr int L = kLanes<T>, R = kStrip<T>;
 
   BackwardBlock(const ProjectionBackward<T>& job)
-      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(whole_panels(256, bases_.d)),
+      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(whole_panels(bases_, 256)),
         coefficients_(block_.capacity * chunk_ * bases_.d), grads_(chunk_ * R), values_(chunk_ * R),
         scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_, job.values != nullptr), dz_(block_.capacity * bases_.p),
         norms_(block_.capacity), grad_sum_(block_.capacity), shift_(block_.capacity), factor_(block_.capacity) {}
@@ -281,7 +282,7 @@ class BackwardBlock {
   }
 
   T* compute(int64_t s, int64_t first, int64_t columns) {
-    const PanelCut cut{bases_.K * bases_.d, bases_.d};
+    const PanelCut cut(bases_.K * bases_.d, bases_.d);
     T* out = coefficients_ + s * chunk_ * bases_.d * R;
     for (int64_t c = first; c < first + columns;) {
       const int64_t width = cut.width(c);
@@ -314,7 +315,7 @@ class BackwardBlock {
   }
 
   void add_rows(int64_t first, int64_t columns) {
-    const PanelCut cut{bases_.p, bases_.p};
+    const PanelCut cut(bases_.p, bases_.p);
     const int64_t length = bases_.K * bases_.d;
     for (int64_t s = 0; s < block_.strips; ++s)
       for (int64_t j = 0; j < bases_.p;) {

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <type_traits>
 #include <utility>
 
@@ -37,25 +38,40 @@ class Buffer {
 
 // ---- how columns are cut into panels -------------------------------------------------------------------------
 
-// Columns come in groups of `group` (one basis each). As many whole groups as fit share a panel; a group wider than
-// the register tile is cut into nearly equal panels.
+// Columns come in groups of `group` (one basis each). Whole groups share a panel where these fill enough of the register
+// tile: kFull columns keep the multiply-adds busy. Small groups that do not are cut wherever a full panel ends, a single or
+// wide group into nearly equal panels.
 struct PanelCut {
-  int64_t columns, group;
+  static constexpr int64_t kFull = kTileColumns >= 12 ? 8 : kTileColumns - 1;
+  int64_t columns, group, wide;  // wide: of a panel; 0 for nearly equal ones
+
+  PanelCut(int64_t all, int64_t of_group) : columns(all), group(of_group), wide(0) {
+    const int64_t whole = kTileColumns / group * group;
+    if (whole >= kFull)
+      wide = whole;
+    else if (group < columns && group <= 2 * kTileColumns)
+      wide = kTileColumns;
+  }
+
+  // Of the panel that begins at column `begin`.
   int64_t width(int64_t begin) const {
-    if (group <= kTileColumns) {
-      const int64_t wide = kTileColumns / group * group;
-      return std::min(wide, columns - begin);
-    }
+    if (wide) return std::min(wide, columns - begin);
     const int64_t pieces = (group + kTileColumns - 1) / kTileColumns, in_group = begin % group;
     const int64_t longer = group % pieces, base = group / pieces;  // the first `longer` pieces have one more
     return in_group < longer * (base + 1) ? base + 1 : base;
   }
+
+  // Where the panel begins that holds a column, which itself begins a panel or, where `wide` is set, may be any.
+  int64_t start(int64_t column) const { return wide ? column / wide * wide : column; }
+
+  // Groups after which a panel ends with a group.
+  int64_t groups_together() const { return wide ? wide / std::gcd(wide, group) : 1; }
 };
 
 // Panel at column c: [length][width] at out + c · length, so a set takes columns · length elements.
 template <class T>
 static void pack_panels(const T* source, int64_t stride, int64_t columns, int64_t length, int64_t group, T* out) {
-  const PanelCut cut{columns, group};
+  const PanelCut cut(columns, group);
   for (int64_t c = 0; c < columns;) {
     const int64_t width = cut.width(c);
     T* panel = out + c * length;
@@ -67,7 +83,7 @@ static void pack_panels(const T* source, int64_t stride, int64_t columns, int64_
 
 template <class T>
 static void pack_transposed(const T* source, int64_t stride, const T* scale, int64_t columns, int64_t length, T* out) {
-  const PanelCut cut{columns, columns};
+  const PanelCut cut(columns, columns);
   for (int64_t c = 0; c < columns;) {
     const int64_t width = cut.width(c);
     T* panel = out + c * length;
