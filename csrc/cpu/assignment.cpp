@@ -117,7 +117,7 @@ static std::tuple<Tensor, Tensor> student_t_assignment_backward(const Tensor& gr
     const Chunks chunks(n, elements, sizeof(T));
     Array<T> sums(chunks.count * elements);
     Array<double> weight_sums(chunks.count * K);
-    for_each_task(chunks.count, [&](int64_t chunk) {
+    for_chunks(chunks, 7.0 * double(K * p), [&](int64_t chunk) {
       T* sum = sums + chunk * elements;
       double* weight_sum = weight_sums + chunk * K;
       std::fill(sum, sum + elements, T(0));

@@ -91,11 +91,20 @@ struct Chunks {
   int64_t n, count;
   Chunks(int64_t rows, int64_t elements, size_t element_size) : n(rows) {
     const int64_t budget = (int64_t(4) << 20) / std::max<int64_t>(1, elements * int64_t(element_size));
-    count = std::clamp<int64_t>((n + 127) / 128, 1, std::clamp<int64_t>(budget, 8, 64));
+    const int64_t least = std::clamp<int64_t>(n / 32, 1, 2);  // two threads share a small batch
+    count = std::clamp<int64_t>((n + 127) / 128, least, std::clamp<int64_t>(budget, 8, 64));
   }
   int64_t begin(int64_t chunk) const { return n * chunk / count; }
   int64_t end(int64_t chunk) const { return n * (chunk + 1) / count; }
 };
+
+// f(chunk) for all; `operations` is the work of one row.
+template <class F>
+void for_chunks(const Chunks& chunks, double operations, const F& f) {
+  for_tasks(chunks.count, operations * double(chunks.n) / double(chunks.count), [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) f(chunk);
+  });
+}
 
 // Adds up `count` partial sums of `elements` each, in order, into the first.
 template <class T>
@@ -162,16 +171,18 @@ void run_projection_backward(ProjectionBackward<T> job, int64_t n, Tensor* grad_
   const int64_t elements = bases.K * bases.d * bases.stride;
   const Chunks chunks(n, elements, sizeof(T));
   Array<T> sums(chunks.count * elements);
-  for_each_task(chunks.count, [&](int64_t chunk) {
+  for_chunks(chunks, 6.0 * bases.K * bases.d * bases.p, [&](int64_t chunk) {
     T* sum = sums + chunk * elements;
     std::fill(sum, sum + elements, T(0));
     kernels.projection_backward(job, chunks.begin(chunk), chunks.end(chunk), sum);
   });
   add_partial_sums<T>(sums, chunks.count, elements);
   const MutableRows out = mutable_rows_of(*grad_bases);
-  for_each_task(bases.K, [&](int64_t k) {
-    kernels.basis_gradient(bases, job.metric, k, sums + k * bases.d * bases.stride, out);
-  });
+  for_tasks(bases.K, double(bases.d * bases.p) * (job.metric == Metric::residual ? 10.0 * bases.d : 4.0),
+            [&](int64_t begin, int64_t end) {
+              for (int64_t k = begin; k < end; ++k)
+                kernels.basis_gradient(bases, job.metric, k, sums + k * bases.d * bases.stride, out);
+            });
 }
 
 }  // namespace desc_ext::cpu

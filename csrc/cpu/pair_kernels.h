@@ -16,6 +16,8 @@ struct Strips {
   const T* data;  // [⌈n / strip⌉][p][strip]
   const T* rows;  // [n, p], the same values; null where only products of rows with rows are wanted
   int64_t n, p;
+  // The rows of each block as panels over the p columns, block after block: for sums of rows; null as `rows`.
+  const T* panels = nullptr;
 };
 
 struct BlockPair {

@@ -13,7 +13,7 @@ namespace desc_ext::cpu {
 template <class T>
 static void select_largest(const Tensor& y, int64_t k, bool affinity, Tensor& indices, Tensor& values) {
   const int64_t batch = y.size(0), n = y.size(1);
-  const PackedRows<T> rows(y, true);
+  const PackedRows<T> rows(y, Keep::rows);
   const LeverageScale<T> leverage(rows, batch);
   int64_t* index = mutable_data<int64_t>(indices);
   T* value = mutable_data<T>(values);
@@ -67,7 +67,7 @@ template <class T>
 static void selected_backward(const char* op, const Tensor& grad, const Tensor& indices, const Tensor& y, int64_t k,
                               bool affinity, Tensor& dy) {
   const int64_t batch = y.size(0), n = y.size(1), p = y.size(2);
-  const PackedRows<T> packed(y, true);
+  const PackedRows<T> packed(y, Keep::rows);
   const LeverageScale<T> leverage(packed, batch);
   const MutableRows out = mutable_rows_of(dy);
   const Tensor flat = torch::stable::reshape(indices, {batch, n * k});
@@ -148,7 +148,7 @@ static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor&
   Tensor difference = empty_of(z, {batch, n, p}, compute);
   const Tensor rows = as_contiguous(z), coefficients = as_contiguous(coef);
   dispatch(compute, [&]<class T>() {
-    const PackedRows<T> packed(rows, true);
+    const PackedRows<T> packed(rows, Keep::rows);
     const int64_t strips = packed.blocks().strips();
     Array<double> squared(strips), sizes(strips);
     for (int64_t b = 0; b < batch; ++b) {
@@ -180,7 +180,7 @@ static std::tuple<Tensor, Tensor> self_expression_residual_backward(const Tensor
                upstream = as_contiguous(grad), upstream_size = as_contiguous(grad_size);
   Tensor dz = gradient_like(rows, need_z), dcoef = gradient_like(coefficients, need_coef);
   dispatch(compute, [&]<class T>() {
-    const PackedRows<T> packed(rows, false), packed_difference(differences, true);
+    const PackedRows<T> packed(rows, Keep::strips), packed_difference(differences, Keep::rows);
     const int64_t strips = packed.blocks().strips();
     for (int64_t b = 0; b < batch; ++b) {
       SelfExpression<T> job{rows_from(rows_of(coefficients), b * n), nullptr, n, p, absolute};

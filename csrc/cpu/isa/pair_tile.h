@@ -140,28 +140,14 @@ class PairWeights {
   }
 
  private:
-  // Rows are packed into panels once for all strips: read as they lie, each step of a tile would take another line of the
-  // cache and, where rows are long, another page.
   static void add(const T* weights, int64_t from, int64_t to, int64_t other, int64_t others, const Strips<T>& x,
                   T* sums) {
     const int64_t length = std::min(x.n - other * R, others * R), p = x.p;
     const PanelCut cut(p, p);
-    const T* rows = x.rows + other * R * p;
-    Buffer<T> panels(length * p);
-    for (int64_t c = 0; c < p;) {
-      const int64_t width = cut.width(c);
-      T* panel = panels + c * length;
-      for (int64_t j = 0; j < length; ++j)
-        for (int64_t v = 0; v < width; v += kLanes<T>) {
-          const int64_t here = std::min<int64_t>(kLanes<T>, width - v);
-          store_first(panel + j * width + v, load_first(rows + j * p + c + v, here), here);
-        }
-      c += width;
-    }
     for (int64_t s = from; s < to; ++s)
       for (int64_t c = 0; c < p;) {
         const int64_t width = cut.width(c);
-        panel_product<T>(weights + (s - from) * others * R * R, panels + c * length, width, length,
+        panel_product<T>(weights + (s - from) * others * R * R, x.panels + other * R * p + c * length, width, length,
                          sums + (s * p + c) * R, true);
         c += width;
       }

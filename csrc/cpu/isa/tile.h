@@ -46,6 +46,7 @@ struct PanelCut {
   int64_t columns, group, wide;  // wide: of a panel; 0 for nearly equal ones
 
   PanelCut(int64_t all, int64_t of_group) : columns(all), group(of_group), wide(0) {
+    if (group == 0) return;
     const int64_t whole = kTileColumns / group * group;
     if (whole >= kFull)
       wide = whole;
@@ -88,7 +89,11 @@ static void pack_transposed(const T* source, int64_t stride, const T* scale, int
     const int64_t width = cut.width(c);
     T* panel = out + c * length;
     for (int64_t j = 0; j < length; ++j)
-      for (int64_t x = 0; x < width; ++x) panel[j * width + x] = source[j * stride + c + x] * (scale ? scale[j] : T(1));
+      for (int64_t x = 0; x < width; x += kLanes<T>) {
+        const int64_t here = std::min<int64_t>(kLanes<T>, width - x);
+        const Vector<T> row = load_first(source + j * stride + c + x, here);
+        store_first(panel + j * width + x, scale ? Vector<T>(row * scale[j]) : row, here);
+      }
     c += width;
   }
 }
