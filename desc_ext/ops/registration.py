@@ -153,22 +153,21 @@ def _unbatched(name: str, below: SimpleNamespace, setup: Callable, gradient: Cal
     function: Any = type(f"{name}_of_one", (torch.autograd.Function,), members)
     apply = function.apply
 
-    def call(*inputs):
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
-            return apply(*inputs)
-        output = forward(*over_one(inputs))
-        return (output if isinstance(output, Tensor) else output[0]).squeeze(0)
+    def call(rows, options):
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*rows):
+            return apply(*rows, *options)
+        output = forward(*[tensor.unsqueeze(0) for tensor in rows], *options)
+        return (output[0] if type(output) is tuple else output).squeeze(0)
 
     return call
 
 
 def first_result(name: str, rows: tuple[Tensor, ...], *options: Any) -> Tensor:
     """The first result of an operator over a batch of ``rows`` [b, n, ..], or of rows [n, ..] without that dimension."""
-    operators = active_namespace()
-    if rows[0].dim() == 2 and operators is _direct[_current.name]:
-        return operators.unbatched[name](*rows, *options)
+    if rows[0].dim() == 2 and not torch.compiler.is_compiling() and not at_work():
+        return _direct[_current.name].unbatched[name](rows, options)
     batch = rows if rows[0].dim() == 3 else [tensor.unsqueeze(0) for tensor in rows]
-    output = getattr(operators, name)(*batch, *options)
+    output = getattr(active_namespace(), name)(*batch, *options)
     result = output if isinstance(output, Tensor) else output[0]
     return result if rows[0].dim() == 3 else result.squeeze(0)
 
