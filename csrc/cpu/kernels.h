@@ -130,7 +130,7 @@ struct Table {
   bool (*one_basis_a_panel)(int64_t K, int64_t d);  // whether bases as they lie in memory are the panels
   void (*prepare_bases)(const BasisLayouts<T>&, int64_t begin, int64_t end);  // of bases [begin, end)
   void (*projection_forward)(const ProjectionForward<T>&, int64_t begin, int64_t end, double* sum);
-  // Adds to basis_sum [K·d, stride] (when not null) Σ_i g_ik (s̃_kcᵀ z_i) z_i.
+  // Puts Σ_i g_ik (s̃_kcᵀ z_i) z_i into basis_sum [K·d, stride] (when not null).
   void (*projection_backward)(const ProjectionBackward<T>&, int64_t begin, int64_t end, T* basis_sum);
   // Rows at positions [begin, end) against basis k; adds to basis_sum [d, stride] of it (when not null) the gradient.
   void (*own_basis_backward)(const OwnBasisBackward<T>&, int64_t k, int64_t begin, int64_t end, T* basis_sum);

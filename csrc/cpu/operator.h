@@ -172,9 +172,7 @@ void run_projection_backward(ProjectionBackward<T> job, int64_t n, Tensor* grad_
   const Chunks chunks(n, elements, sizeof(T));
   Array<T> sums(chunks.count * elements);
   for_chunks(chunks, 6.0 * bases.K * bases.d * bases.p, [&](int64_t chunk) {
-    T* sum = sums + chunk * elements;
-    std::fill(sum, sum + elements, T(0));
-    kernels.projection_backward(job, chunks.begin(chunk), chunks.end(chunk), sum);
+    kernels.projection_backward(job, chunks.begin(chunk), chunks.end(chunk), sums + chunk * elements);
   });
   add_partial_sums<T>(sums, chunks.count, elements);
   const MutableRows out = mutable_rows_of(*grad_bases);

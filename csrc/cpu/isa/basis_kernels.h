@@ -189,19 +189,21 @@ static const T* basis_rows(const Rows& source, int64_t k, int64_t elements, T* b
   return buffer;
 }
 
-// Rows [p, d] to columns [d, stride], with zeros behind p.
+// Rows [p, d] to columns [d, stride], with zeros behind p. Loops are unrolled so that the square stays in registers.
 template <class T>
 static void rows_to_columns(const T* rows, int64_t p, int64_t d, int64_t stride, T* columns) {
   constexpr int L = kLanes<T>;
   for (int64_t j = 0; j < stride; j += L)
     for (int64_t c = 0; c < d; c += L) {
       Vector<T> square[L];
-      const int64_t width = std::min<int64_t>(L, d - c);
-      for (int64_t r = 0; r < L; ++r)
+      const int64_t width = std::min<int64_t>(L, d - c), here = std::min<int64_t>(L, stride - j);
+      DESC_EXT_UNROLL
+      for (int r = 0; r < L; ++r)
         square[r] = j + r < p ? load_first(rows + (j + r) * d + c, width) : Vector<T>{};
       transpose_square<T>(square);
-      const int64_t here = std::min<int64_t>(L, stride - j);
-      for (int64_t x = 0; x < width; ++x) store_first(columns + (c + x) * stride + j, square[x], here);
+      DESC_EXT_UNROLL
+      for (int x = 0; x < L; ++x)
+        if (x < width) store_first(columns + (c + x) * stride + j, square[x], here);
     }
 }
 
@@ -212,12 +214,14 @@ static void columns_to_rows(const T* columns, int64_t p, int64_t d, int64_t stri
   for (int64_t j = 0; j < p; j += L)
     for (int64_t c = 0; c < d; c += L) {
       Vector<T> square[L];
-      const int64_t width = std::min<int64_t>(L, d - c);
-      const int64_t here = std::min<int64_t>(L, p - j);
-      for (int64_t x = 0; x < L; ++x)
+      const int64_t width = std::min<int64_t>(L, d - c), here = std::min<int64_t>(L, p - j);
+      DESC_EXT_UNROLL
+      for (int x = 0; x < L; ++x)
         square[x] = x < width ? load_first(columns + (c + x) * stride + j, here) : Vector<T>{};
       transpose_square<T>(square);
-      for (int64_t r = 0; r < L && j + r < p; ++r) store_first(rows + (j + r) * d + c, square[r], width);
+      DESC_EXT_UNROLL
+      for (int r = 0; r < L; ++r)
+        if (r < here) store_first(rows + (j + r) * d + c, square[r], width);
     }
 }
 

@@ -247,7 +247,8 @@ class BackwardBlock {
         scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_, job.values != nullptr), dz_(block_.capacity * bases_.p),
         norms_(block_.capacity), grad_sum_(block_.capacity), shift_(block_.capacity), factor_(block_.capacity) {}
 
-  void run(int64_t begin, int64_t end, T* basis_sum) {
+  // Sums for the bases are added to basis_sum, or put there by the first block.
+  void run(int64_t begin, int64_t end, T* basis_sum, bool first) {
     block_.load(job_.z, begin, end);
     if (job_.values) block_.squared_norms(norms_);
     prepare_rows();
@@ -257,7 +258,7 @@ class BackwardBlock {
       if (job_.dz.data) add_rows(c, columns);
       if (basis_sum)
         outer_product<T>(coefficients_, chunk_ * bases_.d * R, columns, block_.rows, bases_.stride, block_.strips,
-                         basis_sum + c * bases_.stride, [](int64_t) { return int64_t(0); });
+                         basis_sum + c * bases_.stride, [](int64_t) { return int64_t(0); }, !first);
     }
     if (job_.dz.data) finish();
   }
@@ -392,8 +393,10 @@ static void own_basis_backward(const OwnBasisBackward<T>& job, int64_t k, int64_
 template <class T>
 static void projection_backward(const ProjectionBackward<T>& job, int64_t begin, int64_t end, T* basis_sum) {
   BackwardBlock<T> block(job);
-  while (begin < end) {
-    block.run(begin, end, basis_sum);
+  if (basis_sum && begin >= end)
+    std::fill(basis_sum, basis_sum + job.bases.K * job.bases.d * job.bases.stride, T(0));
+  for (bool first = true; begin < end; first = false) {
+    block.run(begin, end, basis_sum, first);
     begin += block.rows();
   }
 }

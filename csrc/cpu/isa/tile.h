@@ -138,7 +138,7 @@ static void panel_tile(const T* in, int64_t in_stride, const T* panel, int64_t p
 
 template <class T, int C>
 static void outer_tile(const T* lanes, int64_t lanes_stride, const T* rows, int64_t stride, int64_t strips, T* sums,
-                       int64_t sums_stride, bool wide) {
+                       int64_t sums_stride, bool wide, bool add) {
   constexpr int L = kLanes<T>, R = kStrip<T>;
   Vector<T> sum[C][2];
   DESC_EXT_UNROLL
@@ -165,8 +165,12 @@ static void outer_tile(const T* lanes, int64_t lanes_stride, const T* rows, int6
   DESC_EXT_UNROLL
   for (int c = 0; c < C; ++c) {
     T* to = sums + c * sums_stride;
-    store(to, Vector<T>(load(to) + sum[c][0]));
-    if (wide) store(to + L, Vector<T>(load(to + L) + sum[c][1]));
+    if (add) {
+      sum[c][0] += load(to);
+      if (wide) sum[c][1] += load(to + L);
+    }
+    store(to, sum[c][0]);
+    if (wide) store(to + L, sum[c][1]);
   }
 }
 
@@ -181,7 +185,7 @@ static constexpr auto panel_tiles(std::integer_sequence<int, C...>) {
 
 template <class T, int... C>
 static constexpr auto outer_tiles(std::integer_sequence<int, C...>) {
-  using Tile = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, int64_t, bool);
+  using Tile = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, int64_t, bool, bool);
   struct Tiles {
     Tile at[sizeof...(C)];
   };
@@ -203,11 +207,11 @@ static inline void panel_product(const T* in, const T* panel, int64_t width, int
     tiles.at[width - 1](in + j * R, R, panel + j * width, width, std::min(kPiece, length - j), out, add || j > 0);
 }
 
-// sums[c][0..stride) += Σ over strips and rows of lanes[c][row] · rows[row][0..stride), columns [from, columns), from
+// sums[c][0..stride) (+)= Σ over strips and rows of lanes[c][row] · rows[row][0..stride), columns [from, columns), from
 // the vector that holds column first(c) of the panel on (to skip what symmetry gives).
 template <class T, class First>
 static inline void outer_product(const T* lanes, int64_t lanes_stride, int64_t columns, const T* rows, int64_t stride,
-                                 int64_t strips, T* sums, First first) {
+                                 int64_t strips, T* sums, First first, bool add = true) {
   static constexpr auto tiles = outer_tiles<T>(std::make_integer_sequence<int, kTileColumns>());
   constexpr int L = kLanes<T>;
   const int64_t pieces = (columns + kTileColumns - 1) / kTileColumns;
@@ -215,7 +219,7 @@ static inline void outer_product(const T* lanes, int64_t lanes_stride, int64_t c
     const int64_t c = columns * piece / pieces, width = columns * (piece + 1) / pieces - c;
     for (int64_t j = first(c) / L * L; j < stride; j += 2 * L)
       tiles.at[width - 1](lanes + c * kStrip<T>, lanes_stride, rows + j, stride, strips, sums + c * stride + j, stride,
-                          j + L < stride);
+                          j + L < stride, add);
   }
 }
 
