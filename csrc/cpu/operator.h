@@ -20,8 +20,7 @@ template <class T>
 class Array {
  public:
   Array() = default;
-  explicit Array(int64_t size)
-      : data_(static_cast<T*>(take_scratch(size_t(std::max<int64_t>(size, 1)) * sizeof(T)))) {}
+  explicit Array(int64_t size) : data_(static_cast<T*>(take_scratch(size_t(std::max<int64_t>(size, 1)) * sizeof(T)))) {}
   T* get() const { return data_.get(); }
   operator T*() const { return data_.get(); }
 
@@ -62,8 +61,8 @@ int64_t padded(int64_t columns) {
 // Operations below which another thread costs more to wake than it takes over.
 inline constexpr double kWorthAThread = 4e5;
 
-// f(begin, end) over rows, each row's result independent of where the cuts are; `operations` is the work of one row. The
-// cuts are between strips of the kernels.
+// f(begin, end) over rows, each row's result independent of where the cuts are; `operations` is the work of one row.
+// The cuts are between strips of the kernels.
 template <class F>
 void for_rows(int64_t n, double operations, const F& f) {
   constexpr int64_t kRows = 32;
@@ -124,8 +123,7 @@ struct Wanted {
 template <class T>
 class PreparedBases {
  public:
-  PreparedBases(const Tensor& bases, Metric metric, Wanted wanted = {})
-      : dense_(as_contiguous(bases)) {
+  PreparedBases(const Tensor& bases, Metric metric, Wanted wanted = {}) : dense_(as_contiguous(bases)) {
     const int64_t K = bases.size(0), p = bases.size(1), d = bases.size(2), columns = K * d, wide = padded<double>(d);
     const bool residual = metric == Metric::residual;
     BasisLayouts<T> to{K, p, d, padded<T>(p), rows_of(dense_), metric};
@@ -133,8 +131,7 @@ class PreparedBases {
       if (needed) array = std::remove_reference_t<decltype(array)>(size);
       return array.get();
     };
-    const bool as_they_are =
-        !residual && bases.scalar_type() == kScalarType<T> && table<T>().one_basis_a_panel(K, d);
+    const bool as_they_are = !residual && bases.scalar_type() == kScalarType<T> && table<T>().one_basis_a_panel(K, d);
     to.panels = own(panels_, !as_they_are, columns * p);
     to.back_panels = own(back_panels_, wanted.rows, columns * p);
     to.scale = own(scale_, true, columns);

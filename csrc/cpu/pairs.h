@@ -75,7 +75,8 @@ class PackedRows {
 
   Strips<T> operator[](int64_t b) const {
     const int64_t at = b * n_ * p_;
-    return {strips_ + b * blocks_.padded() * p_, rows_ ? rows_ + at : nullptr, n_, p_, panels_ ? panels_ + at : nullptr};
+    return {strips_ + b * blocks_.padded() * p_, rows_ ? rows_ + at : nullptr, n_, p_,
+            panels_ ? panels_ + at : nullptr};
   }
   const Blocks& blocks() const { return blocks_; }
 

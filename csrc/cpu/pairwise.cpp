@@ -270,7 +270,8 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
   const int64_t batch = z.size(0), n = z.size(1);
   check_shape(op, "grad", grad, {batch}), check_type(op, "grad", grad, compute);
   check_shape(op, "log_sums", log_sums, {batch, n}), check_type(op, "log_sums", log_sums, compute);
-  const Tensor rows = as_contiguous(z), others = as_contiguous(g), upstream = as_contiguous(grad), saved = as_contiguous(log_sums);
+  const Tensor rows = as_contiguous(z), others = as_contiguous(g), upstream = as_contiguous(grad),
+               saved = as_contiguous(log_sums);
   Tensor dz = gradient_like(rows, need_z), dg = gradient_like(others, need_g);
   dispatch(compute, [&]<class T>() {
     const UnitRows<T> own(rows, Keep::panels), other(others, Keep::panels);

@@ -96,9 +96,10 @@ static std::tuple<Tensor, Tensor> nearest_subspace_backward(const Tensor& grad, 
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(dense_bases, need_bases);
   dispatch(compute, [&]<class T>() {
     const int64_t K = bases.size(0), p = bases.size(1), d = bases.size(2), stride = padded<T>(p), size = d * stride;
-    constexpr int64_t kRows = 1024;  // of one sum; by shape and labels alone
+    constexpr int64_t kRows = 1024;        // of one sum; by shape and labels alone
     std::vector<int64_t> first(K + 1, 0);  // sums of each basis
-    for (int64_t k = 0; k < K; ++k) first[k + 1] = first[k] + (segments.begin[k + 1] - segments.begin[k] + kRows - 1) / kRows;
+    for (int64_t k = 0; k < K; ++k)
+      first[k + 1] = first[k] + (segments.begin[k + 1] - segments.begin[k] + kRows - 1) / kRows;
     const Rows source{dense_bases.const_data_ptr(), storage_of(dense_bases), p * d};
     const double work = 12.0 * double(size) * double(z.size(0)) / double(K);
     Array<T> columns(K * size), sums(need_bases ? first[K] * size : 0);

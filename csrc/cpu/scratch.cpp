@@ -10,7 +10,8 @@
 namespace desc_ext::cpu {
 
 static constexpr size_t kLine = 64;
-static constexpr size_t kKept = size_t(4) << 20;  // bytes that a thread keeps at most; what is larger comes from the heap
+static constexpr size_t kKept = size_t(4)
+                                << 20;  // bytes that a thread keeps at most; what is larger comes from the heap
 
 static void* from_heap(size_t bytes) {
   void* pointer = std::aligned_alloc(kLine, bytes);

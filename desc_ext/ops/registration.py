@@ -85,7 +85,9 @@ def _below_autograd(operator: Any) -> Callable:
     return call
 
 
-def _differentiable(name: str, below: SimpleNamespace, kernels: Any, setup: Callable, gradient: Callable) -> Callable:
+def _differentiable(
+    name: str, below: SimpleNamespace, kernels: Any, setup: Callable, gradient: Callable
+) -> Callable:
     """An operator as a torch.autograd.Function. What torch.library.register_autograd makes of it is the same in Python, but
     goes through the dispatcher twice and builds its class anew in every call."""
     forward = getattr(below, name)
@@ -122,7 +124,9 @@ def _refusing(second: Callable) -> Callable:
     return lambda values, sources: function.apply(len(values), *values, *sources)
 
 
-def _unbatched(name: str, below: SimpleNamespace, setup: Callable, gradient: Callable, second: Callable) -> Callable:
+def _unbatched(
+    name: str, below: SimpleNamespace, setup: Callable, gradient: Callable, second: Callable
+) -> Callable:
     """The first result of an operator over a batch, for tensors without the batch dimension: it is put on and taken off
     where autograd does not look, which would add two steps to the graph each time."""
     forward, refuse = getattr(below, name), _refusing(second)
@@ -131,7 +135,7 @@ def _unbatched(name: str, below: SimpleNamespace, setup: Callable, gradient: Cal
         return [value.unsqueeze(0) if isinstance(value, Tensor) else value for value in inputs]
 
     def run_forward(ctx, *inputs):
-        ctx.sources = [value for value in inputs if isinstance(value, Tensor)]
+        ctx.sources = inputs
         inputs = over_one(inputs)
         output = forward(*inputs)
         setup(ctx, inputs, output)
@@ -140,13 +144,13 @@ def _unbatched(name: str, below: SimpleNamespace, setup: Callable, gradient: Cal
 
     def run_backward(ctx, grad):
         grads = gradient(below, ctx, grad.unsqueeze(0), *[None] * ctx.others)
-        grads = [grads] if isinstance(grads, Tensor) else list(grads)
-        found = [i for i, value in enumerate(grads) if value is not None]
-        values = [grads[i].squeeze(0) for i in found]
+        grads = (grads,) if isinstance(grads, Tensor) else grads
+        grads = [None if value is None else value.squeeze(0) for value in grads]
         if torch.is_grad_enabled():  # a graph of the gradient is wanted
-            values = refuse(values, [grad, *ctx.sources])
-        for i, value in zip(found, values, strict=True):
-            grads[i] = value
+            found = [i for i, value in enumerate(grads) if value is not None]
+            sources = [grad, *(value for value in ctx.sources if isinstance(value, Tensor))]
+            for i, value in zip(found, refuse([grads[i] for i in found], sources), strict=True):
+                grads[i] = value
         return tuple(grads)
 
     members = {"forward": staticmethod(run_forward), "backward": staticmethod(run_backward)}
@@ -188,6 +192,7 @@ class _Operator:
         torch.library.register_fake(qualified, self.fake)
         gradient, backward = self.backward, None
         if gradient is not None:
+            assert self.setup is not None
 
             def backward(ctx, *grads):
                 return gradient(_as_transforms_need(kernels), ctx, *grads)

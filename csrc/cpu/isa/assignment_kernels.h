@@ -53,8 +53,8 @@ static void student_t_forward(const StudentT<T>& job, int64_t begin, int64_t end
   }
 }
 
-// 1/(ν + ‖z_i − μ_k‖²) of strip s for ν = 1, out of q, which is that over its row's sum: the sum follows from the nearest
-// centroid, so one distance a row is computed and not K. Padding gets 0.
+// 1/(ν + ‖z_i − μ_k‖²) of strip s for ν = 1, out of q, which is that over its row's sum: the sum follows from the
+// nearest centroid, so one distance a row is computed and not K. Padding gets 0.
 template <class T>
 static inline void kernels_from_q(const Block<T>& block, int64_t s, const StudentT<T>& job, const T* q, T* out) {
   constexpr int L = kLanes<T>, R = kStrip<T>;

@@ -4,7 +4,9 @@
 //
 // With M = 2I − SᵀS, ‖z − S Sᵀz‖² = ‖z‖² − aᵀMa for a = Sᵀz. Any M = T diag(scale) Tᵀ gives the sum of squares
 // Σ scale (s̃ᵀz)² with S̃ = S T. Bases in training are nearly orthonormal, M is nearly I, and T is the unit lower
-// triangle of M = L D Lᵀ; where a pivot is small, rotations that make M diagonal (Jacobi).
+// triangle of M = L D Lᵀ; where a pivot is small, rotations that make M diagonal (Jacobi). The basis alone decides,
+// never the number of rows, so that a row's residuals do not depend on the rows beside it. One thread with AVX-512, all
+// bases of (p, K, d) = (128, 100, 8): 0.9 ms by rotations, 0.09 ms by triangles, 0.08 ms for the product with 64 rows.
 #pragma once
 
 #include <cmath>
@@ -125,8 +127,8 @@ static inline void jacobi(double* m, double* rotation, int64_t d, double toleran
   }
 }
 
-// M = L D Lᵀ of m [d, wide]: factor [d, wide] gets the unit lower triangle L, m keeps D in its diagonal. False where a pivot
-// is less than kLeastPivot, or NaN.
+// M = L D Lᵀ of m [d, wide]: factor [d, wide] gets the unit lower triangle L, m keeps D in its diagonal. False where a
+// pivot is less than kLeastPivot, or NaN.
 static inline bool triangular_factor(double* m, double* factor, int64_t d, int64_t wide) {
   std::fill(factor, factor + d * wide, 0.0);
   for (int64_t c = 0; c < d; ++c) {
@@ -198,8 +200,7 @@ static void rows_to_columns(const T* rows, int64_t p, int64_t d, int64_t stride,
       Vector<T> square[L];
       const int64_t width = std::min<int64_t>(L, d - c), here = std::min<int64_t>(L, stride - j);
       DESC_EXT_UNROLL
-      for (int r = 0; r < L; ++r)
-        square[r] = j + r < p ? load_first(rows + (j + r) * d + c, width) : Vector<T>{};
+      for (int r = 0; r < L; ++r) square[r] = j + r < p ? load_first(rows + (j + r) * d + c, width) : Vector<T>{};
       transpose_square<T>(square);
       DESC_EXT_UNROLL
       for (int x = 0; x < L; ++x)

@@ -2,7 +2,8 @@
 //
 // A tile holds the values of the rows of one strip with those of another, [column][row lane]. All products are
 //   out[c][lane] (+)= Σ_j a[j][lane] · b[j][c]
-// by the register tile of panel_product: values (a, b strips: j runs over p), sums Σ_j value_ij x_j (a: values, b: rows x_j).
+// by the register tile of panel_product: values (a, b strips: j runs over p), sums Σ_j value_ij x_j (a: values, b: rows
+// x_j).
 #pragma once
 
 #include "../pair_kernels.h"
@@ -76,13 +77,13 @@ struct PairRange {
   bool skips(int64_t s, int64_t t) const { return square && t < s; }
 };
 
-// Strips taken at a time: where rows are long, the second block does not stay in the second-level cache from one strip to
-// the next, and all tiles of the pair are kept until the end.
+// Strips taken at a time: where rows are long, the second block does not stay in the second-level cache from one strip
+// to the next, and all tiles of the pair are kept until the end.
 static constexpr int64_t kDepth = 512;
 static inline int64_t strips_at_a_time(const PairRange& range, int64_t p) { return p <= kDepth ? 1 : range.rows(); }
 
-// Tiles [from, to) × second of the pair: values [to − from][columns][R][R]. A piece of the strip stays in the first-level
-// cache while those of the second block pass by.
+// Tiles [from, to) × second of the pair: values [to − from][columns][R][R]. A piece of the strip stays in the
+// first-level cache while those of the second block pass by.
 template <class T, bool difference = false>
 static inline void pair_values(const PairRange& range, const Strips<T>& a, const Strips<T>& b, int64_t from, int64_t to,
                                T* values) {
@@ -95,7 +96,7 @@ static inline void pair_values(const PairRange& range, const Strips<T>& a, const
         if (range.skips(s, t)) continue;
         T* tile = values + ((s - from) * range.columns() + t - range.second) * R * R;
         tile_product<T, difference>(a.data + (s * p + j) * R, b.data + (t * p + j) * R, std::min(kPiece, p - j), tile,
-                                     j > 0);
+                                    j > 0);
       }
 }
 

@@ -72,8 +72,7 @@ static inline void values_to_residuals(const Block<T>& block, int64_t s, const T
   }
   if (!small) return;
   for (int64_t r = 0; r < block.rows_in(s); ++r)
-    if (values[r] < norms[r] * kDirectShare<T>)
-      values[r] = direct(block.rows + (s * R + r) * block.stride, k);
+    if (values[r] < norms[r] * kDirectShare<T>) values[r] = direct(block.rows + (s * R + r) * block.stride, k);
   for (int64_t r = block.rows_in(s); r < R; ++r) values[r] = 0;
 }
 
@@ -110,8 +109,8 @@ class ForwardBlock {
   ForwardBlock(const ProjectionForward<T>& job)
       : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(chunk_bases(bases_)),
         values_(block_.capacity * chunk_), columns_(chunk_ * R), scratch_(R * (chunk_ + L)),
-        coefficients_(kTileColumns * R), direct_(bases_, job.metric == Metric::residual), norms_(block_.capacity), best_(block_.capacity),
-        label_(block_.capacity), total_(block_.capacity) {}
+        coefficients_(kTileColumns * R), direct_(bases_, job.metric == Metric::residual), norms_(block_.capacity),
+        best_(block_.capacity), label_(block_.capacity), total_(block_.capacity) {}
 
   void run(int64_t begin, int64_t end, double* sum) {
     block_.load(job_.z, begin, end);
@@ -244,8 +243,9 @@ class BackwardBlock {
   BackwardBlock(const ProjectionBackward<T>& job)
       : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(whole_panels(bases_, 256)),
         coefficients_(block_.capacity * chunk_ * bases_.d), grads_(chunk_ * R), values_(chunk_ * R),
-        scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_, job.values != nullptr), dz_(block_.capacity * bases_.p),
-        norms_(block_.capacity), grad_sum_(block_.capacity), shift_(block_.capacity), factor_(block_.capacity) {}
+        scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_, job.values != nullptr),
+        dz_(block_.capacity * bases_.p), norms_(block_.capacity), grad_sum_(block_.capacity), shift_(block_.capacity),
+        factor_(block_.capacity) {}
 
   // Sums for the bases are added to basis_sum, or put there by the first block.
   void run(int64_t begin, int64_t end, T* basis_sum, bool first) {
@@ -257,8 +257,9 @@ class BackwardBlock {
       for (int64_t s = 0; s < block_.strips; ++s) weigh(s, k, width, compute(s, c, columns));
       if (job_.dz.data) add_rows(c, columns);
       if (basis_sum)
-        outer_product<T>(coefficients_, chunk_ * bases_.d * R, columns, block_.rows, bases_.stride, block_.strips,
-                         basis_sum + c * bases_.stride, [](int64_t) { return int64_t(0); }, !first);
+        outer_product<T>(
+            coefficients_, chunk_ * bases_.d * R, columns, block_.rows, bases_.stride, block_.strips,
+            basis_sum + c * bases_.stride, [](int64_t) { return int64_t(0); }, !first);
     }
     if (job_.dz.data) finish();
   }
@@ -301,8 +302,7 @@ class BackwardBlock {
       T* grad = grads_ + x * R;
       if (job_.values) {
         add_squares<T>(a, bases_.scale, (k + x) * bases_.d, bases_.d, bases_.d, k, values_);
-        if (job_.metric == Metric::residual)
-          values_to_residuals<T>(block_, s, norms_, direct_, k + x, values_ + x * R);
+        if (job_.metric == Metric::residual) values_to_residuals<T>(block_, s, norms_, direct_, k + x, values_ + x * R);
         for (int r = 0; r < R; ++r) values_[x * R + r] *= job_.grad_factor;
       }
       for (int r = 0; r < R; ++r) {
@@ -357,9 +357,9 @@ static inline void add_multiple(const T* x, T factor, int64_t stride, T* y) {
   for (int64_t j = 0; j < stride; j += kLanes<T>) store(y + j, Vector<T>(load(y + j) + load(x + j) * factor));
 }
 
-// With a = Sᵀz and, for the residual, e = z − S a and b = Sᵀe: dz = 2g S a and dS = 2g z aᵀ for the energy, dz = 2g (e − S b)
-// and dS = −2g (e aᵀ + z bᵀ) for the residual. Row by row, since few rows share a basis in a small batch, and from e
-// itself, so that a residual near 0 loses no digits.
+// With a = Sᵀz and, for the residual, e = z − S a and b = Sᵀe: dz = 2g S a and dS = 2g z aᵀ for the energy, dz = 2g (e
+// − S b) and dS = −2g (e aᵀ + z bᵀ) for the residual. Row by row, since few rows share a basis in a small batch, and
+// from e itself, so that a residual near 0 loses no digits.
 template <class T>
 static void own_basis_backward(const OwnBasisBackward<T>& job, int64_t k, int64_t begin, int64_t end, T* basis_sum) {
   const int64_t p = job.z.columns, d = job.d, stride = (p + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
@@ -378,7 +378,8 @@ static void own_basis_backward(const OwnBasisBackward<T>& job, int64_t k, int64_
       for (int64_t c = 0; residual && c < d; ++c) b[c] = dot<T>(rest, basis + c * stride, stride);
       if (job.dz.data) {
         for (int64_t j = 0; j < stride; ++j) dz[j] = residual ? g * rest[j] : T(0);
-        for (int64_t c = 0; c < d; ++c) add_multiple<T>(basis + c * stride, residual ? -g * b[c] : g * a[c], stride, dz);
+        for (int64_t c = 0; c < d; ++c)
+          add_multiple<T>(basis + c * stride, residual ? -g * b[c] : g * a[c], stride, dz);
         store_row<T>(job.dz, position, dz);
       }
       for (int64_t c = 0; basis_sum && c < d; ++c) {
@@ -393,8 +394,7 @@ static void own_basis_backward(const OwnBasisBackward<T>& job, int64_t k, int64_
 template <class T>
 static void projection_backward(const ProjectionBackward<T>& job, int64_t begin, int64_t end, T* basis_sum) {
   BackwardBlock<T> block(job);
-  if (basis_sum && begin >= end)
-    std::fill(basis_sum, basis_sum + job.bases.K * job.bases.d * job.bases.stride, T(0));
+  if (basis_sum && begin >= end) std::fill(basis_sum, basis_sum + job.bases.K * job.bases.d * job.bases.stride, T(0));
   for (bool first = true; begin < end; first = false) {
     block.run(begin, end, basis_sum, first);
     begin += block.rows();

@@ -23,8 +23,8 @@ struct Free {
   void operator()(void* pointer) const { give_scratch(pointer); }
 };
 
-// Scratch. The twin of Array in ../operator.h: a class that both sides shared would be compiled for this instruction set
-// and could be kept for all.
+// Scratch. The twin of Array in ../operator.h: a class that both sides shared would be compiled for this instruction
+// set and could be kept for all.
 template <class T>
 class Buffer {
  public:
@@ -38,9 +38,9 @@ class Buffer {
 
 // ---- how columns are cut into panels -------------------------------------------------------------------------
 
-// Columns come in groups of `group` (one basis each). Whole groups share a panel where these fill enough of the register
-// tile: kFull columns keep the multiply-adds busy. Small groups that do not are cut wherever a full panel ends, a single or
-// wide group into nearly equal panels.
+// Columns come in groups of `group` (one basis each). Whole groups share a panel where these fill enough of the
+// register tile: kFull columns keep the multiply-adds busy. Small groups that do not are cut wherever a full panel
+// ends, a single or wide group into nearly equal panels.
 struct PanelCut {
   static constexpr int64_t kFull = kTileColumns >= 12 ? 8 : kTileColumns - 1;
   int64_t columns, group, wide;  // wide: of a panel; 0 for nearly equal ones
