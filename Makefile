@@ -1,4 +1,4 @@
-# make demo | test | test-isa | test-engines | fuzz | bench | lint | docs | docs-serve | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
+# make demo | test | test-isa | test-engines | fuzz | bench | bench-small | lint | docs | docs-serve | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
 # Each sets up what it needs in .venv, and only what has changed.
 #   PYTHON=python3.12      another Python (3.10 or newer)
 #   CXX=clang++            another C++20 compiler
@@ -17,7 +17,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test test-isa test-engines fuzz bench lint docs docs-serve clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
+.PHONY: demo test test-isa test-engines fuzz bench bench-small lint docs docs-serve clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -48,6 +48,7 @@ help:
 	@echo "make test-engines  the examples for Ray Data and Dask, which are installed in .venv-engines (0.6 GB)"
 	@echo "make fuzz    search for files on which a reader fails (15 minutes; Python 3.11 or newer)"
 	@echo "make bench   measure the kernels"
+	@echo "make bench-small  measure them on small batches, with the code for AVX2 too (an hour)"
 	@echo "make lint    check style, formatting, types and the direction of imports"
 	@echo "make docs    build the documentation into build/site (Python 3.11 or newer); make docs-serve serves it while you write"
 	@echo "make clean   remove everything that make made, .venv too"
@@ -103,6 +104,13 @@ fuzz: $(STAMPS)/package $(STAMPS)/fuzz
 bench: $(STAMPS)/bench
 	@echo "== Measuring the kernels"
 	@PYTHONPATH=build/bench $(VENV_PYTHON) -m pytest benchmarks/kernels --benchmark-enable $(ARGS)
+
+# Each instruction set has its own folder of compiled code: torch does not ask which one its cache was made for.
+bench-small: $(STAMPS)/package
+	@echo "== Measuring the kernels on small batches; results go to benchmarks/kernels/results/small_batches.md"
+	@TORCHINDUCTOR_CACHE_DIR=build/inductor $(VENV_PYTHON) benchmarks/kernels/small_batches.py $(ARGS)
+	@echo "== The same with the code for AVX2"
+	@TORCHINDUCTOR_CACHE_DIR=build/inductor-avx2 $(AVX2) $(VENV_PYTHON) benchmarks/kernels/small_batches.py $(ARGS)
 
 lint: $(STAMPS)/package $(STAMPS)/lint
 	@echo "== Checking style, formatting, types and imports"

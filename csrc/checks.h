@@ -24,14 +24,16 @@ inline std::string shape_of(const Tensor& tensor) {
 // `sizes` gives the wanted size of each dimension, −1 for any.
 inline void check_shape(const char* op, const char* name, const Tensor& tensor, std::initializer_list<int64_t> sizes) {
   bool right = tensor.dim() == int64_t(sizes.size());
-  std::string wanted;
   int64_t i = 0;
   for (const int64_t size : sizes) {
-    wanted += (i ? ", " : "") + (size < 0 ? std::string("any") : std::to_string(size));
     right = right && (size < 0 || tensor.size(i) == size);
     ++i;
   }
-  STD_TORCH_CHECK(right, op, ": ", name, " has shape ", shape_of(tensor), "; wanted [", wanted, "]");
+  if (right) return;
+  std::string wanted;
+  for (const int64_t size : sizes)
+    wanted += (wanted.empty() ? "" : ", ") + (size < 0 ? std::string("any") : std::to_string(size));
+  STD_TORCH_CHECK(false, op, ": ", name, " has shape ", shape_of(tensor), "; wanted [", wanted, "]");
 }
 
 inline bool is_floating(ScalarType type) {

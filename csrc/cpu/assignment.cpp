@@ -16,9 +16,9 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, cons
   const auto compute = compute_type(op, "z", z);
   const int64_t n = z.size(0);
   Tensor assignment = empty_of(z, {n, bases.size(0)}, compute), total = empty_of(z, {n}, compute);
-  const Tensor rows = contiguous(z), weights = sample_weight ? contiguous(*sample_weight) : z;
+  const Tensor rows = as_contiguous(z), weights = sample_weight ? as_contiguous(*sample_weight) : z;
   dispatch(compute, [&]<class T>() {
-    const PreparedBases<T> prepared(bases, Metric::energy, false);
+    const PreparedBases<T> prepared(bases, Metric::energy);
     ProjectionForward<T> job{rows_of(rows), prepared.view, Metric::energy};
     job.sample_weight = sample_weight ? data<T>(weights) : nullptr;
     job.assignment = mutable_data<T>(assignment);
@@ -45,12 +45,12 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment_backward(const Tensor
   }
   check_shape(op, "total", total, {z.size(0)});
   check_type(op, "total", total, compute);
-  const Tensor rows = contiguous(z), dense_bases = contiguous(bases), upstream = contiguous(grad),
-               saved = contiguous(assignment), totals = contiguous(total),
-               weights = sample_weight ? contiguous(*sample_weight) : z;
+  const Tensor rows = as_contiguous(z), dense_bases = as_contiguous(bases), upstream = as_contiguous(grad),
+               saved = as_contiguous(assignment), totals = as_contiguous(total),
+               weights = sample_weight ? as_contiguous(*sample_weight) : z;
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(dense_bases, need_bases);
   dispatch(compute, [&]<class T>() {
-    const PreparedBases<T> prepared(dense_bases, Metric::energy, true);
+    const PreparedBases<T> prepared(dense_bases, Metric::energy, {need_z, need_bases});
     ProjectionBackward<T> job{rows_of(rows), prepared.view, Metric::energy, data<T>(upstream)};
     job.assignment = data<T>(saved);
     job.total = data<T>(totals);
@@ -68,12 +68,12 @@ struct PreparedCentroids {
   PreparedCentroids(const Tensor& centroids, StudentT<T>& job) {
     const int64_t K = centroids.size(0), p = centroids.size(1);
     job.K = K, job.stride = padded<T>(p);
-    const Tensor dense = contiguous(centroids);
+    const Tensor dense = as_contiguous(centroids);
     rows = Array<T>(K * job.stride), panels = Array<T>(K * p), back_panels = Array<T>(K * p);
     table<T>().load_rows(rows_of(dense), 0, K, job.stride, rows);
     table<T>().pack_panels(rows, job.stride, K, p, K, panels);
     table<T>().pack_transposed(rows, job.stride, nullptr, p, K, back_panels);
-    job.panels = panels, job.back_panels = back_panels;
+    job.rows = rows, job.panels = panels, job.back_panels = back_panels;
   }
 };
 
@@ -83,7 +83,7 @@ static Tensor student_t_assignment(const Tensor& z, const Tensor& centroids, dou
   const auto compute = compute_type(op, "z", z);
   const int64_t n = z.size(0);
   Tensor q = empty_of(z, {n, centroids.size(0)}, compute);
-  const Tensor rows = contiguous(z);
+  const Tensor rows = as_contiguous(z);
   dispatch(compute, [&]<class T>() {
     StudentT<T> job{};
     job.z = rows_of(rows), job.dof = T(dof), job.q = mutable_data<T>(q);
@@ -105,8 +105,8 @@ static std::tuple<Tensor, Tensor> student_t_assignment_backward(const Tensor& gr
     check_shape(op, name, tensor, {n, K});
     check_type(op, name, tensor, compute);
   }
-  const Tensor rows = contiguous(z), dense = contiguous(centroids), upstream = contiguous(grad),
-               saved = contiguous(assignment);
+  const Tensor rows = as_contiguous(z), dense = as_contiguous(centroids), upstream = as_contiguous(grad),
+               saved = as_contiguous(assignment);
   Tensor dz = gradient_like(rows, need_z), dcentroids = gradient_like(dense, need_centroids);
   dispatch(compute, [&]<class T>() {
     StudentT<T> job{};
@@ -117,7 +117,7 @@ static std::tuple<Tensor, Tensor> student_t_assignment_backward(const Tensor& gr
     const Chunks chunks(n, elements, sizeof(T));
     Array<T> sums(chunks.count * elements);
     Array<double> weight_sums(chunks.count * K);
-    for_each_task(chunks.count, [&](int64_t chunk) {
+    for_chunks(chunks, 7.0 * double(K * p), [&](int64_t chunk) {
       T* sum = sums + chunk * elements;
       double* weight_sum = weight_sums + chunk * K;
       std::fill(sum, sum + elements, T(0));
@@ -183,8 +183,8 @@ static Tensor target_distribution(const Tensor& q, std::optional<Tensor> frequen
     check_shape(op, "frequency", *frequency, {q.size(1)});
     check_type(op, "frequency", *frequency, compute);
   }
-  const Tensor dense = contiguous(q), given = frequency ? contiguous(*frequency) : q;
-  Tensor out = torch::stable::empty_like(dense);
+  const Tensor dense = as_contiguous(q), given = frequency ? as_contiguous(*frequency) : q;
+  Tensor out = like(dense);
   dispatch(compute, [&]<class T>() {
     target_rows<T>(data<T>(dense), q.size(0), q.size(1), frequency ? data<T>(given) : nullptr, mutable_data<T>(out));
   });

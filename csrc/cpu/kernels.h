@@ -2,9 +2,15 @@
 // compute type. Nothing here depends on torch or on the instruction set, so that both sides can include it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace desc_ext::cpu {
+
+// Scratch of a thread, aligned to a cache line and not initialised. It is given back by the thread that took it, before
+// its call ends. A thread keeps some of it from call to call: the heap took a third of the time of a small call.
+void* take_scratch(size_t bytes);
+void give_scratch(void* pointer) noexcept;
 
 // How the elements of an array lie in memory. Arithmetic is in double for f64, in float for all others.
 enum class Storage : int { f32, f64, f16, bf16 };
@@ -24,21 +30,34 @@ struct MutableRows {
   const int64_t* index = nullptr;
 };
 
-// K bases of d columns in R^p, prepared for one metric: columns rotated so that the metric is diagonal in the
-// coefficients, value_k(z) = Σ_c scale_kc (s̃_kcᵀ z)² with S̃_k = S_k Q_k. For the energy Q = I and scale = 1; for the
-// residual 2I − S_kᵀS_k = Q_k diag(scale) Q_kᵀ and r = ‖z‖² − value.
+enum class Metric : int { energy, residual };
+
+// K bases of d columns in R^p, prepared for one metric so that it is diagonal in the coefficients,
+// value_k(z) = Σ_c scale_kc (s̃_kcᵀ z)² with S̃_k = S_k T_k. For the energy T = I and scale = 1; for the residual
+// 2I − S_kᵀS_k = T_k diag(scale) T_kᵀ and r = ‖z‖² − value.
 template <class T>
 struct Bases {
   int64_t K, p, d, stride;  // stride: p rounded up to whole vectors
-  const T* original;        // [K·d, stride] columns of S_k as rows
-  const T* rotated;         // [K·d, stride] columns of S̃_k as rows
+  Rows source;              // [K·p, d] S_k as they were given
   const T* panels;          // S̃ packed for the panel product, see tile.h
-  const T* back_panels;     // S̃ diag(scale) packed the other way, for gradients of z; null in forward passes
+  const T* back_panels;     // S̃ diag(scale) packed the other way, for gradients of z; null where these are not wanted
   const T* scale;           // [K·d]
-  const double* rotation;   // [K, d, d] Q_k, column c of Q in column c; null for the energy
+  const double* factor;     // [K, d, whole vectors] T_k, for gradients of the bases: null where these are not wanted
+  const double* inverse;    // the same of T_k⁻¹
 };
 
-enum class Metric : int { energy, residual };
+// Where prepare_bases puts what Bases describes; null where it is not wanted.
+template <class T>
+struct BasisLayouts {
+  int64_t K, p, d, stride;
+  Rows source;
+  Metric metric;
+  T *panels = nullptr, *back_panels = nullptr, *scale = nullptr;
+  double *factor = nullptr, *inverse = nullptr;
+};
+
+// Rows of a partial sum of a weighted loss: a strip or more, so that no two threads have one between them.
+inline constexpr int64_t kRowsOfASum = 32;
 
 // One pass over rows [begin, end) of z; any output that is null is not computed.
 template <class T>
@@ -49,7 +68,7 @@ struct ProjectionForward {
   T* values = nullptr;        // [n, K] energies or residuals
   int64_t* labels = nullptr;  // [n] best subspace, with best [n]
   T* best = nullptr;
-  const T* weight = nullptr;         // [n, K]: adds Σ weight·value of the rows to *sum
+  const T* weight = nullptr;         // [n, K]: adds Σ weight·value of row i to sum[i / kRowsOfASum]
   const T* sample_weight = nullptr;  // [n] H of the soft assignment (null: 1)
   T* assignment = nullptr;           // [n, K] w of the soft assignment, with total [n] = Σ_k (H e + smoothing)
   T* total = nullptr;
@@ -71,12 +90,24 @@ struct ProjectionBackward {
   T* values = nullptr;                       // [n, K] the values again (gradient of a weighted sum), times grad_factor
 };
 
+// Gradients where each row has one basis: rows are taken by label, upstream grad [n].
+template <class T>
+struct OwnBasisBackward {
+  Rows z;  // with an index
+  int64_t d;
+  Metric metric;
+  const T* columns;  // [K·d, stride] columns of S_k as rows
+  const T* grad;
+  MutableRows dz{nullptr, Storage::f32, 0};  // data null: not asked for
+};
+
 template <class T>
 struct StudentT {
   Rows z;
   int64_t K;
   int64_t stride;
-  const T* panels;       // centroids packed for the panel product
+  const T* rows;         // centroids [K, stride]
+  const T* panels;       // the same packed for the panel product
   const T* back_panels;  // their transposes (backward)
   T dof;
   T* q = nullptr;              // forward: [n, K]
@@ -96,11 +127,20 @@ struct Table {
   // Reads `count` rows into [count, stride] with zero padding.
   void (*load_rows)(const Rows& rows, int64_t begin, int64_t count, int64_t stride, T* out);
   void (*store_row)(const MutableRows& rows, int64_t position, const T* row);
-  // Rotates the columns of basis k so that 2I − SᵀS becomes diagonal.
-  void (*rotate_basis)(const T* original, int64_t p, int64_t d, int64_t stride, T* rotated, T* scale, double* rotation);
+  bool (*one_basis_a_panel)(int64_t K, int64_t d);  // whether bases as they lie in memory are the panels
+  void (*prepare_bases)(const BasisLayouts<T>&, int64_t begin, int64_t end);  // of bases [begin, end)
   void (*projection_forward)(const ProjectionForward<T>&, int64_t begin, int64_t end, double* sum);
-  // Adds to basis_sum [K·d, stride] (when not null) Σ_i g_ik (s̃_kcᵀ z_i) z_i.
+  // Puts Σ_i g_ik (s̃_kcᵀ z_i) z_i into basis_sum [K·d, stride] (when not null).
   void (*projection_backward)(const ProjectionBackward<T>&, int64_t begin, int64_t end, T* basis_sum);
+  // Rows at positions [begin, end) against basis k; adds to basis_sum [d, stride] of it (when not null) the gradient.
+  void (*own_basis_backward)(const OwnBasisBackward<T>&, int64_t k, int64_t begin, int64_t end, T* basis_sum);
+  // Copies rows [p, d] to zero-padded columns [d, stride], and back.
+  void (*rows_to_columns)(const T* rows, int64_t p, int64_t d, int64_t stride, T* columns);
+  void (*columns_to_rows)(const T* columns, int64_t p, int64_t d, int64_t stride, T* rows);
+  // What block orthogonality takes of a basis, see basis_kernels.h; in double for any T.
+  void (*basis_gram)(const Rows& source, int64_t k, int64_t p, int64_t d, double* columns, double* gram);
+  void (*basis_product)(const Rows& source, int64_t k, int64_t p, int64_t d, const double* columns,
+                        const double* matrix, double factor, const MutableRows& out);
   // dS_k [p, d] from B̃_k = basis_sum of basis k.
   void (*basis_gradient)(const Bases<T>&, Metric, int64_t k, const T* basis_sum, MutableRows out);
   void (*student_t_forward)(const StudentT<T>&, int64_t begin, int64_t end);

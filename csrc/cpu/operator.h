@@ -5,9 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
-#include <new>
 
 #include "../checks.h"
 #include "../tensors.h"
@@ -15,27 +13,20 @@
 
 namespace desc_ext::cpu {
 
-using torch::stable::contiguous;
 using torch::stable::parallel_for;
 
-// Uninitialised memory that ends with its scope.
+// Scratch that ends with its scope.
 template <class T>
 class Array {
  public:
   Array() = default;
-  explicit Array(int64_t size) : data_(allocate(size)) {}
+  explicit Array(int64_t size) : data_(static_cast<T*>(take_scratch(size_t(std::max<int64_t>(size, 1)) * sizeof(T)))) {}
   T* get() const { return data_.get(); }
   operator T*() const { return data_.get(); }
 
  private:
-  static T* allocate(int64_t size) {
-    const size_t bytes = (size_t(std::max<int64_t>(size, 1)) * sizeof(T) + 63) / 64 * 64;
-    void* pointer = std::aligned_alloc(64, bytes);
-    if (!pointer) throw std::bad_alloc();
-    return static_cast<T*>(pointer);
-  }
   struct Free {
-    void operator()(T* pointer) const { std::free(pointer); }
+    void operator()(T* pointer) const { give_scratch(pointer); }
   };
   std::unique_ptr<T, Free> data_;
 };
@@ -67,13 +58,23 @@ int64_t padded(int64_t columns) {
   return (columns + lanes - 1) / lanes * lanes;
 }
 
+// Operations below which another thread costs more to wake than it takes over.
+inline constexpr double kWorthAThread = 4e5;
+
 // f(begin, end) over rows, each row's result independent of where the cuts are; `operations` is the work of one row.
+// The cuts are between strips of the kernels.
 template <class F>
 void for_rows(int64_t n, double operations, const F& f) {
-  constexpr int64_t kRows = 256;
-  const int64_t grain = int64_t(1 + 2e5 / std::max(1.0, operations * kRows));
+  constexpr int64_t kRows = 32;
+  const int64_t grain = int64_t(1 + kWorthAThread / std::max(1.0, operations * kRows));
   parallel_for(0, (n + kRows - 1) / kRows, grain,
                [&](int64_t begin, int64_t end) { f(begin * kRows, std::min(n, end * kRows)); });
+}
+
+// f(begin, end) over tasks of `operations` each, on as many threads as there is work for.
+template <class F>
+void for_tasks(int64_t tasks, double operations, const F& f) {
+  parallel_for(0, tasks, int64_t(1 + kWorthAThread / std::max(1.0, operations)), f);
 }
 
 template <class F>
@@ -89,11 +90,20 @@ struct Chunks {
   int64_t n, count;
   Chunks(int64_t rows, int64_t elements, size_t element_size) : n(rows) {
     const int64_t budget = (int64_t(4) << 20) / std::max<int64_t>(1, elements * int64_t(element_size));
-    count = std::clamp<int64_t>((n + 127) / 128, 1, std::clamp<int64_t>(budget, 8, 64));
+    const int64_t least = std::clamp<int64_t>(n / 32, 1, 2);  // two threads share a small batch
+    count = std::clamp<int64_t>((n + 127) / 128, least, std::clamp<int64_t>(budget, 8, 64));
   }
   int64_t begin(int64_t chunk) const { return n * chunk / count; }
   int64_t end(int64_t chunk) const { return n * (chunk + 1) / count; }
 };
+
+// f(chunk) for all; `operations` is the work of one row.
+template <class F>
+void for_chunks(const Chunks& chunks, double operations, const F& f) {
+  for_tasks(chunks.count, operations * double(chunks.n) / double(chunks.count), [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) f(chunk);
+  });
+}
 
 // Adds up `count` partial sums of `elements` each, in order, into the first.
 template <class T>
@@ -104,58 +114,41 @@ void add_partial_sums(T* sums, int64_t count, int64_t elements) {
   });
 }
 
+// What a gradient pass wants of the bases beside the values.
+struct Wanted {
+  bool rows = false, bases = false;  // gradients of z, of the bases
+};
+
 // Bases in the layouts of the kernels. Four copies of them at most, none that grows with n.
 template <class T>
 class PreparedBases {
  public:
-  PreparedBases(const Tensor& bases, Metric metric, bool backward) {
-    const auto& kernels = table<T>();
-    view.K = bases.size(0), view.p = bases.size(1), view.d = bases.size(2);
-    view.stride = padded<T>(view.p);
-    const int64_t columns = view.K * view.d;
-    original_ = Array<T>(columns * view.stride);
-    scale_ = Array<T>(columns);
-    panels_ = Array<T>(columns * view.p);
-    if (metric == Metric::residual) {
-      rotated_ = Array<T>(columns * view.stride);
-      rotation_ = Array<double>(columns * view.d);
-    }
-    const Tensor dense = contiguous(bases);
-    const Rows source = rows_of(dense);
-    for_each_task(view.K, [&](int64_t k) { prepare(source, k, metric); });
-    view.original = original_;
-    view.rotated = metric == Metric::residual ? rotated_ : original_;
-    view.scale = scale_;
-    view.rotation = rotation_;
-    kernels.pack_panels(view.rotated, view.stride, columns, view.p, view.d, panels_);
-    view.panels = panels_;
-    if (backward) {
-      back_panels_ = Array<T>(columns * view.p);
-      kernels.pack_transposed(view.rotated, view.stride, scale_, view.p, columns, back_panels_);
-    }
-    view.back_panels = back_panels_;
+  PreparedBases(const Tensor& bases, Metric metric, Wanted wanted = {}) : dense_(as_contiguous(bases)) {
+    const int64_t K = bases.size(0), p = bases.size(1), d = bases.size(2), columns = K * d, wide = padded<double>(d);
+    const bool residual = metric == Metric::residual;
+    BasisLayouts<T> to{K, p, d, padded<T>(p), rows_of(dense_), metric};
+    const auto own = [](auto& array, bool needed, int64_t size) {
+      if (needed) array = std::remove_reference_t<decltype(array)>(size);
+      return array.get();
+    };
+    const bool as_they_are = !residual && bases.scalar_type() == kScalarType<T> && table<T>().one_basis_a_panel(K, d);
+    to.panels = own(panels_, !as_they_are, columns * p);
+    to.back_panels = own(back_panels_, wanted.rows, columns * p);
+    to.scale = own(scale_, true, columns);
+    to.factor = own(factor_, residual && wanted.bases, columns * wide);
+    to.inverse = own(inverse_, residual && wanted.bases, columns * wide);
+    for_tasks(K, double(p * d) * (residual ? 6.0 * double(d) : 4.0),
+              [&](int64_t begin, int64_t end) { table<T>().prepare_bases(to, begin, end); });
+    const T* panels = as_they_are ? data<T>(dense_) : to.panels;
+    view = {K, p, d, to.stride, to.source, panels, to.back_panels, to.scale, to.factor, to.inverse};
   }
 
   Bases<T> view;
 
  private:
-  void prepare(const Rows& source, int64_t k, Metric metric) {
-    const int64_t d = view.d, p = view.p, stride = view.stride, wide = padded<T>(d);
-    Array<T> rows(p * wide);
-    table<T>().load_rows(source, k * p, p, wide, rows);
-    T* columns = original_ + k * d * stride;
-    for (int64_t c = 0; c < d; ++c) {
-      for (int64_t j = 0; j < p; ++j) columns[c * stride + j] = rows[j * wide + c];
-      std::fill(columns + c * stride + p, columns + (c + 1) * stride, T(0));
-    }
-    if (metric == Metric::residual)
-      table<T>().rotate_basis(columns, p, d, stride, rotated_ + k * d * stride, scale_ + k * d, rotation_ + k * d * d);
-    else
-      std::fill(scale_ + k * d, scale_ + (k + 1) * d, T(1));
-  }
-
-  Array<T> original_, rotated_, panels_, back_panels_, scale_;
-  Array<double> rotation_;
+  Tensor dense_;
+  Array<T> panels_, back_panels_, scale_;
+  Array<double> factor_, inverse_;
 };
 
 inline Metric metric_of(const char* op, const std::string& name) {
@@ -175,16 +168,16 @@ void run_projection_backward(ProjectionBackward<T> job, int64_t n, Tensor* grad_
   const int64_t elements = bases.K * bases.d * bases.stride;
   const Chunks chunks(n, elements, sizeof(T));
   Array<T> sums(chunks.count * elements);
-  for_each_task(chunks.count, [&](int64_t chunk) {
-    T* sum = sums + chunk * elements;
-    std::fill(sum, sum + elements, T(0));
-    kernels.projection_backward(job, chunks.begin(chunk), chunks.end(chunk), sum);
+  for_chunks(chunks, 6.0 * bases.K * bases.d * bases.p, [&](int64_t chunk) {
+    kernels.projection_backward(job, chunks.begin(chunk), chunks.end(chunk), sums + chunk * elements);
   });
   add_partial_sums<T>(sums, chunks.count, elements);
   const MutableRows out = mutable_rows_of(*grad_bases);
-  for_each_task(bases.K, [&](int64_t k) {
-    kernels.basis_gradient(bases, job.metric, k, sums + k * bases.d * bases.stride, out);
-  });
+  for_tasks(bases.K, double(bases.d * bases.p) * (job.metric == Metric::residual ? 10.0 * bases.d : 4.0),
+            [&](int64_t begin, int64_t end) {
+              for (int64_t k = begin; k < end; ++k)
+                kernels.basis_gradient(bases, job.metric, k, sums + k * bases.d * bases.stride, out);
+            });
 }
 
 }  // namespace desc_ext::cpu

@@ -9,100 +9,116 @@ namespace desc_ext::cpu {
 
 static const char* kPenalty = "block_orthogonality_penalty";
 
+static double sum_of_squares(const double* x, int64_t count) {
+  double sum[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8)
+    for (int lane = 0; lane < 8; ++lane) sum[lane] += x[i + lane] * x[i + lane];
+  for (; i < count; ++i) sum[i % 8] += x[i] * x[i];
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
 struct BlockGram {
   int64_t K, p, d;
-  bool tall;            // K·d ≤ p
+  bool tall;  // K·d ≤ p
+  Tensor dense;
+  Rows source;          // the bases, stored as they are
   Tensor rows;          // float64: S [p, Kd] when tall, else Sᵀ [Kd, p]
   Tensor gram;          // float64: rowsᵀ rows, so SᵀS when tall, else SSᵀ
   Array<double> block;  // [K, d, d] G_k
 
   explicit BlockGram(const Tensor& bases)
-      : K(bases.size(0)), p(bases.size(1)), d(bases.size(2)), tall(K * d <= p),
-        rows(empty_of(bases, {tall ? p : K * d, tall ? K * d : p}, ScalarType::Double)),
+      : K(bases.size(0)), p(bases.size(1)), d(bases.size(2)), tall(K * d <= p), dense(as_contiguous(bases)),
+        source(rows_of(dense)), rows(empty_of(bases, {tall ? p : K * d, tall ? K * d : p}, ScalarType::Double)),
         gram(empty_of(bases, {rows.size(1), rows.size(1)}, ScalarType::Double)), block(K * d * d) {
-    const Tensor dense = contiguous(bases);
-    const Rows source = rows_of(dense);
-    for_each_task(K, [&](int64_t k) { load_basis(source, k); });
+    double* to = mutable_data<double>(rows);
+    for_tasks(K, double(p * d) * (4.0 + 2.0 * double(d)), [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) load_basis(k, to);
+    });
     segment_grams<double>(rows, nullptr, Segments(rows.size(0)), mutable_data<double>(gram));
-  }
-
-  int64_t element(int64_t k, int64_t j, int64_t c) const { return tall ? j * K * d + k * d + c : (k * d + c) * p + j; }
-
- private:
-  void load_basis(const Rows& source, int64_t k) {
-    const int64_t wide = padded<double>(d);
-    Array<double> basis(p * wide);
-    table<double>().load_rows(source, k * p, p, wide, basis);
-    double *g = block + k * d * d, *to = mutable_data<double>(rows);
-    std::fill(g, g + d * d, 0.0);
-    for (int64_t j = 0; j < p; ++j) {
-      const double* row = basis + j * wide;
-      for (int64_t a = 0; a < d; ++a) {
-        to[element(k, j, a)] = row[a];
-        for (int64_t b = 0; b < d; ++b) g[a * d + b] += row[a] * row[b];
-      }
+    const int64_t size = K * d;
+    for (int64_t a = 0; tall && a < size; ++a) {
+      const double* own = data<double>(gram) + a * size + a / d * d;
+      std::copy(own, own + d, block + a * d);
     }
   }
-};
 
-// What is asked of G_k inside its block, less what it is: entries that neither term asks for are 0.
-static double block_excess(const BlockGram& s, bool orthonormal, int64_t k, int64_t a, int64_t b) {
-  if (!orthonormal && a != b) return 0;
-  return s.block[(k * s.d + a) * s.d + b] - (a == b ? 1.0 : 0.0);
-}
+  // ‖SᵀS‖² outside the diagonal blocks.
+  double outside() const {
+    const int64_t size = gram.size(0);
+    const double* g = data<double>(gram);
+    if (!tall) return std::max(0.0, sum_of_squares(g, size * size) - sum_of_squares(block, K * d * d));
+    double sum = 0;
+    for (int64_t a = 0; a < size; ++a) {
+      const int64_t own = a / d * d;
+      sum += sum_of_squares(g + a * size, own) + sum_of_squares(g + a * size + own + d, size - own - d);
+    }
+    return sum;
+  }
+
+  // G_k less what is asked of it inside its block: entries that nothing is asked of are 0.
+  double excess(bool orthonormal, int64_t k, int64_t a, int64_t b) const {
+    if (!orthonormal && a != b) return 0;
+    return block[(k * d + a) * d + b] - (a == b ? 1.0 : 0.0);
+  }
+
+ private:
+  void load_basis(int64_t k, double* to) const {
+    if (!tall) return table<double>().basis_gram(source, k, p, d, to + k * d * p, block + k * d * d);
+    Array<double> basis(p * d);
+    table<double>().load_rows({source.data, source.storage, p * d}, k, 1, p * d, basis);
+    for (int64_t j = 0; j < p; ++j) std::copy(basis + j * d, basis + (j + 1) * d, to + j * K * d + k * d);
+  }
+};
 
 static Tensor penalty(const Tensor& bases, std::string within) {
   const bool orthonormal = asks_orthonormal(kPenalty, bases, within);
   const BlockGram s(bases);
-  const double* gram = data<double>(s.gram);
-  const int64_t size = s.gram.size(0), d = s.d;
-  double outside = 0, inside = 0;
-  for (int64_t a = 0; a < size; ++a)
-    for (int64_t b = 0; b < size; ++b)
-      if (!s.tall || a / d != b / d) outside += gram[a * size + b] * gram[a * size + b];
+  double inside = 0;
   for (int64_t k = 0; k < s.K; ++k)
-    for (int64_t a = 0; a < d; ++a)
-      for (int64_t b = 0; b < d; ++b) {
-        const double g = s.block[(k * d + a) * d + b], excess = block_excess(s, orthonormal, k, a, b);
-        if (!s.tall) outside -= g * g;
+    for (int64_t a = 0; a < s.d; ++a)
+      for (int64_t b = orthonormal ? 0 : a; b < (orthonormal ? s.d : a + 1); ++b) {
+        const double excess = s.excess(orthonormal, k, a, b);
         inside += excess * excess;
       }
   const auto compute = compute_type(kPenalty, "bases", bases);
   Tensor out = empty_of(bases, {}, compute);
-  dispatch(compute, [&]<class T>() { *mutable_data<T>(out) = T(std::max(outside, 0.0) + inside); });
+  dispatch(compute, [&]<class T>() { *mutable_data<T>(out) = T(s.outside() + inside); });
   return out;
 }
 
 // d/dS_k = 4 (S SᵀS)_k − 4 S_k G_k + 4 S_k E_k with E_k the excess inside the block.
 static Tensor penalty_backward(const Tensor& grad, const Tensor& bases, std::string within) {
   const bool orthonormal = asks_orthonormal(kPenalty, bases, within);
+  const auto compute = compute_type(kPenalty, "bases", bases);
+  check_type(kPenalty, "grad", grad, compute);
   BlockGram s(bases);
   double* gram = mutable_data<double>(s.gram);
   const int64_t size = s.gram.size(0), d = s.d, p = s.p;
   if (s.tall)
     for (int64_t k = 0; k < s.K; ++k)
       for (int64_t a = 0; a < d; ++a)
-        for (int64_t b = 0; b < d; ++b) gram[(k * d + a) * size + k * d + b] = block_excess(s, orthonormal, k, a, b);
-  Tensor product = torch::stable::empty_like(s.rows);
+        for (int64_t b = 0; b < d; ++b) gram[(k * d + a) * size + k * d + b] = s.excess(orthonormal, k, a, b);
+  Tensor product = like(s.rows);
   rows_times<double>(s.rows, nullptr, s.rows.size(0), nullptr, gram, &product, nullptr);
-  Tensor out = torch::stable::empty_like(contiguous(bases));
-  const auto compute = compute_type(kPenalty, "bases", bases);
-  check_type(kPenalty, "grad", grad, compute);
-  double upstream = 0;
-  dispatch(compute, [&]<class T>() { upstream = double(*data<T>(grad)); });
-  const MutableRows target = mutable_rows_of(out);
-  const double *rows = data<double>(s.rows), *times = data<double>(product);
-  for_each_task(s.K, [&](int64_t k) {
-    Array<double> line(d);
-    for (int64_t j = 0; j < p; ++j) {
-      for (int64_t c = 0; c < d; ++c) {
-        double x = times[s.element(k, j, c)];
-        if (!s.tall)
-          for (int64_t a = 0; a < d; ++a)
-            x += rows[s.element(k, j, a)] * (block_excess(s, orthonormal, k, a, c) - s.block[(k * d + a) * d + c]);
-        line[c] = 4 * upstream * x;
+  Tensor out = gradient_like(bases, true);
+  double factor = 0;
+  dispatch(compute, [&]<class T>() { factor = 4 * double(*data<T>(grad)); });
+  const MutableRows target{out.mutable_data_ptr(), storage_of(out), p * d};
+  const double* times = data<double>(product);
+  for_tasks(s.K, double(p * d) * (4.0 + 2.0 * double(d)), [&](int64_t begin, int64_t end) {
+    Array<double> matrix(d * d), line(p * d);
+    for (int64_t k = begin; k < end; ++k) {
+      if (s.tall) {
+        for (int64_t j = 0; j < p; ++j)
+          for (int64_t c = 0; c < d; ++c) line[j * d + c] = factor * times[j * size + k * d + c];
+        table<double>().store_row(target, k, line);
+        continue;
       }
-      table<double>().store_row(target, k * p + j, line);
+      for (int64_t a = 0; a < d; ++a)
+        for (int64_t b = 0; b < d; ++b)
+          matrix[a * d + b] = s.excess(orthonormal, k, a, b) - s.block[(k * d + a) * d + b];
+      table<double>().basis_product(s.source, k, p, d, times + k * d * p, matrix, factor, target);
     }
   });
   return out;

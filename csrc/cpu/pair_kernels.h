@@ -16,6 +16,8 @@ struct Strips {
   const T* data;  // [⌈n / strip⌉][p][strip]
   const T* rows;  // [n, p], the same values; null where only products of rows with rows are wanted
   int64_t n, p;
+  // The rows of each block as panels over the p columns, block after block: for sums of rows; null as `rows`.
+  const T* panels = nullptr;
 };
 
 struct BlockPair {
@@ -105,9 +107,9 @@ struct PairTable {
   void (*self_expression)(const SelfExpression<T>&, int64_t begin, int64_t end);
   void (*self_expression_coef)(const SelfExpression<T>&, int64_t begin, int64_t end);
   void (*self_expression_rows)(const SelfExpression<T>&, int64_t begin, int64_t end);
-  // Of rows [begin, end): Σ_j |z_ij|, and factor_i sign(z_ij).
+  // Of rows [begin, end): Σ_j |z_ij|, and factor Σ_j |z_ij| sign(z_ij).
   void (*absolute_sums)(const Rows& z, int64_t begin, int64_t end, T* sums);
-  void (*scaled_signs)(const Rows& z, const T* factor, int64_t begin, int64_t end, MutableRows out);
+  void (*signed_sums)(const Rows& z, T factor, int64_t begin, int64_t end, MutableRows out);
 };
 
 const PairTable<float>& float_pair_table();

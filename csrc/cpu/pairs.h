@@ -39,14 +39,16 @@ struct Blocks {
 // Strips that a thread takes at least, to move some 2¹⁶ elements.
 inline int64_t packing_grain(int64_t elements) { return 1 + (int64_t(1) << 16) / std::max<int64_t>(1, elements); }
 
-// [b, n, p] as strips (and rows, where the kernels multiply by them), after (row − offset) · scale_i.
+// [b, n, p] as strips, after (row − offset) · scale_i; as rows, and as panels for sums of them, where they are wanted.
+enum class Keep { strips, rows, panels };
 template <class T>
 class PackedRows {
  public:
-  PackedRows(const Tensor& z, bool keep_rows, const T* offset = nullptr, const T* scale = nullptr)
+  PackedRows(const Tensor& z, Keep keep, const T* offset = nullptr, const T* scale = nullptr)
       : n_(z.size(1)), p_(z.size(2)), blocks_(Blocks::of<T>(n_, p_)), strips_(z.size(0) * blocks_.padded() * p_) {
     const Rows source = rows_of(z);
     const int64_t batch = z.size(0), strips = blocks_.strips();
+    const bool keep_rows = keep != Keep::strips;
     const bool as_they_are = z.scalar_type() == kScalarType<T> && !offset && !scale;
     if (keep_rows && !as_they_are) rows_copy_ = Array<T>(batch * n_ * p_);
     rows_ = !keep_rows ? nullptr : as_they_are ? data<T>(z) : rows_copy_.get();
@@ -59,17 +61,29 @@ class PackedRows {
                                     copy ? copy + b * n_ * p_ : nullptr);
       }
     });
+    if (keep != Keep::panels) return;
+    // Read as they lie, rows would cost each step of a tile another line of the cache, and long ones another page.
+    panels_ = Array<T>(batch * n_ * p_);
+    const int64_t each = blocks_.strips_each * blocks_.strip;
+    for_tasks(batch * blocks_.count, 4.0 * double(each * p_), [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t first = task % blocks_.count * each, at = (task / blocks_.count * n_ + first) * p_;
+        table<T>().pack_transposed(rows_ + at, p_, nullptr, p_, std::min(each, n_ - first), panels_ + at);
+      }
+    });
   }
 
   Strips<T> operator[](int64_t b) const {
-    return {strips_ + b * blocks_.padded() * p_, rows_ ? rows_ + b * n_ * p_ : nullptr, n_, p_};
+    const int64_t at = b * n_ * p_;
+    return {strips_ + b * blocks_.padded() * p_, rows_ ? rows_ + at : nullptr, n_, p_,
+            panels_ ? panels_ + at : nullptr};
   }
   const Blocks& blocks() const { return blocks_; }
 
  private:
   int64_t n_, p_;
   Blocks blocks_;
-  Array<T> strips_, rows_copy_;
+  Array<T> strips_, rows_copy_, panels_;
   const T* rows_ = nullptr;
 };
 

@@ -24,8 +24,8 @@ struct PreparedCollaboration {
   LeverageScale<T> leverage;
   RowValues<T> inverse_max;
 
-  PreparedCollaboration(const Tensor& prediction_rows, const Tensor& y_rows, const Tensor& row_max)
-      : y(y_rows, true), prediction(prediction_rows, true), leverage(y, y_rows.size(0)),
+  PreparedCollaboration(const Tensor& prediction_rows, const Tensor& y_rows, const Tensor& row_max, Keep keep)
+      : y(y_rows, keep), prediction(prediction_rows, keep), leverage(y, y_rows.size(0)),
         inverse_max(y_rows.size(0), y.blocks()) {
     const int64_t n = y_rows.size(1);
     for_batch_rows(y_rows.size(0), n, [&](int64_t b, int64_t i) {
@@ -43,9 +43,9 @@ static std::tuple<Tensor, Tensor> collaborative_loss(const Tensor& prediction, c
   const auto compute = check_collaboration("collaborative_loss", prediction, y, row_max);
   const int64_t batch = y.size(0);
   Tensor losses = empty_of(y, {batch, 3}, compute), counts = empty_of(y, {batch, 3}, ScalarType::Long);
-  const Tensor rows = contiguous(y), predictions = contiguous(prediction), largest = contiguous(row_max);
+  const Tensor rows = as_contiguous(y), predictions = as_contiguous(prediction), largest = as_contiguous(row_max);
   dispatch(compute, [&]<class T>() {
-    const PreparedCollaboration<T> prepared(predictions, rows, largest);
+    const PreparedCollaboration<T> prepared(predictions, rows, largest, Keep::rows);
     const Blocks& blocks = prepared.y.blocks();
     Array<double> sums(batch * blocks.count * 3);
     Array<int64_t> pairs(batch * blocks.count * 3);
@@ -78,12 +78,12 @@ static std::tuple<Tensor, Tensor, Tensor> collaborative_loss_backward(const Tens
   const int64_t batch = y.size(0), n = y.size(1);
   check_shape(op, "grad", grad, {batch, 3}), check_type(op, "grad", grad, compute);
   check_shape(op, "counts", counts, {batch, 3}), check_type(op, "counts", counts, ScalarType::Long);
-  const Tensor rows = contiguous(y), predictions = contiguous(prediction), largest = contiguous(row_max),
-               upstream = contiguous(grad), pairs = contiguous(counts);
+  const Tensor rows = as_contiguous(y), predictions = as_contiguous(prediction), largest = as_contiguous(row_max),
+               upstream = as_contiguous(grad), pairs = as_contiguous(counts);
   Tensor dprediction = gradient_like(predictions, need_prediction), dy = gradient_like(rows, need_y),
          dmax = gradient_like(largest, need_y);
   dispatch(compute, [&]<class T>() {
-    const PreparedCollaboration<T> prepared(predictions, rows, largest);
+    const PreparedCollaboration<T> prepared(predictions, rows, largest, Keep::panels);
     const Blocks& blocks = prepared.y.blocks();
     StripSums<T> prediction_sums, y_sums;
     RowValues<T> scale_sums, max_sums;
@@ -137,16 +137,16 @@ template <class T>
 struct CentredRows {
   Array<T> means;
   PackedRows<T> rows;
-  explicit CentredRows(const Tensor& z) : means(mean_rows<T>(z)), rows(z, true, means) {}
+  CentredRows(const Tensor& z, Keep keep) : means(mean_rows<T>(z)), rows(z, keep, means) {}
 };
 
 static Tensor laplacian_energy(const Tensor& z, const Tensor& features, double bandwidth) {
   const auto compute = check_energy("laplacian_energy", z, features, bandwidth);
   const int64_t batch = z.size(0);
   Tensor out = empty_of(z, {batch}, compute);
-  const Tensor rows = contiguous(z), feature_rows = contiguous(features);
+  const Tensor rows = as_contiguous(z), feature_rows = as_contiguous(features);
   dispatch(compute, [&]<class T>() {
-    const CentredRows<T> own(rows), other(feature_rows);
+    const CentredRows<T> own(rows, Keep::strips), other(feature_rows, Keep::strips);
     const Blocks& blocks = own.rows.blocks();
     Array<double> sums(batch * blocks.count);
     std::fill(sums + 0, sums + batch * blocks.count, 0.0);
@@ -170,10 +170,10 @@ static std::tuple<Tensor, Tensor> laplacian_energy_backward(const Tensor& grad, 
   const auto compute = check_energy(op, z, features, bandwidth);
   const int64_t batch = z.size(0);
   check_shape(op, "grad", grad, {batch}), check_type(op, "grad", grad, compute);
-  const Tensor rows = contiguous(z), feature_rows = contiguous(features), upstream = contiguous(grad);
+  const Tensor rows = as_contiguous(z), feature_rows = as_contiguous(features), upstream = as_contiguous(grad);
   Tensor dz = gradient_like(rows, need_z), dfeatures = gradient_like(feature_rows, need_features);
   dispatch(compute, [&]<class T>() {
-    const CentredRows<T> own(rows), other(feature_rows);
+    const CentredRows<T> own(rows, Keep::panels), other(feature_rows, Keep::panels);
     const Blocks& blocks = own.rows.blocks();
     StripSums<T> z_sums, feature_sums;
     RowValues<T> z_weights, feature_weights;
@@ -206,7 +206,7 @@ template <class T>
 struct UnitRows {
   Array<T> inverse_norm;
   PackedRows<T> rows;
-  explicit UnitRows(const Tensor& z) : inverse_norm(inverse_norms(z)), rows(z, true, nullptr, inverse_norm) {}
+  UnitRows(const Tensor& z, Keep keep) : inverse_norm(inverse_norms(z)), rows(z, keep, nullptr, inverse_norm) {}
 
   // From the gradient of a unit row to that of the row.
   void through_norm(int64_t b, int64_t i, T* row) const {
@@ -239,9 +239,9 @@ static std::tuple<Tensor, Tensor> info_nce(const Tensor& z, const Tensor& g, dou
   const auto compute = check_info_nce("info_nce", z, g, temperature);
   const int64_t batch = z.size(0), n = z.size(1);
   Tensor out = empty_of(z, {batch}, compute), log_sums = empty_of(z, {batch, n}, compute);
-  const Tensor rows = contiguous(z), others = contiguous(g);
+  const Tensor rows = as_contiguous(z), others = as_contiguous(g);
   dispatch(compute, [&]<class T>() {
-    const UnitRows<T> own(rows), other(others);
+    const UnitRows<T> own(rows, Keep::strips), other(others, Keep::strips);
     const Blocks& blocks = own.rows.blocks();
     const RowValues<T> largest(batch, blocks, -std::numeric_limits<T>::infinity()), sum(batch, blocks),
         matched(batch, blocks);
@@ -270,10 +270,11 @@ static std::tuple<Tensor, Tensor> info_nce_backward(const Tensor& grad, const Te
   const int64_t batch = z.size(0), n = z.size(1);
   check_shape(op, "grad", grad, {batch}), check_type(op, "grad", grad, compute);
   check_shape(op, "log_sums", log_sums, {batch, n}), check_type(op, "log_sums", log_sums, compute);
-  const Tensor rows = contiguous(z), others = contiguous(g), upstream = contiguous(grad), saved = contiguous(log_sums);
+  const Tensor rows = as_contiguous(z), others = as_contiguous(g), upstream = as_contiguous(grad),
+               saved = as_contiguous(log_sums);
   Tensor dz = gradient_like(rows, need_z), dg = gradient_like(others, need_g);
   dispatch(compute, [&]<class T>() {
-    const UnitRows<T> own(rows), other(others);
+    const UnitRows<T> own(rows, Keep::panels), other(others, Keep::panels);
     const Blocks& blocks = own.rows.blocks();
     const RowValues<T> log_sum(batch, blocks);
     for_batch_rows(batch, n, [&](int64_t b, int64_t i) { log_sum[b][i] = data<T>(saved)[b * n + i]; });
@@ -299,7 +300,7 @@ static Tensor squared_l12_norm(const Tensor& z) {
   const auto compute = check_batch(op, "z", z);
   const int64_t batch = z.size(0), n = z.size(1);
   Tensor out = empty_of(z, {batch}, compute);
-  const Tensor rows = contiguous(z);
+  const Tensor rows = as_contiguous(z);
   dispatch(compute, [&]<class T>() {
     Array<T> sums(batch * n);
     for_rows(batch * n, double(z.size(2)),
@@ -318,14 +319,14 @@ static Tensor squared_l12_norm_backward(const Tensor& grad, const Tensor& z) {
   const auto compute = check_batch(op, "z", z);
   check_shape(op, "grad", grad, {z.size(0)}), check_type(op, "grad", grad, compute);
   const int64_t batch = z.size(0), n = z.size(1);
-  const Tensor rows = contiguous(z), upstream = contiguous(grad);
+  const Tensor rows = as_contiguous(z), upstream = as_contiguous(grad);
   Tensor dz = gradient_like(rows, true);
   dispatch(compute, [&]<class T>() {
-    Array<T> factor(batch * n);
-    for_rows(batch * n, 2.0 * double(z.size(2)), [&](int64_t begin, int64_t end) {
-      pair_table<T>().absolute_sums(rows_of(rows), begin, end, factor);
-      for (int64_t i = begin; i < end; ++i) factor[i] *= 2 * data<T>(upstream)[i / n];
-      pair_table<T>().scaled_signs(rows_of(rows), factor, begin, end, mutable_rows_of(dz));
+    for_rows(batch * n, 4.0 * double(z.size(2)), [&](int64_t begin, int64_t end) {
+      for (int64_t stop; begin < end; begin = stop) {
+        stop = std::min(end, (begin / n + 1) * n);
+        pair_table<T>().signed_sums(rows_of(rows), 2 * data<T>(upstream)[begin / n], begin, stop, mutable_rows_of(dz));
+      }
     });
   });
   return dz;

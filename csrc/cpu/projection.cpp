@@ -12,9 +12,9 @@ static Tensor projection_values(const char* op, const Tensor& z, const Tensor& b
   const int64_t n = z.size(0);
   Tensor out = empty_of(z, {n, bases.size(0)}, compute);
   if (n == 0) return out;
-  const Tensor rows = contiguous(z);
+  const Tensor rows = as_contiguous(z);
   dispatch(compute, [&]<class T>() {
-    const PreparedBases<T> prepared(bases, metric, false);
+    const PreparedBases<T> prepared(bases, metric);
     ProjectionForward<T> job{rows_of(rows), prepared.view, metric};
     job.values = mutable_data<T>(out);
     for_rows(n, 2.0 * bases.numel(),
@@ -38,10 +38,10 @@ static std::tuple<Tensor, Tensor> projection_values_backward(const char* op, con
   const auto compute = compute_type(op, "z", z);
   check_shape(op, "grad", grad, {z.size(0), bases.size(0)});
   check_type(op, "grad", grad, compute);
-  const Tensor rows = contiguous(z), dense_bases = contiguous(bases), upstream = contiguous(grad);
+  const Tensor rows = as_contiguous(z), dense_bases = as_contiguous(bases), upstream = as_contiguous(grad);
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(dense_bases, need_bases);
   dispatch(compute, [&]<class T>() {
-    const PreparedBases<T> prepared(dense_bases, metric, true);
+    const PreparedBases<T> prepared(dense_bases, metric, {need_z, need_bases});
     ProjectionBackward<T> job{rows_of(rows), prepared.view, metric, data<T>(upstream)};
     if (need_z) job.dz = mutable_rows_of(dz);
     run_projection_backward<T>(job, z.size(0), need_bases ? &dbases : nullptr);
@@ -68,9 +68,9 @@ static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor
   const auto compute = compute_type(op, "z", z);
   const int64_t n = z.size(0);
   Tensor labels = empty_of(z, {n}, ScalarType::Long), best = empty_of(z, {n}, compute);
-  const Tensor rows = contiguous(z);
+  const Tensor rows = as_contiguous(z);
   dispatch(compute, [&]<class T>() {
-    const PreparedBases<T> prepared(bases, metric, false);
+    const PreparedBases<T> prepared(bases, metric);
     ProjectionForward<T> job{rows_of(rows), prepared.view, metric};
     job.labels = mutable_data<int64_t>(labels);
     job.best = mutable_data<T>(best);
@@ -91,19 +91,41 @@ static std::tuple<Tensor, Tensor> nearest_subspace_backward(const Tensor& grad, 
   check_shape(op, "grad", grad, {z.size(0)});
   check_type(op, "grad", grad, compute);
   const Segments segments(op, labels, z.size(0), bases.size(0));
-  const Tensor rows = contiguous(z), upstream = contiguous(grad);
-  Tensor dense_bases = contiguous(bases);
+  const Tensor rows = as_contiguous(z), upstream = as_contiguous(grad);
+  Tensor dense_bases = as_contiguous(bases);
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(dense_bases, need_bases);
   dispatch(compute, [&]<class T>() {
-    for (int64_t k = 0; k < bases.size(0); ++k) {
-      const int64_t* index = segments.order + segments.begin[k];
-      Tensor basis = torch::stable::narrow(dense_bases, 0, k, 1);
-      const PreparedBases<T> prepared(basis, metric, true);
-      ProjectionBackward<T> job{rows_of(rows, index), prepared.view, metric, data<T>(upstream)};
-      if (need_z) job.dz = mutable_rows_of(dz, index);
-      Tensor dbasis = need_bases ? torch::stable::narrow(dbases, 0, k, 1) : basis;
-      run_projection_backward<T>(job, segments.begin[k + 1] - segments.begin[k], need_bases ? &dbasis : nullptr);
-    }
+    const int64_t K = bases.size(0), p = bases.size(1), d = bases.size(2), stride = padded<T>(p), size = d * stride;
+    constexpr int64_t kRows = 1024;        // of one sum; by shape and labels alone
+    std::vector<int64_t> first(K + 1, 0);  // sums of each basis
+    for (int64_t k = 0; k < K; ++k)
+      first[k + 1] = first[k] + (segments.begin[k + 1] - segments.begin[k] + kRows - 1) / kRows;
+    const Rows source{dense_bases.const_data_ptr(), storage_of(dense_bases), p * d};
+    const double work = 12.0 * double(size) * double(z.size(0)) / double(K);
+    Array<T> columns(K * size), sums(need_bases ? first[K] * size : 0);
+    OwnBasisBackward<T> job{rows_of(rows, segments.order), d, metric, columns, data<T>(upstream)};
+    if (need_z) job.dz = mutable_rows_of(dz, segments.order);
+    for_tasks(K, work, [&](int64_t begin, int64_t end) {
+      Array<T> basis(p * d);
+      for (int64_t k = begin; k < end; ++k) {
+        table<T>().load_rows(source, k, 1, p * d, basis);
+        table<T>().rows_to_columns(basis, p, d, stride, columns + k * size);
+        for (int64_t part = first[k]; part < first[k + 1]; ++part) {
+          const int64_t from = segments.begin[k] + (part - first[k]) * kRows;
+          T* sum = need_bases ? sums + part * size : nullptr;
+          if (sum) std::fill(sum, sum + size, T(0));
+          table<T>().own_basis_backward(job, k, from, std::min(from + kRows, segments.begin[k + 1]), sum);
+          if (part > first[k] && sum)
+            for (int64_t i = 0; i < size; ++i) sums[first[k] * size + i] += sum[i];
+        }
+        if (!need_bases) continue;
+        if (first[k] < first[k + 1])
+          table<T>().columns_to_rows(sums + first[k] * size, p, d, stride, basis);
+        else
+          std::fill(basis + 0, basis + p * d, T(0));
+        table<T>().store_row(MutableRows{dbases.mutable_data_ptr(), storage_of(dbases), p * d}, k, basis);
+      }
+    });
   });
   return {dz, dbases};
 }
@@ -115,16 +137,14 @@ static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, con
   const auto compute = compute_type(op, "z", z);
   const int64_t n = z.size(0);
   Tensor out = empty_of(z, {}, compute);
-  const Tensor rows = contiguous(z), weights = contiguous(weight);
+  const Tensor rows = as_contiguous(z), weights = as_contiguous(weight);
   dispatch(compute, [&]<class T>() {
-    const PreparedBases<T> prepared(bases, Metric::residual, false);
+    const PreparedBases<T> prepared(bases, Metric::residual);
     ProjectionForward<T> job{rows_of(rows), prepared.view, Metric::residual};
     job.weight = data<T>(weights);
-    constexpr int64_t kRows = 2048;
-    std::vector<double> sums((n + kRows - 1) / kRows, 0.0);
-    for_each_task(int64_t(sums.size()), [&](int64_t task) {
-      table<T>().projection_forward(job, task * kRows, std::min(n, (task + 1) * kRows), &sums[task]);
-    });
+    std::vector<double> sums((n + kRowsOfASum - 1) / kRowsOfASum, 0.0);
+    for_rows(n, 2.0 * bases.numel(),
+             [&](int64_t begin, int64_t end) { table<T>().projection_forward(job, begin, end, sums.data()); });
     double total = 0;
     for (const double sum : sums) total += sum;
     *mutable_data<T>(out) = T(total);
@@ -141,11 +161,11 @@ static std::tuple<Tensor, Tensor, Tensor> weighted_projection_loss_backward(cons
   const auto compute = compute_type(op, "z", z);
   check_shape(op, "grad", grad, {});
   check_type(op, "grad", grad, compute);
-  const Tensor rows = contiguous(z), dense_bases = contiguous(bases), weights = contiguous(weight);
+  const Tensor rows = as_contiguous(z), dense_bases = as_contiguous(bases), weights = as_contiguous(weight);
   Tensor dz = gradient_like(rows, need_z), dbases = gradient_like(dense_bases, need_bases),
          dweight = gradient_like(weights, need_weight);
   dispatch(compute, [&]<class T>() {
-    const PreparedBases<T> prepared(dense_bases, Metric::residual, true);
+    const PreparedBases<T> prepared(dense_bases, Metric::residual, {need_z, need_bases});
     ProjectionBackward<T> job{rows_of(rows), prepared.view, Metric::residual, data<T>(weights)};
     job.grad_factor = *data<T>(grad);
     if (need_z) job.dz = mutable_rows_of(dz);

@@ -18,7 +18,7 @@ static Tensor segment_gram(const Tensor& z, const Tensor& labels, int64_t n_segm
     check_type(kGram, "weight", *weight, compute);
   }
   Tensor out = empty_of(z, {n_segments, p, p}, compute);
-  const Tensor rows = contiguous(z), weights = weight ? contiguous(*weight) : z;
+  const Tensor rows = as_contiguous(z), weights = weight ? as_contiguous(*weight) : z;
   dispatch(compute, [&]<class T>() {
     segment_grams<T>(rows, weight ? data<T>(weights) : nullptr, segments, mutable_data<T>(out));
   });
@@ -34,7 +34,7 @@ static std::tuple<Tensor, Tensor> segment_gram_backward(const Tensor& grad, cons
   const auto compute = compute_type(op, "z", z);
   check_type(op, "grad", grad, compute);
   const Segments segments(op, labels, n, n_segments);
-  const Tensor rows = contiguous(z), upstream = contiguous(grad), weights = weight ? contiguous(*weight) : z;
+  const Tensor rows = as_contiguous(z), upstream = as_contiguous(grad), weights = weight ? as_contiguous(*weight) : z;
   if (weight) check_type(op, "weight", *weight, compute);
   Tensor dz = gradient_like(rows, need_z), dweight = empty_of(z, {need_weight ? n : 0}, compute);
   dispatch(compute, [&]<class T>() {

@@ -15,7 +15,7 @@ struct Segments {
   Segments(const char* op, const Tensor& labels, int64_t n, int64_t count) : begin(count + 1, 0), order(n) {
     check_shape(op, "labels", labels, {n});
     STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long, op, ": labels must be int64");
-    const Tensor dense = contiguous(labels);
+    const Tensor dense = as_contiguous(labels);
     const int64_t* label = data<int64_t>(dense);
     for (int64_t i = 0; i < n; ++i) {
       STD_TORCH_CHECK(label[i] >= 0 && label[i] < count, op, ": labels[", i, "] is ", label[i],

@@ -13,7 +13,7 @@ namespace desc_ext::cpu {
 template <class T>
 static void select_largest(const Tensor& y, int64_t k, bool affinity, Tensor& indices, Tensor& values) {
   const int64_t batch = y.size(0), n = y.size(1);
-  const PackedRows<T> rows(y, true);
+  const PackedRows<T> rows(y, Keep::rows);
   const LeverageScale<T> leverage(rows, batch);
   int64_t* index = mutable_data<int64_t>(indices);
   T* value = mutable_data<T>(values);
@@ -42,7 +42,7 @@ static std::tuple<Tensor, Tensor> coefficient_topk(const Tensor& y, int64_t k) {
   const auto compute = check_topk(op, y, k);
   const int64_t n = y.size(1);
   Tensor indices = empty_of(y, {y.size(0), n, k}, ScalarType::Long), values = empty_of(y, {y.size(0), n, k}, compute);
-  const Tensor rows = contiguous(y);
+  const Tensor rows = as_contiguous(y);
   if (indices.numel() > 0) dispatch(compute, [&]<class T>() { select_largest<T>(rows, k, false, indices, values); });
   return {indices, values};
 }
@@ -52,7 +52,7 @@ static std::tuple<Tensor, Tensor> affinity_row_max(const Tensor& y) {
   const auto compute = check_batch(op, "y", y);
   const int64_t batch = y.size(0), n = y.size(1);
   Tensor indices = empty_of(y, {batch, n}, ScalarType::Long), values = empty_of(y, {batch, n}, compute);
-  const Tensor rows = contiguous(y);
+  const Tensor rows = as_contiguous(y);
   dispatch(compute, [&]<class T>() {
     if (n > 1) return select_largest<T>(rows, 1, true, indices, values);
     std::fill(mutable_data<int64_t>(indices), mutable_data<int64_t>(indices) + batch * n, int64_t(0));
@@ -67,7 +67,7 @@ template <class T>
 static void selected_backward(const char* op, const Tensor& grad, const Tensor& indices, const Tensor& y, int64_t k,
                               bool affinity, Tensor& dy) {
   const int64_t batch = y.size(0), n = y.size(1), p = y.size(2);
-  const PackedRows<T> packed(y, true);
+  const PackedRows<T> packed(y, Keep::rows);
   const LeverageScale<T> leverage(packed, batch);
   const MutableRows out = mutable_rows_of(dy);
   const Tensor flat = torch::stable::reshape(indices, {batch, n * k});
@@ -119,7 +119,7 @@ static Tensor coefficient_topk_backward(const Tensor& grad, const Tensor& indice
   check_selected(op, indices, {y.size(0), y.size(1), -1});
   const int64_t k = indices.size(2);
   check_shape(op, "grad", grad, {y.size(0), y.size(1), k}), check_type(op, "grad", grad, compute);
-  const Tensor rows = contiguous(y), upstream = contiguous(grad), at = contiguous(indices);
+  const Tensor rows = as_contiguous(y), upstream = as_contiguous(grad), at = as_contiguous(indices);
   Tensor dy = gradient_like(rows, true);
   dispatch(compute, [&]<class T>() { selected_backward<T>(op, upstream, at, rows, k, false, dy); });
   return dy;
@@ -130,7 +130,7 @@ static Tensor affinity_row_max_backward(const Tensor& grad, const Tensor& indice
   const auto compute = check_batch(op, "y", y);
   check_selected(op, indices, {y.size(0), y.size(1)});
   check_shape(op, "grad", grad, {y.size(0), y.size(1)}), check_type(op, "grad", grad, compute);
-  const Tensor rows = contiguous(y), upstream = contiguous(grad), at = contiguous(indices);
+  const Tensor rows = as_contiguous(y), upstream = as_contiguous(grad), at = as_contiguous(indices);
   Tensor dy = gradient_like(rows, true);
   dispatch(compute, [&]<class T>() { selected_backward<T>(op, upstream, at, rows, 1, true, dy); });
   return dy;
@@ -146,9 +146,9 @@ static std::tuple<Tensor, Tensor, Tensor> self_expression_residual(const Tensor&
   const int64_t batch = z.size(0), n = z.size(1), p = z.size(2);
   Tensor residual = empty_of(z, {batch}, compute), size = empty_of(z, {batch}, compute);
   Tensor difference = empty_of(z, {batch, n, p}, compute);
-  const Tensor rows = contiguous(z), coefficients = contiguous(coef);
+  const Tensor rows = as_contiguous(z), coefficients = as_contiguous(coef);
   dispatch(compute, [&]<class T>() {
-    const PackedRows<T> packed(rows, true);
+    const PackedRows<T> packed(rows, Keep::rows);
     const int64_t strips = packed.blocks().strips();
     Array<double> squared(strips), sizes(strips);
     for (int64_t b = 0; b < batch; ++b) {
@@ -176,11 +176,11 @@ static std::tuple<Tensor, Tensor> self_expression_residual_backward(const Tensor
   check_shape(op, "grad", grad, {batch}), check_type(op, "grad", grad, compute);
   check_shape(op, "grad_size", grad_size, {batch}), check_type(op, "grad_size", grad_size, compute);
   check_shape(op, "difference", difference, {batch, n, p}), check_type(op, "difference", difference, compute);
-  const Tensor rows = contiguous(z), coefficients = contiguous(coef), differences = contiguous(difference),
-               upstream = contiguous(grad), upstream_size = contiguous(grad_size);
+  const Tensor rows = as_contiguous(z), coefficients = as_contiguous(coef), differences = as_contiguous(difference),
+               upstream = as_contiguous(grad), upstream_size = as_contiguous(grad_size);
   Tensor dz = gradient_like(rows, need_z), dcoef = gradient_like(coefficients, need_coef);
   dispatch(compute, [&]<class T>() {
-    const PackedRows<T> packed(rows, false), packed_difference(differences, true);
+    const PackedRows<T> packed(rows, Keep::strips), packed_difference(differences, Keep::rows);
     const int64_t strips = packed.blocks().strips();
     for (int64_t b = 0; b < batch; ++b) {
       SelfExpression<T> job{rows_from(rows_of(coefficients), b * n), nullptr, n, p, absolute};

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from desc_ext.ops.checks import as_batch, check_batch, check_batch_like, check_finite, compute_dtype
-from desc_ext.ops.registration import active_namespace, fake_grads, grad_or_none, register
+from desc_ext.ops.registration import active_namespace, fake_grads, first_result, grad_or_none, register
 from desc_ext.ops.self_expression import affinity_row_max
 
 __all__ = ["CollaborativeLoss", "collaborative_loss", "info_nce", "laplacian_energy", "squared_l12_norm"]
@@ -101,8 +101,7 @@ def laplacian_energy(z: Tensor, features: Tensor, bandwidth: float) -> Tensor:
     check_batch(op, "z", z)
     check_batch_like(op, "features", features, (*z.shape[:-1], -1), "z", z)
     bandwidth = check_finite(op, "bandwidth", bandwidth, 0.0, open_end=True)
-    energy = active_namespace().laplacian_energy(as_batch(z), as_batch(features), bandwidth)
-    return energy if z.dim() == 3 else energy.squeeze(0)
+    return first_result("laplacian_energy", (z, features), bandwidth)
 
 
 def info_nce(z: Tensor, g: Tensor, temperature: float) -> Tensor:
@@ -124,8 +123,7 @@ def info_nce(z: Tensor, g: Tensor, temperature: float) -> Tensor:
     check_batch(op, "z", z)
     check_batch_like(op, "g", g, z.shape, "z", z)
     temperature = check_finite(op, "temperature", temperature, 0.0, open_end=True)
-    loss, _ = active_namespace().info_nce(as_batch(z), as_batch(g), temperature)
-    return loss if z.dim() == 3 else loss.squeeze(0)
+    return first_result("info_nce", (z, g), temperature)
 
 
 def squared_l12_norm(z: Tensor) -> Tensor:
@@ -142,8 +140,7 @@ def squared_l12_norm(z: Tensor) -> Tensor:
         ValueError: wrong rank.
     """
     check_batch("squared_l12_norm", "z", z)
-    norm = active_namespace().squared_l12_norm(as_batch(z))
-    return norm if z.dim() == 3 else norm.squeeze(0)
+    return first_result("squared_l12_norm", (z,))
 
 
 def _per_batch(z, *shape, dtype=None):

@@ -20,7 +20,9 @@ from desc_ext.ops.transforms import at_work, transformable
 __all__ = [
     "active_namespace",
     "fake_grads",
+    "first_result",
     "grad_or_none",
+    "kernels",
     "refuse_second_derivative",
     "register",
     "register_namespace",
@@ -30,11 +32,20 @@ __all__ = [
 
 _current = torch.ops.desc_ext
 _functions: dict[str, dict[str, Callable]] = {}  # of each namespace, for transforms
+_direct: dict[str, SimpleNamespace] = {}  # of each namespace, without the dispatcher's part for autograd
 
 
 def active_namespace():
-    """The namespace that the public functions take their operators from."""
-    return _as_transforms_need(_current)
+    """The namespace that the public functions take their operators from: the operators themselves where torch.compile
+    looks on, and otherwise functions that do the same in half the time."""
+    if torch.compiler.is_compiling() or at_work():
+        return _as_transforms_need(_current)
+    return _direct[_current.name]
+
+
+def kernels() -> Any:
+    """The namespace of torch.ops with the operators themselves, for tests."""
+    return _current
 
 
 def _as_transforms_need(kernels: Any) -> Any:
@@ -63,6 +74,108 @@ def refuse_second_derivative(name: str) -> Callable:
     return backward
 
 
+def _below_autograd(operator: Any) -> Callable:
+    """The operator for callers that see to gradients themselves."""
+    kernel = operator.default._op
+
+    def call(*inputs):
+        with torch._C._AutoDispatchBelowAutograd():
+            return kernel(*inputs)
+
+    return call
+
+
+def _differentiable(
+    name: str, below: SimpleNamespace, kernels: Any, setup: Callable, gradient: Callable
+) -> Callable:
+    """An operator as a torch.autograd.Function. What torch.library.register_autograd makes of it is the same in Python, but
+    goes through the dispatcher twice and builds its class anew in every call."""
+    forward = getattr(below, name)
+
+    def run_forward(ctx, *inputs):
+        output = forward(*inputs)
+        setup(ctx, inputs, output)
+        return output
+
+    def run_backward(ctx, *grads):
+        # a graph of the gradient is wanted: the operator itself, which refuses
+        return gradient(kernels if torch.is_grad_enabled() else below, ctx, *grads)
+
+    members = {"forward": staticmethod(run_forward), "backward": staticmethod(run_backward)}
+    function: Any = type(f"{name}_function", (torch.autograd.Function,), members)
+    apply = function.apply
+
+    def call(*inputs):
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+            return apply(*inputs)
+        return forward(*inputs)
+
+    return call
+
+
+def _refusing(second: Callable) -> Callable:
+    """(values, sources) -> the values, as a function of the sources whose derivative ``second`` refuses."""
+
+    def run_forward(ctx, count, *tensors):
+        return tuple(tensor.detach() for tensor in tensors[:count])
+
+    members = {"forward": staticmethod(run_forward), "backward": staticmethod(second)}
+    function: Any = type("refused", (torch.autograd.Function,), members)
+    return lambda values, sources: function.apply(len(values), *values, *sources)
+
+
+def _unbatched(
+    name: str, below: SimpleNamespace, setup: Callable, gradient: Callable, second: Callable
+) -> Callable:
+    """The first result of an operator over a batch, for tensors without the batch dimension: it is put on and taken off
+    where autograd does not look, which would add two steps to the graph each time."""
+    forward, refuse = getattr(below, name), _refusing(second)
+
+    def over_one(inputs):
+        return [value.unsqueeze(0) if isinstance(value, Tensor) else value for value in inputs]
+
+    def run_forward(ctx, *inputs):
+        ctx.sources = inputs
+        inputs = over_one(inputs)
+        output = forward(*inputs)
+        setup(ctx, inputs, output)
+        ctx.others = 0 if isinstance(output, Tensor) else len(output) - 1
+        return (output if ctx.others == 0 else output[0]).squeeze(0)
+
+    def run_backward(ctx, grad):
+        grads = gradient(below, ctx, grad.unsqueeze(0), *[None] * ctx.others)
+        grads = (grads,) if isinstance(grads, Tensor) else grads
+        grads = [None if value is None else value.squeeze(0) for value in grads]
+        if torch.is_grad_enabled():  # a graph of the gradient is wanted
+            found = [i for i, value in enumerate(grads) if value is not None]
+            sources = [grad, *(value for value in ctx.sources if isinstance(value, Tensor))]
+            for i, value in zip(found, refuse([grads[i] for i in found], sources), strict=True):
+                grads[i] = value
+        return tuple(grads)
+
+    members = {"forward": staticmethod(run_forward), "backward": staticmethod(run_backward)}
+    function: Any = type(f"{name}_of_one", (torch.autograd.Function,), members)
+    apply = function.apply
+
+    def call(rows, options):
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*rows):
+            return apply(*rows, *options)
+        output = forward(*[tensor.unsqueeze(0) for tensor in rows], *options)
+        return (output[0] if type(output) is tuple else output).squeeze(0)
+
+    return call
+
+
+def first_result(name: str, rows: tuple[Tensor, ...], *options: Any) -> Tensor:
+    """The first result of an operator over a batch of ``rows`` [b, n, ..], or of rows [n, ..] without that dimension."""
+    if rows[0].dim() == 2 and not torch.compiler.is_compiling() and not at_work():
+        return _direct[_current.name].unbatched[name](rows, options)
+    batch = rows if rows[0].dim() == 3 else [tensor.unsqueeze(0) for tensor in rows]
+    output = getattr(active_namespace(), name)(*batch, *options)
+    result = output if isinstance(output, Tensor) else output[0]
+    return result if rows[0].dim() == 3 else result.squeeze(0)
+
+
 @dataclass(frozen=True)
 class _Operator:
     name: str
@@ -74,9 +187,12 @@ class _Operator:
     def register(self, namespace: str) -> None:
         qualified, kernels = f"{namespace}::{self.name}", getattr(torch.ops, namespace)
         functions = _functions.setdefault(namespace, {})
+        direct = _direct.setdefault(namespace, SimpleNamespace(unbatched={}))
+        below = SimpleNamespace(**{self.name: _below_autograd(getattr(kernels, self.name))})
         torch.library.register_fake(qualified, self.fake)
         gradient, backward = self.backward, None
         if gradient is not None:
+            assert self.setup is not None
 
             def backward(ctx, *grads):
                 return gradient(_as_transforms_need(kernels), ctx, *grads)
@@ -87,6 +203,12 @@ class _Operator:
             torch.library.register_autograd(f"{qualified}_backward", second)
             name = f"{self.name}_backward"
             functions[name] = transformable(self.name, getattr(kernels, name), None, second)
+            setattr(below, name, _below_autograd(getattr(kernels, name)))
+            call = _differentiable(self.name, below, kernels, self.setup, gradient)
+            direct.unbatched[self.name] = _unbatched(self.name, below, self.setup, gradient, second)
+        else:
+            call = getattr(below, self.name)
+        setattr(direct, self.name, call)
         functions[self.name] = transformable(self.name, getattr(kernels, self.name), self.setup, backward)
 
 

@@ -80,7 +80,7 @@ class TensorCores:
         self.backend = backend
 
     def __getattr__(self, name):
-        operator = getattr(registration.active_namespace(), name)
+        operator = getattr(registration.kernels(), name)
 
         def call(*arguments):
             result = operator(*(self.backend.put(value) for value in arguments), True)

@@ -27,7 +27,7 @@ static void rows_times(const Rows& z, const T* weight, const T* panels, int64_t 
                        T* dots) {
   constexpr int L = kLanes<T>, R = kStrip<T>;
   const int64_t p = z.columns, stride = (p + L - 1) / L * L;
-  const PanelCut cut{p, p};
+  const PanelCut cut(p, p);
   Block<T> block(z, stride);
   Buffer<T> product(p * R), scratch(R * stride);
   for (; begin < end; begin += block.count) {

@@ -12,9 +12,24 @@ namespace desc_ext::cpu::DESC_EXT_ISA {
 
 template <class T>
 static constexpr Table<T> make_table() {
-  return {kLanes<T>,         pack_panels<T>,       pack_transposed<T>,    load_rows<T>,
-          store_row<T>,      rotate_basis<T>,      projection_forward<T>, projection_backward<T>,
-          basis_gradient<T>, student_t_forward<T>, student_t_backward<T>, gram<T>,
+  return {kLanes<T>,
+          pack_panels<T>,
+          pack_transposed<T>,
+          load_rows<T>,
+          store_row<T>,
+          one_basis_a_panel,
+          prepare_bases<T>,
+          projection_forward<T>,
+          projection_backward<T>,
+          own_basis_backward<T>,
+          rows_to_columns<T>,
+          columns_to_rows<T>,
+          basis_gram<T>,
+          basis_product<T>,
+          basis_gradient<T>,
+          student_t_forward<T>,
+          student_t_backward<T>,
+          gram<T>,
           rows_times<T>};
 }
 
@@ -34,7 +49,7 @@ static constexpr PairTable<T> make_pair_table() {
           self_expression_coef<T>,
           self_expression_rows<T>,
           absolute_sums<T>,
-          scaled_signs<T>};
+          signed_sums<T>};
 }
 
 extern const Table<float> float_kernels;

@@ -1,9 +1,9 @@
 // Products of strips with strips, and how a pair of blocks of rows is walked.
 //
-// A tile holds the values of the rows of one strip with those of another, [column][row lane]. Both its products,
-//   strip_product   out[c][lane] (+)= Σ_j a[j][lane] · b[j][c]
-// for the values (a, b strips: j runs over p) and for sums Σ_j value_ij x_j (a: values, b: rows x_j), use the register
-// tile of panel_product, with strides of their own.
+// A tile holds the values of the rows of one strip with those of another, [column][row lane]. All products are
+//   out[c][lane] (+)= Σ_j a[j][lane] · b[j][c]
+// by the register tile of panel_product: values (a, b strips: j runs over p), sums Σ_j value_ij x_j (a: values, b: rows
+// x_j).
 #pragma once
 
 #include "../pair_kernels.h"
@@ -12,11 +12,11 @@
 
 namespace desc_ext::cpu::DESC_EXT_ISA {
 
-template <class T, bool difference = false>
+template <class T>
 static inline void strip_product(const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t columns,
                                  int64_t length, T* out, bool add) {
-  static constexpr auto tiles = panel_tiles<T, difference>(std::make_integer_sequence<int, kTileColumns>());
-  constexpr int64_t kPiece = kReductionPiece<difference>;
+  static constexpr auto tiles = panel_tiles<T, false>(std::make_integer_sequence<int, kTileColumns>());
+  constexpr int64_t kPiece = kReductionPiece<false>;
   const int64_t cuts = (columns + kTileColumns - 1) / kTileColumns;
   for (int64_t j = 0; j < length; j += kPiece)
     for (int64_t cut = 0; cut < cuts; ++cut) {
@@ -24,6 +24,17 @@ static inline void strip_product(const T* a, int64_t a_stride, const T* b, int64
       tiles.at[width - 1](a + j * a_stride, a_stride, b + j * b_stride + c, b_stride, std::min(kPiece, length - j),
                           out + c * kStrip<T>, add || j > 0);
     }
+}
+
+// A tile of two strips: `length` steps of it, at most a kReductionPiece.
+template <class T, bool difference = false>
+static inline void tile_product(const T* a, const T* b, int64_t length, T* out, bool add) {
+  static constexpr auto tiles = panel_tiles<T, difference>(std::make_integer_sequence<int, kTileColumns>());
+  constexpr int64_t R = kStrip<T>, kCuts = (R + kTileColumns - 1) / kTileColumns;
+  for (int64_t cut = 0; cut < kCuts; ++cut) {
+    const int64_t c = R * cut / kCuts, width = R * (cut + 1) / kCuts - c;
+    tiles.at[width - 1](a, R, b + c, R, length, out + c * R, add);
+  }
 }
 
 // [R][R] transposed.
@@ -66,25 +77,26 @@ struct PairRange {
   bool skips(int64_t s, int64_t t) const { return square && t < s; }
 };
 
-// Strips taken at a time: a long reduction is cut so that the second block stays in the second-level cache, and then
-// all tiles of the pair have to be kept until its end.
+// Strips taken at a time: where rows are long, the second block does not stay in the second-level cache from one strip
+// to the next, and all tiles of the pair are kept until the end.
 static constexpr int64_t kDepth = 512;
 static inline int64_t strips_at_a_time(const PairRange& range, int64_t p) { return p <= kDepth ? 1 : range.rows(); }
 
-// Tiles [from, to) × second of the pair: values [to − from][columns][R][R].
+// Tiles [from, to) × second of the pair: values [to − from][columns][R][R]. A piece of the strip stays in the
+// first-level cache while those of the second block pass by.
 template <class T, bool difference = false>
 static inline void pair_values(const PairRange& range, const Strips<T>& a, const Strips<T>& b, int64_t from, int64_t to,
                                T* values) {
-  constexpr int64_t R = kStrip<T>;
+  constexpr int64_t R = kStrip<T>, kPiece = kReductionPiece<difference>;
   const int64_t p = a.p;
   if (p == 0) std::fill(values, values + (to - from) * range.columns() * R * R, T(0));
-  for (int64_t depth = 0; depth < p; depth += kDepth)
+  for (int64_t j = 0; j < p; j += kPiece)
     for (int64_t s = from; s < to; ++s)
       for (int64_t t = range.second; t < range.second_end; ++t) {
         if (range.skips(s, t)) continue;
         T* tile = values + ((s - from) * range.columns() + t - range.second) * R * R;
-        strip_product<T, difference>(a.data + (s * p + depth) * R, R, b.data + (t * p + depth) * R, R, R,
-                                     std::min(kDepth, p - depth), tile, depth > 0);
+        tile_product<T, difference>(a.data + (s * p + j) * R, b.data + (t * p + j) * R, std::min(kPiece, p - j), tile,
+                                    j > 0);
       }
 }
 
@@ -131,10 +143,15 @@ class PairWeights {
  private:
   static void add(const T* weights, int64_t from, int64_t to, int64_t other, int64_t others, const Strips<T>& x,
                   T* sums) {
-    const int64_t length = std::min(x.n - other * R, others * R);
+    const int64_t length = std::min(x.n - other * R, others * R), p = x.p;
+    const PanelCut cut(p, p);
     for (int64_t s = from; s < to; ++s)
-      strip_product<T>(weights + (s - from) * others * R * R, R, x.rows + other * R * x.p, x.p, x.p, length,
-                       sums + s * x.p * R, true);
+      for (int64_t c = 0; c < p;) {
+        const int64_t width = cut.width(c);
+        panel_product<T>(weights + (s - from) * others * R * R, x.panels + other * R * p + c * length, width, length,
+                         sums + (s * p + c) * R, true);
+        c += width;
+      }
   }
 
   PairRange range_;

@@ -304,34 +304,49 @@ static void info_nce_backward(const InfoNce<T>& job, const BlockPair& pair) {
 
 // ---- ℓ1,2 ---------------------------------------------------------------------------------------------------------
 
+// Row i of z, where it lies if it is stored in T.
+template <class T>
+static inline const T* row_of(const Rows& z, int64_t i, T* buffer) {
+  constexpr Storage own = sizeof(T) == 8 ? Storage::f64 : Storage::f32;
+  if (z.storage == own) return static_cast<const T*>(z.data) + i * z.columns;
+  load_row(z, i, buffer);
+  return buffer;
+}
+
+template <class T>
+static inline T absolute_sum(const T* row, int64_t p) {
+  constexpr int L = kLanes<T>;
+  Vector<T> sum{};
+  int64_t j = 0;
+  for (; j + L <= p; j += L) sum += magnitude<T>(load(row + j));
+  if (j < p) sum += magnitude<T>(load_first(row + j, p - j));
+  return lane_sum<T>(sum);
+}
+
 // Σ_j |z_ij| of rows [begin, end).
 template <class T>
 static void absolute_sums(const Rows& z, int64_t begin, int64_t end, T* sums) {
-  constexpr int L = kLanes<T>;
-  const int64_t stride = (z.columns + L - 1) / L * L;
-  Buffer<T> row(stride);
-  for (int64_t i = begin; i < end; ++i) {
-    load_rows<T>(z, i, 1, stride, row);
-    Vector<T> sum{};
-    for (int64_t j = 0; j < stride; j += L) sum += magnitude<T>(load(row + j));
-    sums[i] = lane_sum<T>(sum);
-  }
+  Buffer<T> buffer(z.columns);
+  for (int64_t i = begin; i < end; ++i) sums[i] = absolute_sum(row_of<T>(z, i, buffer), z.columns);
 }
 
-// factor_i sign(z_ij).
+// factor Σ_j |z_ij| sign(z_ij) of rows [begin, end).
 template <class T>
-static void scaled_signs(const Rows& z, const T* factor, int64_t begin, int64_t end, MutableRows out) {
-  constexpr int L = kLanes<T>;
-  const int64_t stride = (z.columns + L - 1) / L * L;
-  Buffer<T> row(stride);
+static void signed_sums(const Rows& z, T factor, int64_t begin, int64_t end, MutableRows out) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t p = z.columns;
+  const bool in_place = out.storage == (sizeof(T) == 8 ? Storage::f64 : Storage::f32);
+  Buffer<T> buffer(p), result(p);
   for (int64_t i = begin; i < end; ++i) {
-    load_rows<T>(z, i, 1, stride, row);
-    const Vector<T> size = Vector<T>{} + factor[i];
-    for (int64_t j = 0; j < stride; j += L) {
-      const Vector<T> x = load(row + j);
-      store(row + j, where<T>(x != Vector<T>{}, with_sign<T>(size, x)));
+    const T* row = row_of<T>(z, i, buffer);
+    const Vector<T> size = Vector<T>{} + factor * absolute_sum(row, p);
+    T* to = in_place ? static_cast<T*>(out.data) + i * p : result;
+    for (int64_t j = 0; j < p; j += L) {
+      const int64_t here = std::min(L, p - j);
+      const Vector<T> x = load_first(row + j, here);
+      store_first(to + j, where<T>(x != Vector<T>{}, with_sign<T>(size, x)), here);
     }
-    store_row<T>(out, i, row);
+    if (!in_place) store_row<T>(out, i, result);
   }
 }
 

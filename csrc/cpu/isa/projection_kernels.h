@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "basis_kernels.h"
 #include "block.h"
 
 namespace desc_ext::cpu::DESC_EXT_ISA {
@@ -21,23 +22,45 @@ static inline T dot(const T* a, const T* b, int64_t stride) {
   return lane_sum<T>(sum);
 }
 
+// Columns of the bases, each made when the first of its residuals is to be computed directly: of few bases in a batch
+// that is far from all subspaces, of all where each row is near to one.
 template <class T>
-static T direct_residual(const T* z, const Bases<T>& bases, int64_t k, T* coefficient) {
-  const T* basis = bases.original + k * bases.d * bases.stride;
-  for (int64_t c = 0; c < bases.d; ++c) coefficient[c] = dot(z, basis + c * bases.stride, bases.stride);
-  Vector<T> sum{};
-  for (int64_t j = 0; j < bases.stride; j += kLanes<T>) {
-    Vector<T> rest = load(z + j);
-    for (int64_t c = 0; c < bases.d; ++c) rest -= load(basis + c * bases.stride + j) * coefficient[c];
-    sum += rest * rest;
+class DirectResiduals {
+ public:
+  DirectResiduals(const Bases<T>& bases, bool wanted)
+      : bases_(bases), columns_(wanted ? bases.K * bases.d * bases.stride : 0), made_(bases.K), coefficient_(bases.d) {
+    std::fill(made_ + 0, made_ + bases.K, false);
   }
-  return lane_sum<T>(sum);
-}
+
+  T operator()(const T* z, int64_t k) {
+    const int64_t d = bases_.d, stride = bases_.stride;
+    T* basis = columns_ + k * d * stride;
+    if (!made_[k]) {
+      Buffer<T> copy(bases_.p * d);
+      rows_to_columns(basis_rows<T>(bases_.source, k, bases_.p * d, copy), bases_.p, d, stride, basis);
+      made_[k] = true;
+    }
+    for (int64_t c = 0; c < d; ++c) coefficient_[c] = dot(z, basis + c * stride, stride);
+    Vector<T> sum{};
+    for (int64_t j = 0; j < stride; j += kLanes<T>) {
+      Vector<T> rest = load(z + j);
+      for (int64_t c = 0; c < d; ++c) rest -= load(basis + c * stride + j) * coefficient_[c];
+      sum += rest * rest;
+    }
+    return lane_sum<T>(sum);
+  }
+
+ private:
+  const Bases<T>& bases_;
+  Buffer<T> columns_;
+  Buffer<bool> made_;
+  Buffer<T> coefficient_;
+};
 
 // From values Σ scale a² of basis k to residuals, in place, for one strip.
 template <class T>
-static inline void values_to_residuals(const Block<T>& block, int64_t s, const T* norms, const Bases<T>& bases,
-                                       int64_t k, T* values, T* coefficient) {
+static inline void values_to_residuals(const Block<T>& block, int64_t s, const T* norms, DirectResiduals<T>& direct,
+                                       int64_t k, T* values) {
   constexpr int L = kLanes<T>, R = kStrip<T>;
   norms += s * R;
   int small = 0;
@@ -49,8 +72,7 @@ static inline void values_to_residuals(const Block<T>& block, int64_t s, const T
   }
   if (!small) return;
   for (int64_t r = 0; r < block.rows_in(s); ++r)
-    if (values[r] < norms[r] * kDirectShare<T>)
-      values[r] = direct_residual(block.rows + (s * R + r) * block.stride, bases, k, coefficient);
+    if (values[r] < norms[r] * kDirectShare<T>) values[r] = direct(block.rows + (s * R + r) * block.stride, k);
   for (int64_t r = block.rows_in(s); r < R; ++r) values[r] = 0;
 }
 
@@ -85,10 +107,10 @@ class ForwardBlock {
   static constexpr int L = kLanes<T>, R = kStrip<T>;
 
   ForwardBlock(const ProjectionForward<T>& job)
-      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(chunk_bases(bases_.d)),
+      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(chunk_bases(bases_)),
         values_(block_.capacity * chunk_), columns_(chunk_ * R), scratch_(R * (chunk_ + L)),
-        coefficients_(std::max<int64_t>(kTileColumns * R, bases_.d)), norms_(block_.capacity), best_(block_.capacity),
-        label_(block_.capacity), total_(block_.capacity) {}
+        coefficients_(kTileColumns * R), direct_(bases_, job.metric == Metric::residual), norms_(block_.capacity),
+        best_(block_.capacity), label_(block_.capacity), total_(block_.capacity) {}
 
   void run(int64_t begin, int64_t end, double* sum) {
     block_.load(job_.z, begin, end);
@@ -106,26 +128,26 @@ class ForwardBlock {
 
  private:
   // Bases of one chunk: whole panels, and about 32 so that rows of an [n, K] output are written by cache lines.
-  static int64_t chunk_bases(int64_t d) {
-    const int64_t in_panel = std::max<int64_t>(1, kTileColumns / d);
-    return (32 + in_panel - 1) / in_panel * in_panel;
+  static int64_t chunk_bases(const Bases<T>& bases) {
+    const int64_t together = PanelCut(bases.K * bases.d, bases.d).groups_together();
+    return (32 + together - 1) / together * together;
   }
 
   void compute(int64_t first, int64_t width) {
-    const PanelCut cut{bases_.K * bases_.d, bases_.d};
+    const PanelCut cut(bases_.K * bases_.d, bases_.d);
     const int64_t end = (first + width) * bases_.d;
-    for (int64_t c = first * bases_.d; c < end;) {
-      const int64_t columns = cut.width(c);
-      for (int64_t s = 0; s < block_.strips; ++s) {
+    // The strip stays in the first-level cache, the panels of a chunk in the second-level one.
+    for (int64_t s = 0; s < block_.strips; ++s)
+      for (int64_t c = first * bases_.d; c < end;) {
+        const int64_t columns = cut.width(c);
         panel_product<T>(block_.strip(s), bases_.panels + c * bases_.p, columns, bases_.p, coefficients_, false);
         add_squares<T>(coefficients_, bases_.scale, c, columns, bases_.d, first, values_ + s * chunk_ * R);
+        c += columns;
       }
-      c += columns;
-    }
     if (job_.metric == Metric::residual)
       for (int64_t s = 0; s < block_.strips; ++s)
         for (int64_t x = 0; x < width; ++x)
-          values_to_residuals<T>(block_, s, norms_, bases_, first + x, values_ + (s * chunk_ + x) * R, coefficients_);
+          values_to_residuals<T>(block_, s, norms_, direct_, first + x, values_ + (s * chunk_ + x) * R);
   }
 
   void consume(int64_t s, int64_t k, int64_t width, T* values) {
@@ -176,7 +198,7 @@ class ForwardBlock {
         job_.labels[row] = label_[i];
         job_.best[row] = best_[i];
       }
-      if (job_.weight) *sum += double(total_[i]);
+      if (job_.weight) sum[row / kRowsOfASum] += double(total_[i]);
       if (job_.assignment) {
         job_.total[row] = total_[i];
         for (int64_t k = 0; k < bases_.K; ++k) job_.assignment[row * bases_.K + k] /= total_[i];
@@ -188,7 +210,9 @@ class ForwardBlock {
   const Bases<T>& bases_;
   Block<T> block_;
   const int64_t chunk_;
-  Buffer<T> values_, columns_, scratch_, coefficients_, norms_, best_;
+  Buffer<T> values_, columns_, scratch_, coefficients_;
+  DirectResiduals<T> direct_;
+  Buffer<T> norms_, best_;
   Buffer<int64_t> label_;
   Buffer<T> total_;
 };
@@ -203,9 +227,10 @@ static void projection_forward(const ProjectionForward<T>& job, int64_t begin, i
 }
 
 // Subspaces of about `columns` columns that begin and end where a panel does.
-static inline int64_t whole_panels(int64_t columns, int64_t d) {
-  const int64_t together = std::max<int64_t>(1, kTileColumns / d);
-  return std::max<int64_t>(1, columns / (together * d)) * together;
+template <class T>
+static inline int64_t whole_panels(const Bases<T>& bases, int64_t columns) {
+  const int64_t together = PanelCut(bases.K * bases.d, bases.d).groups_together();
+  return std::max<int64_t>(1, columns / (together * bases.d)) * together;
 }
 
 // With a = S̃ᵀz and upstream g: dz = 2 Σ_k g_k S̃_k(scale∘a_k) for the energy, 2 (Σ_k g_k) z minus that for the
@@ -216,12 +241,14 @@ class BackwardBlock {
   static constexpr int L = kLanes<T>, R = kStrip<T>;
 
   BackwardBlock(const ProjectionBackward<T>& job)
-      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(whole_panels(256, bases_.d)),
+      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(whole_panels(bases_, 256)),
         coefficients_(block_.capacity * chunk_ * bases_.d), grads_(chunk_ * R), values_(chunk_ * R),
-        scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_.d), dz_(block_.capacity * bases_.p),
-        norms_(block_.capacity), grad_sum_(block_.capacity), shift_(block_.capacity), factor_(block_.capacity) {}
+        scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_, job.values != nullptr),
+        dz_(block_.capacity * bases_.p), norms_(block_.capacity), grad_sum_(block_.capacity), shift_(block_.capacity),
+        factor_(block_.capacity) {}
 
-  void run(int64_t begin, int64_t end, T* basis_sum) {
+  // Sums for the bases are added to basis_sum, or put there by the first block.
+  void run(int64_t begin, int64_t end, T* basis_sum, bool first) {
     block_.load(job_.z, begin, end);
     if (job_.values) block_.squared_norms(norms_);
     prepare_rows();
@@ -230,8 +257,9 @@ class BackwardBlock {
       for (int64_t s = 0; s < block_.strips; ++s) weigh(s, k, width, compute(s, c, columns));
       if (job_.dz.data) add_rows(c, columns);
       if (basis_sum)
-        outer_product<T>(coefficients_, chunk_ * bases_.d * R, columns, block_.rows, bases_.stride, block_.strips,
-                         basis_sum + c * bases_.stride, [](int64_t) { return int64_t(0); });
+        outer_product<T>(
+            coefficients_, chunk_ * bases_.d * R, columns, block_.rows, bases_.stride, block_.strips,
+            basis_sum + c * bases_.stride, [](int64_t) { return int64_t(0); }, !first);
     }
     if (job_.dz.data) finish();
   }
@@ -256,7 +284,7 @@ class BackwardBlock {
   }
 
   T* compute(int64_t s, int64_t first, int64_t columns) {
-    const PanelCut cut{bases_.K * bases_.d, bases_.d};
+    const PanelCut cut(bases_.K * bases_.d, bases_.d);
     T* out = coefficients_ + s * chunk_ * bases_.d * R;
     for (int64_t c = first; c < first + columns;) {
       const int64_t width = cut.width(c);
@@ -274,8 +302,7 @@ class BackwardBlock {
       T* grad = grads_ + x * R;
       if (job_.values) {
         add_squares<T>(a, bases_.scale, (k + x) * bases_.d, bases_.d, bases_.d, k, values_);
-        if (job_.metric == Metric::residual)
-          values_to_residuals<T>(block_, s, norms_, bases_, k + x, values_ + x * R, direct_);
+        if (job_.metric == Metric::residual) values_to_residuals<T>(block_, s, norms_, direct_, k + x, values_ + x * R);
         for (int r = 0; r < R; ++r) values_[x * R + r] *= job_.grad_factor;
       }
       for (int r = 0; r < R; ++r) {
@@ -289,16 +316,15 @@ class BackwardBlock {
   }
 
   void add_rows(int64_t first, int64_t columns) {
-    const PanelCut cut{bases_.p, bases_.p};
+    const PanelCut cut(bases_.p, bases_.p);
     const int64_t length = bases_.K * bases_.d;
-    for (int64_t j = 0; j < bases_.p;) {
-      const int64_t width = cut.width(j);
-      const T* panel = bases_.back_panels + j * length + first * width;
-      for (int64_t s = 0; s < block_.strips; ++s)
-        panel_product<T>(coefficients_ + s * chunk_ * bases_.d * R, panel, width, columns, dz_ + (s * bases_.p + j) * R,
-                         true);
-      j += width;
-    }
+    for (int64_t s = 0; s < block_.strips; ++s)
+      for (int64_t j = 0; j < bases_.p;) {
+        const int64_t width = cut.width(j);
+        panel_product<T>(coefficients_ + s * chunk_ * bases_.d * R, bases_.back_panels + j * length + first * width,
+                         width, columns, dz_ + (s * bases_.p + j) * R, true);
+        j += width;
+      }
   }
 
   void finish() {
@@ -318,14 +344,59 @@ class BackwardBlock {
   const Bases<T>& bases_;
   Block<T> block_;
   const int64_t chunk_;
-  Buffer<T> coefficients_, grads_, values_, scratch_, direct_, dz_, norms_, grad_sum_, shift_, factor_;
+  Buffer<T> coefficients_, grads_, values_, scratch_;
+  DirectResiduals<T> direct_;
+  Buffer<T> dz_, norms_, grad_sum_, shift_, factor_;
 };
+
+// ---- each row against its own basis alone -----------------------------------------------------------------------------
+
+// y += factor · x.
+template <class T>
+static inline void add_multiple(const T* x, T factor, int64_t stride, T* y) {
+  for (int64_t j = 0; j < stride; j += kLanes<T>) store(y + j, Vector<T>(load(y + j) + load(x + j) * factor));
+}
+
+// With a = Sᵀz and, for the residual, e = z − S a and b = Sᵀe: dz = 2g S a and dS = 2g z aᵀ for the energy, dz = 2g (e
+// − S b) and dS = −2g (e aᵀ + z bᵀ) for the residual. Row by row, since few rows share a basis in a small batch, and
+// from e itself, so that a residual near 0 loses no digits.
+template <class T>
+static void own_basis_backward(const OwnBasisBackward<T>& job, int64_t k, int64_t begin, int64_t end, T* basis_sum) {
+  const int64_t p = job.z.columns, d = job.d, stride = (p + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  const T* basis = job.columns + k * d * stride;
+  const bool residual = job.metric == Metric::residual;
+  constexpr int64_t kRows = 128;  // long sums are made of short ones, see kReductionPiece
+  Buffer<T> z(stride), rest(stride), dz(stride), sum(d * stride), a(d), b(d);
+  for (; begin < end; begin += kRows) {
+    std::fill(sum + 0, sum + d * stride, T(0));
+    for (int64_t position = begin; position < std::min(end, begin + kRows); ++position) {
+      load_rows<T>(job.z, position, 1, stride, z);
+      const T g = 2 * job.grad[job.z.index[position]];
+      for (int64_t c = 0; c < d; ++c) a[c] = dot<T>(z, basis + c * stride, stride);
+      std::copy(z + 0, z + stride, rest + 0);
+      for (int64_t c = 0; residual && c < d; ++c) add_multiple<T>(basis + c * stride, -a[c], stride, rest);
+      for (int64_t c = 0; residual && c < d; ++c) b[c] = dot<T>(rest, basis + c * stride, stride);
+      if (job.dz.data) {
+        for (int64_t j = 0; j < stride; ++j) dz[j] = residual ? g * rest[j] : T(0);
+        for (int64_t c = 0; c < d; ++c)
+          add_multiple<T>(basis + c * stride, residual ? -g * b[c] : g * a[c], stride, dz);
+        store_row<T>(job.dz, position, dz);
+      }
+      for (int64_t c = 0; basis_sum && c < d; ++c) {
+        add_multiple<T>(rest, residual ? -g * a[c] : g * a[c], stride, sum + c * stride);
+        if (residual) add_multiple<T>(z, -g * b[c], stride, sum + c * stride);
+      }
+    }
+    for (int64_t i = 0; basis_sum && i < d * stride; ++i) basis_sum[i] += sum[i];
+  }
+}
 
 template <class T>
 static void projection_backward(const ProjectionBackward<T>& job, int64_t begin, int64_t end, T* basis_sum) {
   BackwardBlock<T> block(job);
-  while (begin < end) {
-    block.run(begin, end, basis_sum);
+  if (basis_sum && begin >= end) std::fill(basis_sum, basis_sum + job.bases.K * job.bases.d * job.bases.stride, T(0));
+  for (bool first = true; begin < end; first = false) {
+    block.run(begin, end, basis_sum, first);
     begin += block.rows();
   }
 }

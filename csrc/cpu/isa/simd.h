@@ -4,6 +4,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 namespace desc_ext::cpu::DESC_EXT_ISA {
 
@@ -51,11 +56,61 @@ static inline void store(T* to, Vector<T> v) {
   std::memcpy(to, &v, sizeof v);
 }
 
+#if defined(__AVX__) && !defined(__AVX512F__)
+template <class T>
+static inline __m256i first_lanes(int64_t count) {
+  alignas(32) static constexpr int32_t kBits[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256((const __m256i*)(kBits + 8 - count * int64_t(sizeof(T) / 4)));
+}
+#endif
+
+// The first `count` elements, 1 ≤ count ≤ lanes, and 0 behind them; nothing else is read.
+template <class T>
+static inline Vector<T> load_first(const T* from, int64_t count) {
+  Vector<T> v{};
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    v = (Vector<T>)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
+  else
+    v = (Vector<T>)_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), from);
+#elif defined(__AVX__)
+  if constexpr (sizeof(T) == 4)
+    v = (Vector<T>)_mm256_maskload_ps(from, first_lanes<T>(count));
+  else
+    v = (Vector<T>)_mm256_maskload_pd(from, first_lanes<T>(count));
+#else
+  for (int64_t i = 0; i < count; ++i) v[i] = from[i];
+#endif
+  return v;
+}
+
+// Writes the first `count` elements, 1 ≤ count ≤ lanes, and nothing else.
+template <class T>
+static inline void store_first(T* to, Vector<T> v, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), (__m512)v);
+  else
+    _mm512_mask_storeu_pd(to, __mmask8((1u << count) - 1), (__m512d)v);
+#elif defined(__AVX__)
+  if constexpr (sizeof(T) == 4)
+    _mm256_maskstore_ps(to, first_lanes<T>(count), (__m256)v);
+  else
+    _mm256_maskstore_pd(to, first_lanes<T>(count), (__m256d)v);
+#else
+  for (int64_t i = 0; i < count; ++i) to[i] = v[i];
+#endif
+}
+
+// By halves, which is quicker and more accurate than one lane after the other.
 template <class T>
 static inline T lane_sum(Vector<T> v) {
-  T sum = 0;
-  for (int i = 0; i < kLanes<T>; ++i) sum += v[i];
-  return sum;
+  T sum[kLanes<T>];
+  std::memcpy(sum, &v, sizeof v);
+  DESC_EXT_UNROLL
+  for (int width = kLanes<T> / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) sum[i] += sum[i + width];
+  return sum[0];
 }
 
 // Row r of the square a becomes column r, by log2(lanes) perfect shuffles of all rows.
@@ -124,6 +179,30 @@ static inline uint16_t float_to_float16(float value) {
     return uint16_t(sign | (to_bits(from_bits(magnitude) + 0.5f) - 0x3f000000u));
   }
   return uint16_t(sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13));
+}
+
+// A vector of float16 numbers to float and back, by the instructions that are there for it.
+static inline Vector<float> load_float16(const uint16_t* from) {
+#if defined(__AVX512F__)
+  return (Vector<float>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)from));
+#elif defined(__F16C__)
+  return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+#else
+  Vector<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = float16_to_float(from[i]);
+  return v;
+#endif
+}
+
+static inline void store_float16(uint16_t* to, Vector<float> v) {
+#if defined(__AVX512F__)
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  _mm256_storeu_si256((__m256i*)to, _mm512_maskz_cvtps_ph(0xffff, (__m512)v, kNearest));  // maskz: g++ 12 warns without
+#elif defined(__F16C__)
+  _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) to[i] = float_to_float16(v[i]);
+#endif
 }
 
 }  // namespace desc_ext::cpu::DESC_EXT_ISA

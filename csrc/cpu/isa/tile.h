@@ -9,9 +9,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
-#include <new>
+#include <numeric>
 #include <type_traits>
 #include <utility>
 
@@ -21,19 +20,16 @@
 namespace desc_ext::cpu::DESC_EXT_ISA {
 
 struct Free {
-  void operator()(void* pointer) const { std::free(pointer); }
+  void operator()(void* pointer) const { give_scratch(pointer); }
 };
 
-// Uninitialised scratch aligned to a cache line. The twin of Array in ../operator.h: a class that both sides shared
-// would be compiled for this instruction set and could be kept for all.
+// Scratch. The twin of Array in ../operator.h: a class that both sides shared would be compiled for this instruction
+// set and could be kept for all.
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t size) {
-    const size_t bytes = (size_t(std::max<int64_t>(size, 1)) * sizeof(T) + 63) / 64 * 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
-    if (!data_) throw std::bad_alloc();
-  }
+  explicit Buffer(int64_t size)
+      : data_(static_cast<T*>(take_scratch(size_t(std::max<int64_t>(size, 1)) * sizeof(T)))) {}
   operator T*() const { return data_.get(); }
 
  private:
@@ -42,25 +38,41 @@ class Buffer {
 
 // ---- how columns are cut into panels -------------------------------------------------------------------------
 
-// Columns come in groups of `group` (one basis each). As many whole groups as fit share a panel; a group wider than
-// the register tile is cut into nearly equal panels.
+// Columns come in groups of `group` (one basis each). Whole groups share a panel where these fill enough of the
+// register tile: kFull columns keep the multiply-adds busy. Small groups that do not are cut wherever a full panel
+// ends, a single or wide group into nearly equal panels.
 struct PanelCut {
-  int64_t columns, group;
+  static constexpr int64_t kFull = kTileColumns >= 12 ? 8 : kTileColumns - 1;
+  int64_t columns, group, wide;  // wide: of a panel; 0 for nearly equal ones
+
+  PanelCut(int64_t all, int64_t of_group) : columns(all), group(of_group), wide(0) {
+    if (group == 0) return;
+    const int64_t whole = kTileColumns / group * group;
+    if (whole >= kFull)
+      wide = whole;
+    else if (group < columns && group <= 2 * kTileColumns)
+      wide = kTileColumns;
+  }
+
+  // Of the panel that begins at column `begin`.
   int64_t width(int64_t begin) const {
-    if (group <= kTileColumns) {
-      const int64_t wide = kTileColumns / group * group;
-      return std::min(wide, columns - begin);
-    }
+    if (wide) return std::min(wide, columns - begin);
     const int64_t pieces = (group + kTileColumns - 1) / kTileColumns, in_group = begin % group;
     const int64_t longer = group % pieces, base = group / pieces;  // the first `longer` pieces have one more
     return in_group < longer * (base + 1) ? base + 1 : base;
   }
+
+  // Where the panel begins that holds a column, which itself begins a panel or, where `wide` is set, may be any.
+  int64_t start(int64_t column) const { return wide ? column / wide * wide : column; }
+
+  // Groups after which a panel ends with a group.
+  int64_t groups_together() const { return wide ? wide / std::gcd(wide, group) : 1; }
 };
 
 // Panel at column c: [length][width] at out + c · length, so a set takes columns · length elements.
 template <class T>
 static void pack_panels(const T* source, int64_t stride, int64_t columns, int64_t length, int64_t group, T* out) {
-  const PanelCut cut{columns, group};
+  const PanelCut cut(columns, group);
   for (int64_t c = 0; c < columns;) {
     const int64_t width = cut.width(c);
     T* panel = out + c * length;
@@ -72,12 +84,16 @@ static void pack_panels(const T* source, int64_t stride, int64_t columns, int64_
 
 template <class T>
 static void pack_transposed(const T* source, int64_t stride, const T* scale, int64_t columns, int64_t length, T* out) {
-  const PanelCut cut{columns, columns};
+  const PanelCut cut(columns, columns);
   for (int64_t c = 0; c < columns;) {
     const int64_t width = cut.width(c);
     T* panel = out + c * length;
     for (int64_t j = 0; j < length; ++j)
-      for (int64_t x = 0; x < width; ++x) panel[j * width + x] = source[j * stride + c + x] * (scale ? scale[j] : T(1));
+      for (int64_t x = 0; x < width; x += kLanes<T>) {
+        const int64_t here = std::min<int64_t>(kLanes<T>, width - x);
+        const Vector<T> row = load_first(source + j * stride + c + x, here);
+        store_first(panel + j * width + x, scale ? Vector<T>(row * scale[j]) : row, here);
+      }
     c += width;
   }
 }
@@ -122,7 +138,7 @@ static void panel_tile(const T* in, int64_t in_stride, const T* panel, int64_t p
 
 template <class T, int C>
 static void outer_tile(const T* lanes, int64_t lanes_stride, const T* rows, int64_t stride, int64_t strips, T* sums,
-                       int64_t sums_stride, bool wide) {
+                       int64_t sums_stride, bool wide, bool add) {
   constexpr int L = kLanes<T>, R = kStrip<T>;
   Vector<T> sum[C][2];
   DESC_EXT_UNROLL
@@ -149,8 +165,12 @@ static void outer_tile(const T* lanes, int64_t lanes_stride, const T* rows, int6
   DESC_EXT_UNROLL
   for (int c = 0; c < C; ++c) {
     T* to = sums + c * sums_stride;
-    store(to, Vector<T>(load(to) + sum[c][0]));
-    if (wide) store(to + L, Vector<T>(load(to + L) + sum[c][1]));
+    if (add) {
+      sum[c][0] += load(to);
+      if (wide) sum[c][1] += load(to + L);
+    }
+    store(to, sum[c][0]);
+    if (wide) store(to + L, sum[c][1]);
   }
 }
 
@@ -165,7 +185,7 @@ static constexpr auto panel_tiles(std::integer_sequence<int, C...>) {
 
 template <class T, int... C>
 static constexpr auto outer_tiles(std::integer_sequence<int, C...>) {
-  using Tile = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, int64_t, bool);
+  using Tile = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, int64_t, bool, bool);
   struct Tiles {
     Tile at[sizeof...(C)];
   };
@@ -187,11 +207,11 @@ static inline void panel_product(const T* in, const T* panel, int64_t width, int
     tiles.at[width - 1](in + j * R, R, panel + j * width, width, std::min(kPiece, length - j), out, add || j > 0);
 }
 
-// sums[c][0..stride) += Σ over strips and rows of lanes[c][row] · rows[row][0..stride), columns [from, columns), from
+// sums[c][0..stride) (+)= Σ over strips and rows of lanes[c][row] · rows[row][0..stride), columns [from, columns), from
 // the vector that holds column first(c) of the panel on (to skip what symmetry gives).
 template <class T, class First>
 static inline void outer_product(const T* lanes, int64_t lanes_stride, int64_t columns, const T* rows, int64_t stride,
-                                 int64_t strips, T* sums, First first) {
+                                 int64_t strips, T* sums, First first, bool add = true) {
   static constexpr auto tiles = outer_tiles<T>(std::make_integer_sequence<int, kTileColumns>());
   constexpr int L = kLanes<T>;
   const int64_t pieces = (columns + kTileColumns - 1) / kTileColumns;
@@ -199,7 +219,7 @@ static inline void outer_product(const T* lanes, int64_t lanes_stride, int64_t c
     const int64_t c = columns * piece / pieces, width = columns * (piece + 1) / pieces - c;
     for (int64_t j = first(c) / L * L; j < stride; j += 2 * L)
       tiles.at[width - 1](lanes + c * kStrip<T>, lanes_stride, rows + j, stride, strips, sums + c * stride + j, stride,
-                          j + L < stride);
+                          j + L < stride, add);
   }
 }
 
@@ -221,7 +241,10 @@ static inline void load_row(const Rows& rows, int64_t position, T* out) {
     }
     case Storage::f16: {
       const uint16_t* x = static_cast<const uint16_t*>(rows.data) + offset;
-      for (int64_t j = 0; j < p; ++j) out[j] = T(float16_to_float(x[j]));
+      int64_t j = 0;
+      if constexpr (sizeof(T) == 4)
+        for (; j + kLanes<T> <= p; j += kLanes<T>) store(out + j, load_float16(x + j));
+      for (; j < p; ++j) out[j] = T(float16_to_float(x[j]));
       break;
     }
     case Storage::bf16: {
@@ -248,7 +271,10 @@ static void store_row(const MutableRows& rows, int64_t position, const T* in) {
     }
     case Storage::f16: {
       uint16_t* x = static_cast<uint16_t*>(rows.data) + offset;
-      for (int64_t j = 0; j < p; ++j) x[j] = float_to_float16(float(in[j]));
+      int64_t j = 0;
+      if constexpr (sizeof(T) == 4)
+        for (; j + kLanes<T> <= p; j += kLanes<T>) store_float16(x + j, load(in + j));
+      for (; j < p; ++j) x[j] = float_to_float16(float(in[j]));
       break;
     }
     case Storage::bf16: {
