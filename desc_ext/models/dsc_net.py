@@ -69,6 +69,7 @@ PAPER: dict[str, Any] = {
     "n_init": 20,
 }
 ROBUST: dict[str, Any] = PAPER | {
+    "image_network": None,
     "hidden_sizes": (),
     "unit_codes": True,
     "reconstruction": "mean",
@@ -115,12 +116,19 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
     _state_type = ExpressionState
     _in_mini_batches: ClassVar[bool] = False
     _work_per_checkpoint: ClassVar[float] = 9.0  # C and its moments are 12 n² bytes
+    _usual_image_network: ClassVar[Literal["conv", "strided"]] = "conv"
 
     features: Literal["auto", "scattering"] | None = option(  # type: ignore[assignment]
         '"auto": with preset "robust" "scattering" where the data are images of 16×16 pixels or more and neither '
         'image_network nor channels is given, else None, the rows as they are; "scattering": the wavelet scattering '
         "features of images (desc_ext.features.Scattering2D, J = 3, L = 8). The fitted transformer is features_",
         default="auto",
+    )
+    image_network: Option[Literal["conv", "residual", "strided"] | None] = option(
+        'for images as they are: "conv" (kernels 5-3-3…), "residual" (a convolution, then pre-activation blocks, kernel 3) '
+        'or "strided" (kernel 3). A layer halves the map: of the first two while it is more than 4 pixels wide, of the '
+        "third always. None: that of the paper",
+        default=None,
     )
     penalty: Option[Literal["l2", "l1"]] = option('‖C‖ is ‖C‖²_F ("l2") or Σ_ij |C_ij| ("l1")', default=None)
     self_expression: Option[Literal["closed-form", "learned"]] = option(
@@ -285,6 +293,7 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         return _NEIGHBORS_OF_FEW if n_samples < _FEW_ROWS * self.n_clusters else _ROW_NEIGHBORS
 
     def _adapt_options(self, n_samples: int, n_features: int) -> None:
+        self.image_network = self.image_network or self._usual_image_network
         super()._adapt_options(n_samples, n_features)
         if self.n_neighbors is None:
             self.n_neighbors = self._usual_neighbors(n_samples)
