@@ -124,7 +124,7 @@ class SelfExpressiveEmbedding(ImageOrRowClusterer[S]):
         "features of images (desc_ext.features.Scattering2D, J = 3, L = 8). The fitted transformer is features_",
         default="auto",
     )
-    image_network: Option[Literal["conv", "residual", "strided"] | None] = option(
+    image_network: Option[Literal["conv", "residual", "strided"] | None] = option(  # type: ignore[assignment]
         'for images as they are: "conv" (kernels 5-3-3…), "residual" (a convolution, then pre-activation blocks, kernel 3) '
         'or "strided" (kernel 3). A layer halves the map: of the first two while it is more than 4 pixels wide, of the '
         "third always. None: that of the paper",
