@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from desc_ext.engine.fields import OptionField
 
-__all__ = ["methods_table", "options_text", "summary"]
+__all__ = ["options_text", "summary"]
 
 _WIDTH = 118
 
@@ -73,12 +73,3 @@ def summary(cls: type) -> str:
     """The first sentence of a class's docstring."""
     text = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
     return text.rstrip(".")
-
-
-def methods_table(models: Mapping[str, type]) -> str:
-    """A Markdown table of estimators: class, name on the command line, what it is, whether it predicts new rows."""
-    lines = ["| class | `--model` | method | clusters of new rows |", "| --- | --- | --- | --- |"]
-    for name, cls in models.items():
-        predicts = "yes" if hasattr(cls, "predict") else "no"
-        lines.append(f"| `{cls.__name__}` | `{name}` | {summary(cls)} | {predicts} |")
-    return "\n".join(lines)
