@@ -29,6 +29,7 @@ from desc_ext.cli.inputs import (
     new_data,
     shard_bounds,
 )
+from desc_ext.cli.options_file import as_defaults, with_settings
 
 if TYPE_CHECKING:
     from desc_ext.cli.run import Metrics, Run
@@ -115,6 +116,16 @@ def fit(
             help="Any other option of the method, see `desc-ext options MODEL`; may be repeated.",
         ),
     ] = None,
+    options_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--options",
+            metavar="FILE",
+            is_eager=True,
+            callback=as_defaults,
+            help="JSON or TOML with model and options, such as the config.json of a result; what is said here goes first.",
+        ),
+    ] = None,
     labels: LabelsOption = None,
     columns: ColumnsOption = None,
     drop: DropOption = None,
@@ -159,7 +170,8 @@ def fit(
         estimator_class = find_model(model)
         chosen = {"clusters": clusters, "random_state": seed, "preset": preset, "epochs": epochs}
         chosen |= {"features": features, "external": external}
-        options = estimator_options(model, estimator_class, settings or [], chosen)
+        settings = with_settings(options_file, settings or [])
+        options = estimator_options(model, estimator_class, settings, chosen)
         check_options(estimator_class, options)
         check_launch(model)
     with plain_errors(), contextlib.ExitStack() as held:

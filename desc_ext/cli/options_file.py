@@ -1,0 +1,94 @@
+"""What a fit is asked by a file: the config.json of a result, or one written by hand as JSON or TOML."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from desc_ext.cli.errors import plain_errors
+
+__all__ = ["as_defaults", "read_options_file", "with_settings"]
+
+# Options of estimators that are flags of the command line, by the names of its parameters.
+_FLAGS = {
+    "n_clusters": "clusters",
+    "random_state": "seed",
+    "preset": "preset",
+    "features": "features",
+    "external": "external",
+}
+_ASKED = ("model", "options")
+_OF_A_RESULT = ("data", "parameters", "versions", "threads")
+
+
+def read_options_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The flags (by the command's parameters) and the settings (NAME to VALUE as ``--set`` takes it) of a file.
+
+    Args:
+        path: .toml, or JSON, with ``model``, a name, and ``options``, names and values as in ``config.json``.
+
+    Raises:
+        ValueError: it is not of that form. OSError: it cannot be read.
+    """
+    content = _content(path)
+    unknown = [key for key in content if key not in (*_ASKED, *_OF_A_RESULT)]
+    if unknown:
+        raise ValueError(
+            f"{path}: unknown key '{unknown[0]}'; wanted model, and options with names and values (desc-ext options MODEL)"
+        )
+    model, options = content.get("model"), content.get("options", {})
+    if not isinstance(model, (str, type(None))) or not isinstance(options, dict):
+        raise ValueError(f"{path}: wanted model, a name, and options, names with values")
+    flags = {"model": model} if model else {}
+    flags |= {
+        _FLAGS[name]: "auto" if (name, value) == ("n_clusters", None) else _written(value)
+        for name, value in options.items()
+        if name in _FLAGS
+    }
+    return flags, {name: _written(value) for name, value in options.items() if name not in _FLAGS}
+
+
+def as_defaults(context: typer.Context, path: Path | None) -> Path | None:
+    """Callback of an eager option: what the file says of flags stands where the command line says nothing."""
+    if path is not None:
+        with plain_errors(same_in_all=True):
+            context.default_map = {**(context.default_map or {}), **read_options_file(path)[0]}
+    return path
+
+
+def with_settings(path: Path | None, settings: list[str]) -> list[str]:
+    """NAME=VALUE of the file, and those of ``settings``, which stand in place of the file's."""
+    if path is None:
+        return settings
+    given = {text.partition("=")[0].strip() for text in settings}
+    of_file = read_options_file(path)[1]
+    return [f"{name}={value}" for name, value in of_file.items() if name not in given] + settings
+
+
+def _content(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        content = _toml(path, text) if path.suffix.lower() == ".toml" else json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: wanted model and options, got a {type(content).__name__}")
+    return content
+
+
+def _toml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        import tomllib  # from Python 3.11 on
+    except ImportError:
+        raise ValueError("this Python is too old to read TOML; write the same as JSON") from None
+    return tomllib.loads(text)
+
+
+def _written(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "()"
+    return "none" if value is None else str(value)
