@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from desc_ext.engine.rows import Rows, scaling_statistics
 from desc_ext.models import DESC, KSubspaces, SelfExpressiveClustering
-from desc_ext.norms import unit_rows
+from desc_ext.norms import unit_rows, unit_rows_of_narrow
 
 FACTORS = [1e-40, 1e-30, 1e-17, 1e25]
 
@@ -129,3 +129,17 @@ def test_statistics_of_values_without_squares(scaling, factor):
         scaling_statistics(X * factor, scaling), scaling_statistics(X, scaling), strict=True
     ):
         np.testing.assert_allclose(found, expected * factor, rtol=1e-12)
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int32"])
+def test_narrow_rows_have_the_same_bits(dtype):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(500, 37)) * 10.0 ** random.uniform(-44, 38, size=(500, 1))
+    largest = np.finfo(dtype).max if dtype.startswith("float") else np.iinfo(dtype).max
+    x = np.clip(x, 0 if dtype == "uint8" else -float(largest), float(largest)).astype(dtype)
+    x[7] = 0
+    z = torch.from_numpy(x.astype(np.float64))
+    assert torch.equal(unit_rows_of_narrow(z), unit_rows(z))
+    place = (torch.zeros(37), torch.ones(37), torch.device("cpu"), torch.float32)
+    assert torch.equal(Rows(x, *place).directions(slice(0, 500)), unit_rows(z).float())

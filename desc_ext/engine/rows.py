@@ -22,7 +22,7 @@ from desc_ext.engine.processes import processes
 from desc_ext.engine.stored_values import StoredValues, Values
 from desc_ext.features.images import as_numpy
 from desc_ext.fixed_shapes import in_order
-from desc_ext.norms import unit_rows
+from desc_ext.norms import unit_rows, unit_rows_of_narrow
 from desc_ext.stored import StoredRows, blocks
 
 __all__ = [
@@ -52,6 +52,8 @@ _CONVERTED_ENTRIES = 2**16
 # What torch indexes on every device, and the share of a device's free memory that the whole input may take.
 _RESIDENT_DTYPES = tuple(map(np.dtype, ("u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8")))
 _RESIDENT_SHARE = 0.25
+# Their values have squares that float64 holds.
+_NARROW_DTYPES = tuple(map(np.dtype, ("?", "u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4")))
 
 
 Input = np.ndarray | StoredRows  # what an estimator's rows are read from, checked
@@ -313,6 +315,8 @@ class Rows:
         return (rows if self._unscaled else (rows - self.offset) / self.scale).to(self.dtype)
 
     def _directed(self, rows: Tensor) -> Tensor:
+        if self._unscaled and self.X.dtype in _NARROW_DTYPES:
+            return unit_rows_of_narrow(rows).to(self.dtype)
         return unit_rows(rows if self._unscaled else rows / self.scale).to(self.dtype)
 
     def take(self, index: np.ndarray | slice, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
