@@ -46,7 +46,7 @@ _COUNTED_ROWS = 1024  # until there are distinct rows enough, which the first bl
 # it makes: enough for the leading directions of data whose energy falls off at all.
 _PASS_ROWS, _SPARE_DIRECTIONS, _SUBSPACE_ITERATIONS = 4096, 10, 3
 # Entries of a block of stored rows, of which there are about three for each thread.
-_BLOCK_ENTRIES = 2**20
+_BLOCK_ENTRIES, _FEWEST_BLOCKS = 2**20, 16
 # As float64 half a MiB: a temporary of it needs no new pages, and stays in the caches.
 _CONVERTED_ENTRIES = 2**16
 # What torch indexes on every device, and the share of a device's free memory that the whole input may take.
@@ -282,9 +282,11 @@ class Rows:
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block of :meth:`stream`: whole chunks, of rows on disk as many as are worth a read."""
-        n_chunks = max(_BLOCK_ENTRIES // (CHUNK_ROWS * self.n_features), 1)
-        return CHUNK_ROWS * (n_chunks if self.is_stored else 1)
+        """Rows of a block of :meth:`stream`: whole chunks, as many as are worth a read; in memory enough for all threads."""
+        n_chunks = _BLOCK_ENTRIES // (CHUNK_ROWS * self.n_features)
+        if not self.is_stored:
+            n_chunks = min(n_chunks, len(self) // (CHUNK_ROWS * _FEWEST_BLOCKS))
+        return CHUNK_ROWS * max(n_chunks, 1)
 
     def shuffled(self, generator: torch.Generator, size: int) -> Sequence[Tensor]:
         """Row numbers of all rows in random order, ``size`` together; of rows on disk as :class:`BlockShuffle` says.
