@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 import time
@@ -182,6 +183,22 @@ def test_rows_that_are_being_read_are_not_removed(tmp_path, large, cache):
     assert len(shards(cache)) == -(-(N - 1) // SHARD)
 
 
+def test_rows_stay_though_they_were_found_while_others_were_read(tmp_path, large, cache):
+    """The second run cannot remove what the first one reads; then the third must not remove what the second one reads."""
+    folder = write(tmp_path)
+    file, content = folder / "dog" / "10.png", (folder / "dog" / "10.png").read_bytes()
+    large()
+    first = load_dataset(folder).X
+    Image.fromarray(np.full((H, W), 7, np.uint8)).save(file)
+    second = load_dataset(folder).X
+    wanted = np.asarray(second)
+    del first
+    file.write_bytes(content)
+    third = load_dataset(folder).X
+    np.testing.assert_array_equal(np.asarray(second), wanted)
+    assert (np.asarray(third) != wanted).any()
+
+
 def test_shards_that_no_run_reads_for_long_go(tmp_path, large, cache):
     large()
     for name in ("old", "read", "recent", "new"):
@@ -325,3 +342,19 @@ def test_where_shards_are_kept(tmp_path, large, monkeypatch):
     load_dataset(folder)
     [entry] = (tmp_path / "home" / ".cache" / "desc_ext" / "images").iterdir()
     assert entry.stat().st_mode & 0o77 == 0  # for the owner alone
+
+
+def test_a_user_without_a_home(tmp_path, large, monkeypatch):
+    """As a number that is no user's has none, in a container: few images need none, many say what to set."""
+    folder = write(tmp_path)
+    for name in ("DESC_EXT_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert load_dataset(folder).X.shape == (N, H * W)
+    large()
+    with pytest.raises(OSError, match=r"no home folder .*set DESC_EXT_CACHE"):
+        load_dataset(folder)
