@@ -171,14 +171,14 @@ class _Shards:
 
     def are_whole(self) -> bool:
         """Whether all are there."""
-        return all(path.is_file() for path in self.paths)
+        return all(map(_is_whole, self.paths))
 
     def write(self) -> None:
         """Writes those that are not there."""
         self.folder.mkdir(exist_ok=True)
         for place in self.places:
             path = self._path(place)
-            if path.is_file():
+            if _is_whole(path):
                 continue
             rows = np.empty((place.stop - place.start, self.n_columns), self.dtype)
             for row, i in zip(rows, range(place.start, place.stop), strict=True):
@@ -202,9 +202,18 @@ class _Shards:
                 file.unlink()
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a shard is there. One that a full disk cut short when the cache was copied is written anew."""
+    try:
+        npy_rows([path])
+    except DataError:
+        return False
+    return True
+
+
 def _write(folder: Path, entry: Path, shards: _Shards) -> None:
     """Headers, then the shards that are not there."""
-    missing = sum(p.stop - p.start for p in shards.places if not shards._path(p).is_file())
+    missing = sum(p.stop - p.start for p in shards.places if not _is_whole(shards._path(p)))
     wanted, free = missing * shards.n_columns * shards.dtype.itemsize, shutil.disk_usage(entry).free
     if wanted > free:
         raise OSError(f"{wanted / 2**30:.2f} GiB are wanted, and {free / 2**30:.2f} GiB are free")

@@ -167,6 +167,17 @@ def test_files_that_change_are_decoded_anew(change, tmp_path, large, cache):
     )  # no shard is left of what is no longer there
 
 
+@pytest.mark.parametrize("left", [0, 60, -3])
+def test_a_shard_that_was_cut_short_is_written_anew(left, tmp_path, large, cache):
+    """As a cache that was copied to a full disk has them."""
+    folder = write(tmp_path)
+    large()
+    wanted = np.asarray(load_dataset(folder).X)
+    damaged = sorted(path for path in cache.rglob("*.npy") if path.name != "headers.npy")[1]
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    np.testing.assert_array_equal(np.asarray(load_dataset(folder).X), wanted)
+
+
 def test_rows_that_are_being_read_are_not_removed(tmp_path, large, cache):
     folder = write(tmp_path)
     large()
