@@ -111,7 +111,9 @@ class _StoredTable(Table):
     def numbers(self, features: Sequence[int]) -> tuple[Any, list[str]]:
         refuse_words(self, features)
         parts = self._parts(features)
-        first, names = next(parts)
+        first, names = next(parts, (None, []))
+        if first is None:
+            raise DataError(f"{self.path} has no rows")
         if first.nbytes // len(first) * len(self) <= READ_WHOLE:
             return super().numbers(features)
 
@@ -136,6 +138,9 @@ class _StoredTable(Table):
                 batch.validate(full=True)
                 table = pa.Table.from_batches([batch])
                 columns = [_plain(table.column(name)) for name in names]
+                for i, column in zip(features, columns, strict=True):
+                    if column.null_count:
+                        super().numbers([i])  # whose error counts them in all rows
                 yield Table(self.path, names, columns, True, _place_after(start)).numbers(range(len(names)))
                 start += len(batch)
 

@@ -57,7 +57,7 @@ def headers_of(folder: Path, members: Sequence[Member]) -> np.ndarray:
     for i, member in enumerate(members):
         name = hashlib.blake2b(os.fsencode(member.file.relative_to(folder)), digest_size=8).digest()
         headers[["name", "bytes", "changed"]][i] = (int.from_bytes(name, "little"), *_status(member.file))
-    known = _known_headers(_entry(folder))
+    known = _known_headers(folder)
     places = np.searchsorted(known["name"], headers["name"]).clip(max=max(len(known) - 1, 0))
     same = np.zeros(len(headers), bool)
     if len(known):
@@ -111,7 +111,7 @@ def decoded_rows(
                 _write(folder, entry, shards)
                 if _flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB):  # no run reads what has no file any more
                     shards.remove_others()
-                    _flock(use, fcntl.LOCK_SH)
+                _flock(use, fcntl.LOCK_SH)  # Linux gives the shared lock up to try for the other
                 _remove_unused(entry)
     except DataError:
         raise
@@ -171,14 +171,14 @@ class _Shards:
 
     def are_whole(self) -> bool:
         """Whether all are there."""
-        return all(path.is_file() for path in self.paths)
+        return all(map(_is_whole, self.paths))
 
     def write(self) -> None:
         """Writes those that are not there."""
         self.folder.mkdir(exist_ok=True)
         for place in self.places:
             path = self._path(place)
-            if path.is_file():
+            if _is_whole(path):
                 continue
             rows = np.empty((place.stop - place.start, self.n_columns), self.dtype)
             for row, i in zip(rows, range(place.start, place.stop), strict=True):
@@ -202,9 +202,18 @@ class _Shards:
                 file.unlink()
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a shard is there. One that a full disk cut short when the cache was copied is written anew."""
+    try:
+        npy_rows([path])
+    except DataError:
+        return False
+    return True
+
+
 def _write(folder: Path, entry: Path, shards: _Shards) -> None:
     """Headers, then the shards that are not there."""
-    missing = sum(p.stop - p.start for p in shards.places if not shards._path(p).is_file())
+    missing = sum(p.stop - p.start for p in shards.places if not _is_whole(shards._path(p)))
     wanted, free = missing * shards.n_columns * shards.dtype.itemsize, shutil.disk_usage(entry).free
     if wanted > free:
         raise OSError(f"{wanted / 2**30:.2f} GiB are wanted, and {free / 2**30:.2f} GiB are free")
@@ -221,20 +230,33 @@ def _write(folder: Path, entry: Path, shards: _Shards) -> None:
 
 
 def _entry(folder: Path) -> Path:
-    """The folder for the shards of the images of ``folder``."""
+    """The folder for the shards of the images of ``folder``.
+
+    Raises:
+        OSError: nothing says where, and the user has no home folder.
+    """
     if os.environ.get(_VARIABLE):
         root = Path(os.environ[_VARIABLE])
     else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "desc_ext"
+        root = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "desc_ext"
     whole = folder.resolve()
     digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:16]
     return root.absolute() / "images" / f"{whole.name[:40]}-{digest}"
 
 
-def _known_headers(entry: Path) -> np.ndarray:
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:  # a container may run under a number that is no user's
+        raise OSError(
+            f"there is no home folder to keep decoded images in; set {_VARIABLE} to a folder for them"
+        ) from error
+
+
+def _known_headers(folder: Path) -> np.ndarray:
     """The headers of the images whose shards were written, by their names; none where nothing usable is there."""
     with contextlib.suppress(OSError, ValueError, EOFError):
-        known = np.load(entry / _HEADERS, allow_pickle=False)
+        known = np.load(_entry(folder) / _HEADERS, allow_pickle=False)
         if known.dtype == _HEADER and known.ndim == 1:
             return np.asarray(known)
     return np.zeros(0, _HEADER)

@@ -93,17 +93,18 @@ def external_rows(
     X, y = _arrays(name, external)
     features = model.features_
     X = _fitting(name, X, shape if features is None else features.image_shape_)
-    if features is not None:
-        X = features.transform(X)
-    if X.shape[1] != n_columns:
+    wanted = n_columns if features is None else features.n_features_in_
+    if X.shape[1] != wanted:
         raise ValueError(
-            f"{name}: external data have {X.shape[1]} columns, but X has {n_columns}; both must be of one space (of "
-            "texts: one vocabulary, load_dataset(..., external=...))"
+            f"{name}: external data have {X.shape[1]} columns, but X has {wanted}; both must be of one space (of "
+            "texts: one vocabulary, load_dataset(..., external=...)); images of another size must be a stack"
         )
     if not np.isfinite(X).all():
         raise ValueError(
             f"{name}: external data contain NaN or infinity; impute these values or drop the rows"
         )
+    if features is not None:
+        X = features.transform(X)
     if len(X) < _FEWEST_ROWS:
         raise ValueError(f"{name}: external data have {len(X)} rows; wanted {_FEWEST_ROWS} at least")
     if y is not None:

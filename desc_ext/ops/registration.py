@@ -124,6 +124,16 @@ def _refusing(second: Callable) -> Callable:
     return lambda values, sources: function.apply(len(values), *values, *sources)
 
 
+class _Context(SimpleNamespace):
+    """What setup and gradient of an operator see in place of autograd's context, where only its first result is returned."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        self.saved_tensors = tensors
+
+    def mark_non_differentiable(self, *outputs: Tensor) -> None:
+        """None of them is returned."""
+
+
 def _unbatched(
     name: str, below: SimpleNamespace, setup: Callable, gradient: Callable, second: Callable
 ) -> Callable:
@@ -134,21 +144,32 @@ def _unbatched(
     def over_one(inputs):
         return [value.unsqueeze(0) if isinstance(value, Tensor) else value for value in inputs]
 
-    def run_forward(ctx, *inputs):
-        ctx.sources = inputs
-        inputs = over_one(inputs)
+    def run_forward(ctx, *sources):
+        inputs, context = over_one(sources), _Context()
         output = forward(*inputs)
-        setup(ctx, inputs, output)
+        setup(context, inputs, output)
+        # inputs as they were given, and through autograd alone: it frees them after the backward pass, a hook of saved
+        # tensors may put them elsewhere, and the second derivative can be refused of them
+        given = {id(value): source for value, source in zip(inputs, sources, strict=True)}
+        saved = vars(context).pop("saved_tensors")
+        ctx.are_given, ctx.options = [id(tensor) in given for tensor in saved], vars(context)
+        ctx.save_for_backward(*(given.get(id(tensor), tensor) for tensor in saved))
         ctx.others = 0 if isinstance(output, Tensor) else len(output) - 1
         return (output if ctx.others == 0 else output[0]).squeeze(0)
 
     def run_backward(ctx, grad):
-        grads = gradient(below, ctx, grad.unsqueeze(0), *[None] * ctx.others)
+        saved, given = ctx.saved_tensors, ctx.are_given
+        context = _Context(
+            saved_tensors=[x.unsqueeze(0) if own else x for x, own in zip(saved, given, strict=True)],
+            needs_input_grad=ctx.needs_input_grad,
+            **ctx.options,
+        )
+        grads = gradient(below, context, grad.unsqueeze(0), *[None] * ctx.others)
         grads = (grads,) if isinstance(grads, Tensor) else grads
         grads = [None if value is None else value.squeeze(0) for value in grads]
         if torch.is_grad_enabled():  # a graph of the gradient is wanted
             found = [i for i, value in enumerate(grads) if value is not None]
-            sources = [grad, *(value for value in ctx.sources if isinstance(value, Tensor))]
+            sources = [grad, *(x for x, own in zip(saved, given, strict=True) if own)]
             for i, value in zip(found, refuse([grads[i] for i in found], sources), strict=True):
                 grads[i] = value
         return tuple(grads)

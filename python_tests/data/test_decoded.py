@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 import time
@@ -166,6 +167,17 @@ def test_files_that_change_are_decoded_anew(change, tmp_path, large, cache):
     )  # no shard is left of what is no longer there
 
 
+@pytest.mark.parametrize("left", [0, 60, -3])
+def test_a_shard_that_was_cut_short_is_written_anew(left, tmp_path, large, cache):
+    """As a cache that was copied to a full disk has them."""
+    folder = write(tmp_path)
+    large()
+    wanted = np.asarray(load_dataset(folder).X)
+    damaged = sorted(path for path in cache.rglob("*.npy") if path.name != "headers.npy")[1]
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    np.testing.assert_array_equal(np.asarray(load_dataset(folder).X), wanted)
+
+
 def test_rows_that_are_being_read_are_not_removed(tmp_path, large, cache):
     folder = write(tmp_path)
     large()
@@ -180,6 +192,22 @@ def test_rows_that_are_being_read_are_not_removed(tmp_path, large, cache):
     (folder / "dog" / "10.png").unlink()
     load_dataset(folder)
     assert len(shards(cache)) == -(-(N - 1) // SHARD)
+
+
+def test_rows_stay_though_they_were_found_while_others_were_read(tmp_path, large, cache):
+    """The second run cannot remove what the first one reads; then the third must not remove what the second one reads."""
+    folder = write(tmp_path)
+    file, content = folder / "dog" / "10.png", (folder / "dog" / "10.png").read_bytes()
+    large()
+    first = load_dataset(folder).X
+    Image.fromarray(np.full((H, W), 7, np.uint8)).save(file)
+    second = load_dataset(folder).X
+    wanted = np.asarray(second)
+    del first
+    file.write_bytes(content)
+    third = load_dataset(folder).X
+    np.testing.assert_array_equal(np.asarray(second), wanted)
+    assert (np.asarray(third) != wanted).any()
 
 
 def test_shards_that_no_run_reads_for_long_go(tmp_path, large, cache):
@@ -325,3 +353,19 @@ def test_where_shards_are_kept(tmp_path, large, monkeypatch):
     load_dataset(folder)
     [entry] = (tmp_path / "home" / ".cache" / "desc_ext" / "images").iterdir()
     assert entry.stat().st_mode & 0o77 == 0  # for the owner alone
+
+
+def test_a_user_without_a_home(tmp_path, large, monkeypatch):
+    """As a number that is no user's has none, in a container: few images need none, many say what to set."""
+    folder = write(tmp_path)
+    for name in ("DESC_EXT_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert load_dataset(folder).X.shape == (N, H * W)
+    large()
+    with pytest.raises(OSError, match=r"no home folder .*set DESC_EXT_CACHE"):
+        load_dataset(folder)

@@ -114,7 +114,12 @@ def test_whole_numbers_in_one_part_are_fractions_in_another(tmp_path, large):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"x": [None if i == 321 else 1.0 for i in range(N)]}, {}, r"column 'x' has no value .* row 322"),
+        (
+            {"x": [None if i in (321, 498) else 1.0 for i in range(N)]},
+            {},
+            r"column 'x' has no value in 2 of 500 rows, the first row 322",
+        ),
+        ({"x": pa.array([], pa.float64()), "y": pa.array([], pa.float64())}, {}, "has no rows"),
         ({"x": [np.inf if i == 77 else 1.0 for i in range(N)]}, {}, r"column 'x' holds inf, row 78"),
         ({"x": ["word"] * N}, {}, r"column x is not numeric \('word', row 1, for one\)"),
         ({"x": [[1.0] * (1 + (i > 300)) for i in range(N)]}, {}, "have different lengths"),

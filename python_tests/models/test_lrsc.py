@@ -322,6 +322,20 @@ def test_scattering_features_of_external_images():
 
 
 @pytest.mark.parametrize(
+    ("external", "message"),
+    [
+        (np.zeros((20, 81)), "LRSC: external data have 81 columns, but X has 64; .* must be a stack"),
+        (np.full((20, 8, 8), np.nan), "LRSC: external data contain NaN or infinity"),
+    ],
+)
+def test_external_images_that_have_no_features(external, message):
+    with pytest.raises(ValueError, match=message):
+        LRSC(3, features="scattering", external=(external, np.arange(20) % 2), **SMALL).fit(
+            load_digits().images[:50]
+        )
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"external": (rows(60, 7), np.arange(60) % 3)}, "external data have 7 columns, but X has 8"),

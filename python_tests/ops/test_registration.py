@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
+from helpers.operators import CASES, inputs
 
 from desc_ext import ops
 from desc_ext.ops import registration
@@ -74,3 +78,26 @@ def test_shapes_and_second_derivatives(calls):
         RuntimeError, match="desc_ext_copy::projection_energy_backward has no second derivative"
     ):
         first.sum().backward()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.differentiable], ids=lambda case: case.id)
+def test_arguments_are_kept_by_autograd_alone(case):
+    """They go with the backward pass, though its result stays, and hooks of saved tensors see each of them."""
+    tensors = inputs((9, 6, 3, 2))
+    leaves = {name: tensors[name].clone().requires_grad_() for name in case.differentiable}
+    given = {name: 1 * leaf for name, leaf in leaves.items()}
+    packed = []
+
+    def pack(value):
+        packed.append(value.data_ptr())
+        return value.detach()  # a result that kept itself would stay for ever
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        case.run(ops, tensors | given)
+    assert {value.data_ptr() for value in given.values()} <= set(packed)
+    result = case.run(ops, tensors | given)
+    held = [weakref.ref(value) for value in given.values()]
+    del given
+    result.sum().backward()
+    gc.collect()
+    assert [reference() for reference in held] == [None] * len(held)
