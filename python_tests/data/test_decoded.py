@@ -341,6 +341,21 @@ def test_a_place_that_cannot_be_written_is_said_with_a_way_out(tmp_path, large, 
         load_dataset(folder)
 
 
+def test_a_whole_cache_that_may_only_be_read(tmp_path, large, cache):
+    """Files that cannot be opened for writing stand for a folder that the first user may write to all the same."""
+    folder = write(tmp_path)
+    large()
+    wanted = np.asarray(load_dataset(folder).X)
+    for name in ("lock", "in-use"):
+        file = next(cache.rglob(name))
+        file.unlink()
+        file.mkdir()
+    np.testing.assert_array_equal(np.asarray(load_dataset(folder).X), wanted)
+    Image.fromarray(np.full((H, W), 7, np.uint8)).save(folder / "dog" / "10.png")
+    with pytest.raises(OSError, match=r"cannot be kept in .*cache.*set DESC_EXT_CACHE"):
+        load_dataset(folder)
+
+
 def test_where_shards_are_kept(tmp_path, large, monkeypatch):
     folder = write(tmp_path)
     large()
