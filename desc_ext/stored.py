@@ -200,7 +200,8 @@ class StoredRows:
         return self.shape[0]
 
     def __deepcopy__(self, memo: Any) -> StoredRows:
-        return self  # nothing of them changes, and open files have no copy; scikit-learn's clone copies options
+        # nothing of them changes, and open files have no copy; scikit-learn's clone copies options
+        return self
 
     def __repr__(self) -> str:
         return f"StoredRows({self.shape[0]:,} rows of {self.shape[1]:,} columns, {self.dtype}, {len(self.parts)} parts)"
