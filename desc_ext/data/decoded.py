@@ -278,7 +278,13 @@ def _locked(entry: Path) -> Iterator[None]:
     """Holds the folder of shards, made if missing, for the process that writes: others wait, and find what it wrote."""
     entry.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in the images may be for their owner alone
     with open(entry / _LOCK, "a") as file:
-        _flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"another run decodes images into {entry}; this one waits until it has ended")
+            _flock(file, fcntl.LOCK_EX)
+        except OSError:  # as _flock
+            pass
         yield
 
 

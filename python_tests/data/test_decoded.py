@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
@@ -322,6 +324,17 @@ def test_two_processes_decode_once(tmp_path, cache):
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
     found = [int(one.communicate()[0]) for one in both]
     assert sorted(found) == [0, N]
+
+
+def test_a_run_that_waits_says_so(tmp_path, large, cache):
+    folder = write(tmp_path)
+    large()
+    load_dataset(folder)
+    with open(next(cache.rglob("lock")), "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN)).start()
+        with pytest.warns(DataNote, match=r"another run decodes images into .*; this one waits"):
+            assert len(load_dataset(folder).X) == N
 
 
 @pytest.mark.skipif(
