@@ -199,6 +199,10 @@ class StoredRows:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __deepcopy__(self, memo: Any) -> StoredRows:
+        # nothing of them changes, and open files have no copy; scikit-learn's clone copies options
+        return self
+
     def __repr__(self) -> str:
         return f"StoredRows({self.shape[0]:,} rows of {self.shape[1]:,} columns, {self.dtype}, {len(self.parts)} parts)"
 

@@ -102,6 +102,7 @@ def decoded_rows(
         n_columns,
         dtype,
     )
+    use: IO[str] | None = None
     try:
         with _locked(entry):
             use = open(entry / _USE, "a")  # noqa: SIM115 - held as long as rows are read
@@ -116,10 +117,11 @@ def decoded_rows(
     except DataError:
         raise
     except OSError as error:
-        raise OSError(
-            f"{folder}: its decoded images, {len(members) * n_columns * dtype.itemsize / 2**30:.2f} GiB, cannot be kept in "
-            f"{entry}: {error}; make room there, or set {_VARIABLE} to another folder"
-        ) from error
+        if not shards.are_whole():  # else a cache that may only be read has all that is wanted
+            raise OSError(
+                f"{folder}: its decoded images, {len(members) * n_columns * dtype.itemsize / 2**30:.2f} GiB, cannot be kept "
+                f"in {entry}: {error}; make room there, or set {_VARIABLE} to another folder"
+            ) from error
     parts = [_UsedPart.of(part, use) for part in npy_rows(shards.paths).parts]
     rows = StoredRows(parts, n_columns, dtype, _BLOCK_BYTES)
     return rows if dtype == np.float32 else rows.changed(in_unit_range, n_columns, np.dtype(np.float32))
@@ -132,7 +134,7 @@ class _UsedPart(FilePart):
     use: IO[str] | None = None
 
     @classmethod
-    def of(cls, part: Any, use: IO[str]) -> _UsedPart:
+    def of(cls, part: Any, use: IO[str] | None) -> _UsedPart:
         """A whole file as such a part."""
         return cls(part.path, part.offset, part.n_rows, part.n_columns, part.dtype, part.changed, use)
 
@@ -276,7 +278,13 @@ def _locked(entry: Path) -> Iterator[None]:
     """Holds the folder of shards, made if missing, for the process that writes: others wait, and find what it wrote."""
     entry.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in the images may be for their owner alone
     with open(entry / _LOCK, "a") as file:
-        _flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"another run decodes images into {entry}; this one waits until it has ended")
+            _flock(file, fcntl.LOCK_EX)
+        except OSError:  # as _flock
+            pass
         yield
 
 

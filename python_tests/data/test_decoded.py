@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
@@ -324,6 +326,17 @@ def test_two_processes_decode_once(tmp_path, cache):
     assert sorted(found) == [0, N]
 
 
+def test_a_run_that_waits_says_so(tmp_path, large, cache):
+    folder = write(tmp_path)
+    large()
+    load_dataset(folder)
+    with open(next(cache.rglob("lock")), "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN)).start()
+        with pytest.warns(DataNote, match=r"another run decodes images into .*; this one waits"):
+            assert len(load_dataset(folder).X) == N
+
+
 @pytest.mark.skipif(
     os.geteuid() == 0 and not os.path.exists("/proc"), reason="the first user may write anywhere"
 )
@@ -338,6 +351,21 @@ def test_a_place_that_cannot_be_written_is_said_with_a_way_out(tmp_path, large, 
     monkeypatch.setenv("DESC_EXT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match=r"GiB are wanted, and .* GiB are free; make room there"):
+        load_dataset(folder)
+
+
+def test_a_whole_cache_that_may_only_be_read(tmp_path, large, cache):
+    """Files that cannot be opened for writing stand for a folder that the first user may write to all the same."""
+    folder = write(tmp_path)
+    large()
+    wanted = np.asarray(load_dataset(folder).X)
+    for name in ("lock", "in-use"):
+        file = next(cache.rglob(name))
+        file.unlink()
+        file.mkdir()
+    np.testing.assert_array_equal(np.asarray(load_dataset(folder).X), wanted)
+    Image.fromarray(np.full((H, W), 7, np.uint8)).save(folder / "dog" / "10.png")
+    with pytest.raises(OSError, match=r"cannot be kept in .*cache.*set DESC_EXT_CACHE"):
         load_dataset(folder)
 
 

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.base import clone
 
 from desc_ext import stored as stored_module
 from desc_ext.data import DataError, StoredRows, stored_rows
+from desc_ext.models import LRSC
 from desc_ext.stored import blocks, finite_sample, part_of_map, rows_at
 
 N, M = 53, 5
@@ -332,3 +334,10 @@ def test_shards_of_several_folders_and_files_that_are_gone(tmp_path):
     (tmp_path / "further" / "x.npy").unlink()
     with pytest.raises(OSError, match=r"x.npy is gone since it was opened; put it back"):
         rows[:3]
+
+
+def test_a_copy_of_an_estimator_takes_its_external_rows_with_it(tmp_path):
+    """Rows of a file without a name, which can be opened once alone."""
+    rows = stored_module.written_rows(N, [table()])
+    external = clone(LRSC(3, external=(rows, np.arange(N) % 3))).external
+    np.testing.assert_array_equal(np.asarray(external[0]), table())
