@@ -10,10 +10,10 @@ import typer
 
 from desc_ext.cli.errors import plain_errors
 
-__all__ = ["as_defaults", "read_options_file", "with_settings"]
+__all__ = ["FLAG_OF", "as_defaults", "read_options_file", "with_settings"]
 
 # Options of estimators that are flags of the command line, by the names of its parameters.
-_FLAGS = {
+FLAG_OF = {
     "n_clusters": "clusters",
     "random_state": "seed",
     "preset": "preset",
@@ -44,11 +44,11 @@ def read_options_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise ValueError(f"{path}: wanted model, a name, and options, names with values")
     flags = {"model": model} if model else {}
     flags |= {
-        _FLAGS[name]: "auto" if (name, value) == ("n_clusters", None) else _written(value)
+        FLAG_OF[name]: "auto" if (name, value) == ("n_clusters", None) else _written(value)
         for name, value in options.items()
-        if name in _FLAGS
+        if name in FLAG_OF
     }
-    return flags, {name: _written(value) for name, value in options.items() if name not in _FLAGS}
+    return flags, {name: _written(value) for name, value in options.items() if name not in FLAG_OF}
 
 
 def as_defaults(context: typer.Context, path: Path | None) -> Path | None:

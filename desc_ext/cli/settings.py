@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from desc_ext.cli.catalogue import closest, describe
+from desc_ext.cli.options_file import FLAG_OF
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.options import option_fields
 from desc_ext.models import MODELS
@@ -16,13 +17,7 @@ from desc_ext.models import MODELS
 __all__ = ["check_options", "estimator_options", "find_model", "parse_setting"]
 
 # Options of the estimators that have a flag of their own, or belong to the run.
-FLAGS = {
-    "n_clusters": "--clusters",
-    "random_state": "--seed",
-    "preset": "--preset",
-    "features": "--features",
-    "external": "--external",
-}
+FLAGS = {option: f"--{flag}" for option, flag in FLAG_OF.items()}
 OF_THE_RUN = ("callbacks", "checkpoint", "distributed", "resume", "verbose")
 # What --epochs sets: the length of the stage with clusters, in the method's own units, or of the only one.
 LENGTHS = ("max_epochs", "max_rounds", "max_steps", "max_iter", "pretrain_epochs")
