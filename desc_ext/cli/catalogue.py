@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 __all__ = [
+    "FLAG_OF",
     "METHODS_FILE",
     "closest",
     "describe",
@@ -21,6 +22,15 @@ __all__ = [
     "methods_table",
     "options_table",
 ]
+
+# Options of estimators that are flags of the command line, by the names of its parameters.
+FLAG_OF = {
+    "n_clusters": "clusters",
+    "random_state": "seed",
+    "preset": "preset",
+    "features": "features",
+    "external": "external",
+}
 
 METHODS_FILE = Path(__file__).with_name("methods.json")
 

@@ -8,18 +8,11 @@ from typing import Any
 
 import typer
 
+from desc_ext.cli.catalogue import FLAG_OF
 from desc_ext.cli.errors import plain_errors
 
-__all__ = ["FLAG_OF", "as_defaults", "read_options_file", "with_settings"]
+__all__ = ["as_defaults", "read_options_file", "with_settings"]
 
-# Options of estimators that are flags of the command line, by the names of its parameters.
-FLAG_OF = {
-    "n_clusters": "clusters",
-    "random_state": "seed",
-    "preset": "preset",
-    "features": "features",
-    "external": "external",
-}
 _ASKED = ("model", "options")
 _OF_A_RESULT = ("data", "parameters", "versions", "threads")
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from desc_ext.cli.catalogue import closest, describe
-from desc_ext.cli.options_file import FLAG_OF
+from desc_ext.cli.catalogue import FLAG_OF, closest, describe
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.options import option_fields
 from desc_ext.models import MODELS
