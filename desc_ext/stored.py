@@ -299,9 +299,16 @@ def blocks(X: np.ndarray | StoredRows, n_rows: int) -> Iterator[np.ndarray]:
 
 @dataclass(frozen=True)
 class _OpenPart(FilePart):
-    """A file that lies there as long as it is open."""
+    """A file that lies there as long as it is open, in this process."""
 
     file: IO[bytes] | None = None
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        # Another process of this machine finds it among the open files of this one; ``changed`` refuses any other file.
+        assert self.file is not None
+        path = Path(f"/proc/{os.getpid()}/fd/{self.file.fileno()}")
+        changed = os.fstat(self.file.fileno()).st_mtime_ns
+        return FilePart, (path, self.offset, self.n_rows, self.n_columns, self.dtype, changed)
 
 
 def written_rows(n: int, parts: Iterable[np.ndarray], folder: Path | None = None) -> StoredRows:

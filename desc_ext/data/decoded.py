@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -102,17 +102,16 @@ def decoded_rows(
         n_columns,
         dtype,
     )
-    use: IO[str] | None = None
+    use: _Use | None = None
     try:
         with _locked(entry):
-            use = open(entry / _USE, "a")  # noqa: SIM115 - held as long as rows are read
-            _flock(use, fcntl.LOCK_SH)
+            use = _Use(entry / _USE)
             os.utime(entry / _USE)
             if not shards.are_whole():
                 _write(folder, entry, shards)
-                if _flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB):  # no run reads what has no file any more
+                if _flock(use.file, fcntl.LOCK_EX | fcntl.LOCK_NB):  # no run reads what has no file any more
                     shards.remove_others()
-                _flock(use, fcntl.LOCK_SH)  # Linux gives the shared lock up to try for the other
+                _flock(use.file, fcntl.LOCK_SH)  # Linux gives the shared lock up to try for the other
                 _remove_unused(entry)
     except DataError:
         raise
@@ -127,14 +126,32 @@ def decoded_rows(
     return rows if dtype == np.float32 else rows.changed(in_unit_range, n_columns, np.dtype(np.float32))
 
 
+class _Use:
+    """The mark of a folder of shards that are read, which no other run then removes; in other processes, their own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.file = path, open(path, "a")  # noqa: SIM115 - held as long as rows are read
+        _flock(self.file, fcntl.LOCK_SH)
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return _used, (self._path,)
+
+
+def _used(path: Path) -> _Use | None:
+    try:
+        return _Use(path)
+    except OSError:  # a cache that may only be read, which no run of this user removes
+        return None
+
+
 @dataclass(frozen=True)
 class _UsedPart(FilePart):
     """A shard that no other run removes as long as its rows may be read."""
 
-    use: IO[str] | None = None
+    use: _Use | None = None
 
     @classmethod
-    def of(cls, part: Any, use: IO[str] | None) -> _UsedPart:
+    def of(cls, part: Any, use: _Use | None) -> _UsedPart:
         """A whole file as such a part."""
         return cls(part.path, part.offset, part.n_rows, part.n_columns, part.dtype, part.changed, use)
 

@@ -130,6 +130,9 @@ class _Groups:
         self._kept: OrderedDict[tuple[Path, int], np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type, tuple]:
+        return _Groups, ()  # another process reads its own
+
     def get(self, key: tuple[Path, int], read: Callable[[], np.ndarray]) -> np.ndarray:
         with self._lock:
             if key not in self._kept:

@@ -32,15 +32,53 @@ def require_room(shape: tuple[int, int], dtype: np.dtype, folder: Path | None) -
         )
 
 
+# The limit of a container and what it uses, of the two versions of control groups.
+_GROUPS = [
+    (
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory.current",
+        "/sys/fs/cgroup/memory.stat",
+        "inactive_file",
+    ),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+        "total_inactive_file",
+    ),
+]
+
+
 def free_memory() -> int | None:
-    """Bytes of memory that programs can still have; None where the system does not say."""
-    with (
-        contextlib.suppress(OSError, ValueError, IndexError),
-        open("/proc/meminfo", encoding="ascii") as file,
-    ):
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+    """Bytes of memory that programs can still have, in a container those of its limit; None where no one says."""
+    found = [
+        free
+        for free in (_free_of_machine(), *(_free_of_group(*files) for files in _GROUPS))
+        if free is not None
+    ]
+    return min(found) if found else None
+
+
+def _free_of_machine() -> int | None:
+    free = _entry("/proc/meminfo", "MemAvailable:")
+    return None if free is None else free * 1024
+
+
+def _free_of_group(limit: str, used: str, statistics: str, pages_of_files: str) -> int | None:
+    with contextlib.suppress(OSError, ValueError):  # no such group, or "max": no limit
+        free = int(Path(limit).read_text()) - int(Path(used).read_text())
+        # which the system gives back at will
+        return max(free + (_entry(statistics, pages_of_files) or 0), 0)
+    return None
+
+
+def _entry(path: str, name: str) -> int | None:
+    """The number after ``name`` at the beginning of a line of a file of the system."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(path).read_text(encoding="ascii").splitlines():
+            words = line.split()
+            if words[0] == name:
+                return int(words[1])
     return None
 
 

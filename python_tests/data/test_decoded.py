@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pickle
 import pwd
+import shutil
 import subprocess
 import sys
 import threading
@@ -194,6 +196,23 @@ def test_rows_that_are_being_read_are_not_removed(tmp_path, large, cache):
     (folder / "dog" / "10.png").unlink()
     load_dataset(folder)
     assert len(shards(cache)) == -(-(N - 1) // SHARD)
+
+
+def test_rows_that_another_process_was_given_are_not_removed(tmp_path, large, cache):
+    folder = write(tmp_path)
+    large()
+    first = load_dataset(folder).X
+    wanted = np.asarray(first)
+    given = pickle.loads(pickle.dumps(first))
+    del first
+    Image.fromarray(np.full((H, W), 7, np.uint8)).save(folder / "dog" / "10.png")
+    load_dataset(folder)
+    np.testing.assert_array_equal(np.asarray(given), wanted)
+    sent = pickle.dumps(given)
+    del given
+    shutil.rmtree(cache)
+    with pytest.raises(OSError, match="is gone since it was opened"):
+        pickle.loads(sent)[:2]
 
 
 def test_rows_stay_though_they_were_found_while_others_were_read(tmp_path, large, cache):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import multiprocessing
 import os
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -15,7 +18,7 @@ from sklearn.base import clone
 from desc_ext import stored as stored_module
 from desc_ext.data import DataError, StoredRows, stored_rows
 from desc_ext.models import LRSC
-from desc_ext.stored import blocks, finite_sample, part_of_map, rows_at
+from desc_ext.stored import blocks, finite_sample, part_of_map, rows_at, written_rows
 
 N, M = 53, 5
 
@@ -83,6 +86,41 @@ def items(X, folder):
 
 
 KINDS = (npy, shards, parquet, parquet_folder, memory_map, map_of_bytes, items)
+
+
+def nameless(X, folder):
+    return written_rows(N, [X[:20], X[20:]], folder)
+
+
+def read_elsewhere(rows):
+    """All of them, as another process finds them, which has nothing of this one's memory."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+        return other.submit(np.asarray, rows).result()
+
+
+@pytest.mark.parametrize("kind", [npy, parquet_folder, items, nameless])
+def test_other_processes_read_them(kind, tmp_path):
+    X = table()
+    source = kind(X, tmp_path)
+    stored = source if kind is nameless else stored_rows(source)
+    np.testing.assert_array_equal(stored[3:5], X[3:5])  # what was read is not sent
+    assert len(pickle.dumps(stored)) < 6000
+    np.testing.assert_array_equal(read_elsewhere(stored.between(2, 40)), X[2:40])
+
+
+def test_a_file_without_a_name_is_not_taken_for_another(tmp_path):
+    rows = nameless(table(), tmp_path)
+    sent = pickle.dumps(rows)
+    number = int(pickle.loads(sent).parts[0].path.name)
+    other = open(tmp_path / "other", "w+b")  # noqa: SIM115 - which takes the number of the one that went
+    other.write(b"?" * 10_000)
+    other.flush()
+    os.dup2(other.fileno(), number)
+    with pytest.raises(OSError, match="has changed since it was opened"):
+        pickle.loads(sent)[:3]
+    del rows
+    with pytest.raises(OSError, match="is gone since it was opened"):
+        pickle.loads(sent)[:3]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
