@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = [
     "closest",
     "describe",
     "describe_all",
+    "in_flags",
     "method_names",
     "methods_table",
     "options_table",
@@ -31,6 +33,12 @@ FLAG_OF = {
     "features": "features",
     "external": "external",
 }
+
+# Those whose names are no words of English, so that they need no "=" beside them to be known as options.
+_OWN_WORDS = ("n_clusters", "random_state")
+# Neither within a word or path nor in quotes, where names are those of a file.
+_BEFORE, _AFTER = r"(?<![\w.'\"/-])", r"(?![\w'\"/-]|\.\w)"
+_VALUE = r"'[^']*'|\"[^\"]*\"|[\w.-]*\w"
 
 METHODS_FILE = Path(__file__).with_name("methods.json")
 
@@ -58,6 +66,35 @@ def describe(name: str) -> dict[str, Any]:
             f"there is no model '{name}'; models are {', '.join(methods)}{closest(name, methods)}"
         )
     return methods[name]
+
+
+def in_flags(message: str) -> str:
+    """A message of an estimator in the words of the command line.
+
+    ``n_clusters=500`` becomes ``--clusters 500``, ``n_samples=300`` becomes ``rows=300``, and a class in front of the
+    message the name that ``--model`` takes.
+    """
+    classes = {method["class"]: name for name, method in describe_all().items()}
+    owner, colon, rest = message.partition(": ")
+    if colon and owner in classes:
+        message = f"{classes[owner]}: {rest}"
+    message = re.sub(rf"{_BEFORE}n_samples(?==\d)", "rows", message)
+    message = re.sub(rf"{_BEFORE}(give|name) n_clusters{_AFTER}", r"\1 --clusters N", message)
+    for option, flag in FLAG_OF.items():
+        message = re.sub(
+            rf"{_BEFORE}{option}=({_VALUE})", lambda found, flag=flag: _given(flag, found[1]), message
+        )
+        if option in _OWN_WORDS:
+            message = re.sub(rf"{_BEFORE}{option}{_AFTER}", f"--{flag}", message)
+        else:
+            message = re.sub(rf"(^|: ){option} must{_AFTER}", rf"\1--{flag} must", message)
+    return message
+
+
+def _given(flag: str, value: str) -> str:
+    """The flag with a value that Python wrote."""
+    value = value.strip("'\"")
+    return f"--{flag} {('auto' if flag == 'clusters' else 'none') if value == 'None' else value}"
 
 
 def closest(name: str, names: Iterable[str]) -> str:
