@@ -33,7 +33,7 @@ VENV_PYTHON := .venv/bin/python
 # -qq: only errors of pip are shown. The constraints make every set-up the same.
 PIP_INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 # Python modules may come and go without a new installation; a new package has to be made known by one.
-SOURCES := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/cpu/*.* csrc/cpu/isa/*.* desc_ext/*/__init__.py desc_ext/*/*/__init__.py)
+SOURCES := CMakeLists.txt pyproject.toml $(wildcard distribution/*.py csrc/*.* csrc/cpu/*.* csrc/cpu/isa/*.* desc_ext/*/__init__.py desc_ext/*/*/__init__.py)
 CUDA_SOURCES := $(wildcard csrc/cuda/*.*)
 EMULATOR_SOURCES := $(wildcard emulator/CMakeLists.txt emulator/include/*.* emulator/include/emulator/*.* emulator/src/*.* emulator/python/*.*) \
   python_tests/kernels/CMakeLists.txt
