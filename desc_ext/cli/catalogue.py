@@ -81,9 +81,7 @@ def in_flags(message: str) -> str:
     message = re.sub(rf"{_BEFORE}n_samples(?==\d)", "rows", message)
     message = re.sub(rf"{_BEFORE}(give|name) n_clusters{_AFTER}", r"\1 --clusters N", message)
     for option, flag in FLAG_OF.items():
-        message = re.sub(
-            rf"{_BEFORE}{option}=({_VALUE})", lambda found, flag=flag: _given(flag, found[1]), message
-        )
+        message = re.sub(rf"{_BEFORE}{option}=({_VALUE})", functools.partial(_given, flag), message)
         if option in _OWN_WORDS:
             message = re.sub(rf"{_BEFORE}{option}{_AFTER}", f"--{flag}", message)
         else:
@@ -91,9 +89,9 @@ def in_flags(message: str) -> str:
     return message
 
 
-def _given(flag: str, value: str) -> str:
-    """The flag with a value that Python wrote."""
-    value = value.strip("'\"")
+def _given(flag: str, found: re.Match[str]) -> str:
+    """The flag with the value that Python wrote."""
+    value = found[1].strip("'\"")
     return f"--{flag} {('auto' if flag == 'clusters' else 'none') if value == 'None' else value}"
 
 
