@@ -209,6 +209,7 @@ def test_scattering_features_of_colour_images_and_of_rows(tmp_path):
         ("but n_clusters=None; name n_clusters, or", "but --clusters auto; name --clusters N, or"),
         ("use features='scattering', or features=None", "use --features scattering, or --features none"),
         ("try another random_state.", "try another --seed."),
+        ("set image_shape=(H, W), or X", "give --set image_shape=(H, W), or X"),
         # words of English, files and what stands in quotes are no options
         ("the features of n_clusters.csv, in /tmp/n_clusters", "the features of n_clusters.csv, in /tmp/n_clusters"),
         ("there is no column 'n_clusters': DESC has", "there is no column 'n_clusters': DESC has"),
@@ -306,6 +307,10 @@ def test_folders_that_hold_no_model(tmp_path, digits_run):
         (["imagenet", "--clusters", "3"], "neither a known data set"),
         (["digits", "--clusters", "3", "--model", "deep"], "there is no model 'deep'; models are desc"),
         (["digits", "--clusters", "0"], "desc: --clusters must be an integer >= 1, got 0"),
+        (
+            ["digits", "--clusters", "3", "--seed", "-3"],
+            "--seed must be an integer from 0 to 2**32 - 1; got -3",
+        ),
         (["digits", "--clusters", "3", "--preset", "best"], "desc: --preset must be one of"),
         (["digits", "--clusters", "3", "--labels", "kind"], "leave out --labels"),
         (["digits", "--clusters", "3", "--set", "hiden_sizes=3"], "did you mean hidden_sizes?"),
