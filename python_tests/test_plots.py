@@ -9,6 +9,7 @@ import pytest
 
 from desc_ext import plots
 from desc_ext.models import DESC
+from desc_ext.plots.images import drawn_image, tones
 
 
 @pytest.fixture
@@ -141,6 +142,12 @@ def test_curves_show_losses_by_stage_and_metrics():
         assert axes.get_xlabel() == "epoch"
         assert axes.get_ylabel()
     assert set(lines_of(pretrain)) == {"total"}
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        names, inside = axes.get_legend().get_window_extent(), axes.get_window_extent()
+        assert names.y1 < inside.y0  # the names lie over no curve
+        assert inside.height > 150
+        assert names.x1 < figure.bbox.x1
 
 
 @pytest.mark.filterwarnings("ignore:no row was ever confident")
@@ -231,26 +238,33 @@ def test_a_spectrum_shows_laplacian_eigenvalues_and_the_chosen_number():
 
 def test_examples_go_from_most_to_least_certain():
     X = np.arange(40, dtype=np.float32).repeat(4).reshape(40, 4)  # row i is the image of constant i
-    X[:, 0] = 100
     labels = np.arange(40) % 2
-    confidence = np.linspace(1, 0, 40)
-    figure = plots.examples_figure(X, labels, confidence, (2, 2), "title", columns=5)
-    shown = [
-        [float(image.get_array()[1, 1]) for image in figure.axes[0].images[start : start + 5]]
-        for start in (0, 5)
-    ]
-    for k, values in enumerate(shown):
-        assert values[0] == 0  # scaled: the constant is the image's minimum
-        assert len(values) == 5
+    figure = plots.examples_figure(X, labels, np.linspace(1, 0, 40), (2, 2), "title", columns=5)
+    images = [image.get_array() for image in figure.axes[0].images]
+    assert len(images) == 10
+    for k in (0, 1):
+        members = np.arange(k, 40, 2)[[0, 5, 10, 14, 19]]  # as 19/4 rounds
+        # 0 is black and 39, the largest value shown, white
+        tones = [int(image[1, 1, 0]) for image in images[5 * k : 5 * k + 5]]
+        assert tones == [round(255 * member / 39) for member in members.tolist()]
         assert figure.axes[0].texts[k].get_text() == str(k)
-    gradient = np.linspace(0, 1, 40)[:, None] * np.array([[0, 1]]) + np.array([[0, 0]])
-    figure = plots.examples_figure(
-        np.column_stack([gradient[:, 1], np.zeros(40), np.full(40, 2.0), np.zeros(40)]),
-        labels, confidence, (2, 2), "title", columns=4,
-    )  # fmt: skip
-    first = [float(image.get_array()[0, 0]) * 2 for image in figure.axes[0].images[:4]]
-    members = np.arange(0, 40, 2)[[0, 6, 13, 19]]
-    np.testing.assert_allclose(first, gradient[members, 1], atol=1e-6)
+
+
+def test_images_are_drawn_as_they_are():
+    X = np.array([[0, 50, 100, 200], [10, 20, np.nan, 40]])
+    black_white = tones(X, [0, 1])
+    assert black_white == (0, 200)
+    first, second = (drawn_image(row, (2, 2), black_white) for row in X)
+    assert first[..., 0].tolist() == [[0, 64], [128, 255]]
+    assert second[..., 0].tolist() == [[13, 26], [0, 51]]  # a dark image stays dark
+    assert (first == first[..., :1]).all()  # grey
+    assert tones(-X[:1], [0]) == (-200, 0)
+    assert drawn_image(-X[0], (2, 2, 1), (-200, 0))[..., 1].tolist() == [[255, 191], [128, 0]]
+    colours = np.array([255, 0, 51, 9])
+    assert drawn_image(colours[:3], (1, 1, 3), (0, 255)).tolist() == [[[255, 0, 51]]]
+    assert drawn_image(colours, (1, 1, 4), (0, 255)).tolist() == [[[255, 0, 51]]]
+    assert drawn_image(colours, (2, 1, 2), (0, 255))[:, 0].tolist() == [[255] * 3, [51] * 3]
+    assert not drawn_image(np.zeros(4), (2, 2), tones(np.zeros((1, 4)), [0])).any()
 
 
 def test_colours_are_told_apart_and_beyond_ten_markers_differ():

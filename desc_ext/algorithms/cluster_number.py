@@ -12,8 +12,9 @@ FEWEST_CLUSTERS, MOST_CLUSTERS = 2, 50
 # Laplacian eigenvalues below this share of 1 are near enough to 0 that their ratios say nothing.
 _SMALL_EIGENVALUE = 0.02
 _CANDIDATES = 5
-# A gap of less than half, or one with a rival of more than half its size, names no number for certain.
-_CLEAR_GAP, _CLEAR_RIVAL = 0.5, 0.5
+# A gap is clear where it is large and twice the next, or four times the next. Those of normal rows without clusters were
+# at most 0.27, and at most 3.1 times the next.
+_LEAST_GAP, _LARGE_GAP, _TWICE, _FOUR_TIMES = 0.2, 0.4, 2, 4
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,20 @@ class ClusterNumber:
 
     @property
     def certain(self) -> bool:
-        """Whether the largest gap is at least half, and no other gap is more than half as large."""
-        (_, gap), *others = self.candidates
-        return gap >= _CLEAR_GAP and all(other <= _CLEAR_RIVAL * gap for _, other in others)
+        """Whether the largest gap is at least 0.4 and twice the next one, or at least 0.2 and four times the next one."""
+        gap, following = self.candidates[0][1], max((gap for _, gap in self.candidates[1:]), default=0.0)
+        clear = gap >= _FOUR_TIMES * following or (gap >= _LARGE_GAP and gap >= _TWICE * following)
+        return gap >= _LEAST_GAP and clear
+
+    @property
+    def described(self) -> str:
+        """A sentence: what was taken, whether it is certain, and the candidates with their gaps."""
+        named = ", ".join(f"{k} ({gap:.2f})" for k, gap in self.candidates)
+        doubt = "certain" if self.certain else "uncertain"
+        return (
+            f"the number of clusters is {doubt}. {self.best} was taken, which has the largest gap in the spectrum; the "
+            f"candidates and their relative gaps are {named}"
+        )
 
 
 def cluster_number(eigenvalues: np.ndarray) -> ClusterNumber:

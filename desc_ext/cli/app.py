@@ -27,6 +27,7 @@ from desc_ext.cli.inputs import (
     TextOption,
     image_size,
     new_data,
+    result_folder,
     shard_bounds,
 )
 from desc_ext.cli.options_file import as_defaults, with_settings
@@ -69,7 +70,7 @@ console = Console(
 )
 
 ResultArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The folder that `desc-ext fit --out` wrote.")
+    Path, typer.Argument(metavar="DIR", help="The folder that `desc-ext fit --out` wrote, or a saved model.")
 ]
 
 
@@ -79,6 +80,7 @@ def _complete_model(incomplete: str) -> list[str]:
 
 @app.command()
 def fit(
+    context: typer.Context,
     source: DataArgument,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")],
     clusters: Annotated[
@@ -170,7 +172,7 @@ def fit(
         estimator_class = find_model(model)
         chosen = {"clusters": clusters, "random_state": seed, "preset": preset, "epochs": epochs}
         chosen |= {"features": features, "external": external}
-        settings = with_settings(options_file, settings or [])
+        settings = with_settings(context, settings or [])
         options = estimator_options(model, estimator_class, settings, chosen)
         check_options(estimator_class, options)
         check_launch(model)
@@ -297,6 +299,7 @@ def predict(
             raise ValueError(f"--out must be a .npy or .csv file; got {out}")
         if not out.absolute().parent.is_dir():
             raise ValueError(f"the folder {out.absolute().parent} of --out does not exist")
+        folder = result_folder(folder)
         name, estimator = results.load_result(folder)
         results.check_predicts(name, estimator, folder)
         dataset = new_data(
@@ -328,6 +331,7 @@ def evaluate(
     from desc_ext.metrics import clustering_scores
 
     with plain_errors():
+        folder = result_folder(folder)
         dataset = new_data(
             folder, source, True, labels=labels, drop=drop or (), id=id_column, array=array, text=text, header=header,
             data_dir=data_dir, download=download,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = [
     "closest",
     "describe",
     "describe_all",
+    "in_flags",
     "method_names",
     "methods_table",
     "options_table",
@@ -31,6 +33,14 @@ FLAG_OF = {
     "features": "features",
     "external": "external",
 }
+
+# Those whose names are no words of English, so that they need no "=" beside them to be known as options.
+_OWN_WORDS = ("n_clusters", "random_state")
+# Neither within a word or path nor in quotes, where names are those of a file.
+_BEFORE, _AFTER = r"(?<![\w.'\"/-])", r"(?![\w'\"/-]|\.\w)"
+# Kinds of random_state that no flag can be.
+_SEEDS_OF_PYTHON = ", np.random.RandomState, np.random.default_rng() or None"
+_VALUE = r"'[^']*'|\"[^\"]*\"|[\w.-]*\w"
 
 METHODS_FILE = Path(__file__).with_name("methods.json")
 
@@ -58,6 +68,42 @@ def describe(name: str) -> dict[str, Any]:
             f"there is no model '{name}'; models are {', '.join(methods)}{closest(name, methods)}"
         )
     return methods[name]
+
+
+def in_flags(message: str) -> str:
+    """A message of an estimator in the words of the command line.
+
+    ``n_clusters=500`` becomes ``--clusters 500``, ``n_samples=300`` becomes ``rows=300``, "set image_shape=..." becomes
+    "give --set image_shape=...", and a class in front of the message the name that ``--model`` takes.
+    """
+    classes = {method["class"]: name for name, method in describe_all().items()}
+    owner, colon, rest = message.partition(": ")
+    if colon and owner in classes:
+        message = f"{classes[owner]}: {rest}"
+    message = re.sub(rf"{_BEFORE}n_samples(?==\d)", "rows", message)
+    message = re.sub(rf"{_BEFORE}(give|name) n_clusters{_AFTER}", r"\1 --clusters N", message)
+    message = message.replace(_SEEDS_OF_PYTHON, "")
+    message = re.sub(rf"{_BEFORE}set ({'|'.join(_other_options())})=", r"give --set \1=", message)
+    for option, flag in FLAG_OF.items():
+        message = re.sub(rf"{_BEFORE}{option}=({_VALUE})", functools.partial(_given, flag), message)
+        if option in _OWN_WORDS:
+            message = re.sub(rf"{_BEFORE}{option}{_AFTER}", f"--{flag}", message)
+        else:
+            message = re.sub(rf"(^|: ){option} must{_AFTER}", rf"\1--{flag} must", message)
+    return message
+
+
+@functools.cache
+def _other_options() -> list[str]:
+    """Names of options that have no flag, of all methods."""
+    names = {option["name"] for method in describe_all().values() for option in method["options"]}
+    return sorted(names - FLAG_OF.keys())
+
+
+def _given(flag: str, found: re.Match[str]) -> str:
+    """The flag with the value that Python wrote."""
+    value = found[1].strip("'\"")
+    return f"--{flag} {('auto' if flag == 'clusters' else 'none') if value == 'None' else value}"
 
 
 def closest(name: str, names: Iterable[str]) -> str:

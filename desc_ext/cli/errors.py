@@ -1,4 +1,4 @@
-"""Errors and warnings of the command line: one sentence each, said once by the processes that torchrun starts."""
+"""Errors and warnings of the command line: one sentence each, in its words, said once by the processes of torchrun."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 from rich.console import Console
+
+from desc_ext.cli.catalogue import in_flags
 
 __all__ = ["plain_errors"]
 
@@ -34,7 +36,7 @@ def plain_errors(same_in_all: bool = False) -> Iterator[None]:
         if rank:  # all processes read the same data
             return
         kind = "note" if issubclass(category, DataNote) else "warning"
-        errors.print(f"{kind}: {message}", markup=False)
+        errors.print(f"{kind}: {in_flags(str(message))}", markup=False)
 
     try:
         with warnings.catch_warnings():
@@ -71,7 +73,7 @@ def _rank() -> int:
 
 
 def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return in_flags(" ".join(str(error).split())) or type(error).__name__
 
 
 def _is_of_device(error: RuntimeError) -> bool:

@@ -26,6 +26,7 @@ __all__ = [
     "image_size",
     "load_preparation",
     "new_data",
+    "result_folder",
     "save_preparation",
     "shard_bounds",
 ]
@@ -35,8 +36,8 @@ DataArgument = Annotated[
     typer.Argument(
         metavar="DATA",
         help="A known name (see `desc-ext datasets`), or a file or folder: a table (.csv, .tsv, .txt, .parquet, .arrow), an "
-        "array (.npy, .npz, .mat, .h5ad), texts (.jsonl, a table with a column `text`, a folder), a folder of "
-        "images or of .npy shards.",
+        "array (.npy, .npz, .mat, .h5ad), texts (.jsonl, .txt with a text a line, a table with a column `text`, "
+        "a folder), a folder of images or of .npy shards.",
     ),
 ]
 LabelsOption = Annotated[
@@ -156,6 +157,16 @@ def load_preparation(folder: Path) -> Preparation:
         return Preparation.from_state(config, tensors)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{kept / 'config.json'} is damaged: {error}") from error
+
+
+def result_folder(folder: Path) -> Path:
+    """``result`` where ``result/model``, the saved model of a folder of results, is named; else ``folder`` itself.
+
+    The results say how new data become rows, which the model alone does not.
+    """
+    parent = folder.absolute().parent
+    inside = folder.absolute().name == "model" and (parent / _FOLDER).is_dir()
+    return parent if inside and (parent / "config.json").is_file() else folder
 
 
 def new_data(folder: Path, source: str, evaluate: bool, **asked: Any) -> Dataset:

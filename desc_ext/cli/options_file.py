@@ -13,6 +13,7 @@ from desc_ext.cli.errors import plain_errors
 
 __all__ = ["as_defaults", "read_options_file", "with_settings"]
 
+_SETTINGS = "desc_ext.settings"  # where the context keeps those of the file
 _ASKED = ("model", "options")
 _OF_A_RESULT = ("data", "parameters", "versions", "threads")
 
@@ -48,16 +49,15 @@ def as_defaults(context: typer.Context, path: Path | None) -> Path | None:
     """Callback of an eager option: what the file says of flags stands where the command line says nothing."""
     if path is not None:
         with plain_errors(same_in_all=True):
-            context.default_map = {**(context.default_map or {}), **read_options_file(path)[0]}
+            flags, context.meta[_SETTINGS] = read_options_file(path)  # once: it may be a pipe
+            context.default_map = {**(context.default_map or {}), **flags}
     return path
 
 
-def with_settings(path: Path | None, settings: list[str]) -> list[str]:
-    """NAME=VALUE of the file, and those of ``settings``, which stand in place of the file's."""
-    if path is None:
-        return settings
+def with_settings(context: typer.Context, settings: list[str]) -> list[str]:
+    """NAME=VALUE of the file that :func:`as_defaults` read, and those of ``settings``, which stand in place of the file's."""
     given = {text.partition("=")[0].strip() for text in settings}
-    of_file = read_options_file(path)[1]
+    of_file: dict[str, str] = context.meta.get(_SETTINGS, {})
     return [f"{name}={value}" for name, value in of_file.items() if name not in given] + settings
 
 

@@ -129,7 +129,7 @@ def write_predictions(path: Path, estimator: Any, dataset: Dataset) -> np.ndarra
 
 
 def load_result(folder: Path) -> tuple[str, Estimator]:
-    """Name and fitted estimator from a folder of results.
+    """Name and fitted estimator from a folder of results, or from one that an estimator's ``save`` wrote.
 
     Raises:
         ValueError: when the folder holds no result, or a damaged one.
@@ -142,9 +142,12 @@ def load_result(folder: Path) -> tuple[str, Estimator]:
         raise ValueError(f"{folder} holds an interrupted run: go on with it first, desc-ext fit ... --resume")
     if not config.is_file():
         raise ValueError(
-            f"{folder} is not a folder of results: it has no config.json (desc-ext fit --out writes it)"
+            f"{folder} is neither a folder of results nor a saved model: it has no config.json (desc-ext fit --out writes it)"
         )
-    name = json_object(config).get("model")
+    content = json_object(config)
+    if content.get("kind") == "model" and isinstance(content.get("method"), str):
+        return content["method"], find_model(content["method"]).load(folder)
+    name = content.get("model")
     if not isinstance(name, str):
         raise ValueError(f"{config} is damaged: its model is {name!r}")
     return name, find_model(name).load(Path(folder) / "model")

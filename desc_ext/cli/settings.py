@@ -61,7 +61,7 @@ def estimator_options(
         if not equals:
             raise ValueError(f"--set wants NAME=VALUE; got '{text}'")
         if key in FLAGS:
-            raise ValueError(f"{key} is set by {FLAGS[key]}, not by --set")
+            raise ValueError(f"'{key}' is set by {FLAGS[key]}, not by --set")
         if key not in names:
             raise ValueError(
                 f"{name} has no option '{key}'{closest(key, names)}; its options are {', '.join(names)}"

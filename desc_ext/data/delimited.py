@@ -21,7 +21,7 @@ import pyarrow.csv as arrow_csv
 from desc_ext.data.messages import DataError, note
 from desc_ext.data.tables import Table, listed
 
-__all__ = ["DELIMITED_SUFFIXES", "read_delimited"]
+__all__ = ["DELIMITED_SUFFIXES", "lines_of_words", "read_delimited"]
 
 DELIMITED_SUFFIXES = (".csv", ".tsv", ".txt")
 _DELIMITERS = "\t;|,"
@@ -88,6 +88,27 @@ def read_delimited(
         has_names=layout.has_names,
         place=lambda row: f"line {_line_of(path, layout, row)}",
     )
+
+
+def lines_of_words(path: Path) -> list[str] | None:
+    """The lines of a text file, blank ones left out, where it is no table; None where it is one.
+
+    A table has a number in more than half of its first hundred rows below the first one, or a column called "text".
+
+    Raises:
+        DataError: the file is damaged, no text, or without lines.
+    """
+    try:
+        encoding = _encoding(path)
+        first, *below = _find_layout(path, encoding, False, ()).sample
+        rows = below or [first]
+        of_numbers = sum(any(map(_is_number, row)) for row in rows)
+        if 2 * of_numbers > len(rows) or any(name.strip().lower() == "text" for name in first):
+            return None
+        with _opened(path, encoding) as text:
+            return [line for line in map(str.strip, text) if line]
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as text: {error}") from error
 
 
 # Layout

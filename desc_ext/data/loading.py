@@ -10,9 +10,10 @@ from pathlib import Path
 
 from desc_ext.data.arrays import ARRAY_SUFFIXES, read_array_file, read_npy_folder
 from desc_ext.data.catalogue import KNOWN, load_known
+from desc_ext.data.classes import is_label_file
 from desc_ext.data.columnar import COLUMNAR_SUFFIXES, PARQUET_SUFFIXES, read_columnar
 from desc_ext.data.dataset import Dataset
-from desc_ext.data.delimited import DELIMITED_SUFFIXES, read_delimited
+from desc_ext.data.delimited import DELIMITED_SUFFIXES, lines_of_words, read_delimited
 from desc_ext.data.folders import files_of, members
 from desc_ext.data.image_files import IMAGE_SUFFIXES
 from desc_ext.data.messages import DataError, note
@@ -23,6 +24,7 @@ from desc_ext.data.text import (
     TEXT_SUFFIXES,
     Documents,
     as_rows,
+    documents_of_lines,
     documents_of_table,
     read_jsonl,
     read_text_folder,
@@ -73,8 +75,8 @@ def load_dataset(
               anndata), a folder of .npy files of rows: shards, as :func:`stored_rows` reads them;
             - images (above 64 MiB :class:`StoredRows`, decoded once, see :func:`stored_rows`): a folder of PNG, JPEG, TIFF or
               WebP files, or of one folder of them for each class;
-            - texts: a .jsonl file (an object a line), a table with a column "text", a folder of text files, or of one folder
-              of them for each class.
+            - texts: a .jsonl file (an object a line), a .txt file (a text a line, where most lines hold no number), a table
+              with a column "text", a folder of text files, or of one folder of them for each class.
         labels: where the known classes are: the name or number (-1 is the last) of a column, the name of an array (.npz,
             .mat), of a key (.jsonl), of a column of obs (.h5ad), or a .npy file. Folders of classes need none.
         data_dir: the folder to look into first for a known data set.
@@ -192,11 +194,23 @@ def _read(
     if name.endswith(COLUMNAR_SUFFIXES):
         reading.refuse(path, "a table with names", "header")
         return _of_table(read_columnar(path), reading, preparation)
+    if bare.endswith(".txt") and _may_be_lines(reading, preparation):
+        lines = lines_of_words(path)
+        if lines is not None:
+            return documents_of_lines(path, lines, reading)
     saved = Reading() if preparation is None else preparation.reading
     words = {word for r in (reading, saved) for word in (r.labels, r.id, r.text) if word is not None}
     header = saved.header if reading.header is None else reading.header
     names = None if preparation is None or preparation.width is None else (preparation.columns or ())
     return _of_table(read_delimited(path, header, frozenset(words), names), reading, preparation)
+
+
+def _may_be_lines(reading: Reading, preparation: Preparation | None) -> bool:
+    """Whether neither an option nor the result names columns, or numbers, of a .txt file."""
+    named = (reading.columns, reading.drop or None, reading.id, reading.text, reading.header)
+    if any(name is not None for name in named) or (reading.labels and not is_label_file(reading.labels)):
+        return False
+    return preparation is None or preparation.text_features is not None
 
 
 def _no_such_kind(source: object, path: Path) -> str:

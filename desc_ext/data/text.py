@@ -24,6 +24,7 @@ __all__ = [
     "TEXT_SUFFIXES",
     "Documents",
     "as_rows",
+    "documents_of_lines",
     "documents_of_table",
     "read_jsonl",
     "read_text_folder",
@@ -208,6 +209,13 @@ def _value_of(path: Path, number: int, item: dict[str, Any], key: str, flag: str
             f"{json.dumps(value)[:40] if key in item else f'only {listed(item)}'}"
         )
     return value
+
+
+def documents_of_lines(path: Path, lines: list[str], reading: Reading) -> Documents:
+    """One text a line, which is said; known classes can be in a .npy file alone."""
+    note(f"{path} holds no table of numbers: its {len(lines):,} lines are texts")
+    y = None if reading.labels is None else labels_of_file(reading.labels, len(lines))
+    return _documents(path, lines, y, None)
 
 
 def documents_of_table(table: Table, column: int, reading: Reading) -> Documents:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from desc_ext.engine.fields import OptionField
 
-__all__ = ["options_text", "summary"]
+__all__ = ["method_page", "options_text", "summary"]
 
 _WIDTH = 118
+_DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def options_text(
@@ -73,3 +76,20 @@ def summary(cls: type) -> str:
     """The first sentence of a class's docstring."""
     text = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
     return text.rstrip(".")
+
+
+def method_page(method: str) -> str:
+    """The address of a method's page of the documentation.
+
+    It is that of the site which the installed package names as its documentation; else that of the file in the checkout
+    that the package runs from; "" where there is neither.
+    """
+    try:
+        urls = importlib.metadata.metadata("desc-ext").get_all("Project-URL") or []
+    except importlib.metadata.PackageNotFoundError:
+        urls = []
+    named = dict(url.split(", ", 1) for url in urls)
+    if "Documentation" in named:
+        return f"{named['Documentation'].rstrip('/')}/methods/{method}.html"
+    page = _DOCS / "methods" / f"{method}.md"
+    return page.as_uri() if page.is_file() else ""

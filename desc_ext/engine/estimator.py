@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Callback, Recorder, check_callbacks
+from desc_ext.engine.documentation import method_page
 from desc_ext.engine.fields import OptionField, check_value
 from desc_ext.engine.inputs import restore_features, saved_features
 from desc_ext.engine.options import (
@@ -105,6 +106,13 @@ class Estimator(_Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
         default=0,
         of_run=True,
     )
+
+    # ------------------------------------------------------------------ scikit-learn's picture of an estimator
+    _doc_link_module = "desc_ext"
+    _doc_link_template = "{page}"
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"page": method_page(self.method)}
 
     # ------------------------------------------------------------------ options
     def _resolve_options(self) -> Self:

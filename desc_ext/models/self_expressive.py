@@ -99,7 +99,8 @@ class SelfExpressiveClustering(_Found, Estimator):
     w_i times.
 
     ``n_clusters=None`` takes the k from 2 to 50 with the largest relative gap (λ_k − λ_{k+1}) / (1 − λ_{k+1} + 0.02) of the
-    spectrum, and warns where that gap or its lead is small.
+    spectrum, and warns where that gap is below 0.4 or less than twice the next one, unless it is 0.2 or more and four times
+    the next one.
 
     With ``landmarks`` the above is done with m rows alone, drawn uniformly without replacement (by ``random_state``), since
     their graph is then a sample of that of all rows. The other rows are new rows: read, assigned and forgotten a few thousand
@@ -471,12 +472,7 @@ class SelfExpressiveClustering(_Found, Estimator):
 
 def _warn_of_uncertain(number: ClusterNumber) -> None:
     if not number.certain:
-        named = ", ".join(f"{k} ({gap:.2f})" for k, gap in number.candidates)
-        warn_user(
-            f"SelfExpressiveClustering: the number of clusters is uncertain. {number.best} was taken, which has the largest "
-            f"gap in the spectrum; the candidates and their relative gaps are {named}. Look at the spectrum, or give "
-            "n_clusters"
-        )
+        warn_user(f"SelfExpressiveClustering: {number.described}. Look at the spectrum, or give n_clusters")
 
 
 def _require_finite(numbers: np.ndarray, embedding: np.ndarray) -> None:

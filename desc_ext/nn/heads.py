@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ class SelfExpressiveLayer(nn.Module):
         super().__init__()
         self.coefficient = nn.Parameter(torch.full((n_samples, n_samples), 1e-4).fill_diagonal_(0))
 
-    def forward(self, z: Tensor, penalty: str) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, z: Tensor, penalty: Literal["l1", "l2"]) -> tuple[Tensor, Tensor, Tensor]:
         """C z [n, p], ½‖Z − C Z‖²_F, and ‖C‖²_F (``penalty`` "l2") or Σ_ij |C_ij| ("l1"), in one pass over C."""
         residual, size, difference = ops.self_expression_residual(z, self.coefficient, penalty)
         return z - difference, residual, size

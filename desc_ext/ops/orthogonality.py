@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from desc_ext.ops.registration import active_namespace, register
 __all__ = ["block_orthogonality_penalty"]
 
 
-def block_orthogonality_penalty(bases: Tensor, within: str = "unit") -> Tensor:
+def block_orthogonality_penalty(bases: Tensor, within: Literal["unit", "orthonormal"] = "unit") -> Tensor:
     """‖SᵀS ⊙ I − I‖²_F + ‖SᵀS ⊙ O‖²_F with S = [S_1 … S_K] (eq. 7 of the DESC paper).
 
     O is 0 on the d×d diagonal blocks and 1 elsewhere: unit columns, orthogonal blocks, nothing asked inside a block.

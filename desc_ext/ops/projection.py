@@ -6,6 +6,8 @@ e_ik = ‖S_kᵀ z_i‖², r_ik = ‖z_i − S_k S_kᵀ z_i‖². No array of si
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,9 @@ def projection_residual(z: Tensor, bases: Tensor) -> Tensor:
     return active_namespace().projection_residual(z, bases, allow_tf32(z))
 
 
-def nearest_subspace(z: Tensor, bases: Tensor, metric: str = "residual") -> tuple[Tensor, Tensor]:
+def nearest_subspace(
+    z: Tensor, bases: Tensor, metric: Literal["residual", "energy"] = "residual"
+) -> tuple[Tensor, Tensor]:
     """The subspace nearest to each row, without an n×K array.
 
     Args:

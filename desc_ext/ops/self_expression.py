@@ -7,6 +7,8 @@ stored by :func:`dense_coefficients` alone.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -143,7 +145,9 @@ def dense_coefficients(y: Tensor) -> Tensor:
     return products - torch.diag_embed(products.diagonal(dim1=-2, dim2=-1))
 
 
-def self_expression_residual(z: Tensor, coef: Tensor, penalty: str = "l2") -> tuple[Tensor, Tensor, Tensor]:
+def self_expression_residual(
+    z: Tensor, coef: Tensor, penalty: Literal["l1", "l2"] = "l2"
+) -> tuple[Tensor, Tensor, Tensor]:
     """½‖Z − C̃ Z‖²_F, the size of C̃, and Z − C̃ Z, for a learned C = ``coef`` and C̃ = C with its diagonal set to 0.
 
     Neither C̃ nor its products of size n² are stored: C is read once here, and once for its gradient, which is written

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from desc_ext.plots.images import drawn_image, tones
 from desc_ext.plots.style import COLORS, INK, cluster_colors, new_figure, plain, tidy
 
 __all__ = ["affinity_figure", "examples_figure", "rows_by_cluster", "sizes_figure"]
@@ -119,7 +119,8 @@ def examples_figure(
     """A sheet of images, a row a cluster, from its most to its least certain member in even steps.
 
     Args:
-        X: rows [n, m], m the product of ``image_shape``; any scale.
+        X: rows [n, m], m the product of ``image_shape``; 0, or the least negative value, is drawn black, the largest value
+            of all images shown white.
         labels: cluster labels [n].
         confidence: how certain each row's cluster is [n], e.g. its largest assignment.
         image_shape: (height, width) or (height, width, channels).
@@ -134,20 +135,15 @@ def examples_figure(
     figure = new_figure(0.62 * columns + 0.9, 0.62 * len(shown) * image_shape[0] / image_shape[1] + 0.85)
     axes = figure.subplots()
     axes.set_axis_off()
-    shape = image_shape[:2] if len(image_shape) == 3 and image_shape[-1] == 1 else image_shape
-    height = shape[0] / shape[1]  # of an image, whose width is 1
+    height = image_shape[0] / image_shape[1]  # of an image, whose width is 1
+    picked = [_evenly_by_confidence(labels, confidence, k, columns) for k in shown]
+    black_white = tones(X, [member for members in picked for member in members])
     for row, k in enumerate(shown):
-        members = np.flatnonzero(labels == k)
-        members = members[np.argsort(-confidence[members], kind="stable")]
-        picked = members[np.unique(np.linspace(0, len(members) - 1, columns).round().astype(int))]
         bottom = (len(shown) - 1 - row) * (height + _GAP)
-        for column, member in enumerate(picked):
+        for column, member in enumerate(picked[row]):
             left = column * (1 + _GAP)
-            _draw_image(
-                axes,
-                np.asarray(X[member], dtype=np.float64).reshape(shape),
-                (left, left + 1, bottom, bottom + height),
-            )
+            image = drawn_image(X[member], image_shape, black_white)
+            axes.imshow(image, interpolation="nearest", extent=(left, left + 1, bottom, bottom + height))
         axes.text(
             -2 * _GAP, bottom + height / 2, str(k), ha="right", va="center", fontsize=11, fontweight="bold", color=INK
         )  # fmt: skip
@@ -161,7 +157,8 @@ def examples_figure(
     return figure
 
 
-def _draw_image(axes: Axes, image: np.ndarray, extent: tuple[float, float, float, float]) -> None:
-    low, high = float(image.min()), float(image.max())
-    image = (image - low) / (high - low) if high > low else np.zeros_like(image)
-    axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", extent=extent)
+def _evenly_by_confidence(labels: np.ndarray, confidence: np.ndarray, k: int, most: int) -> np.ndarray:
+    """Numbers of at most ``most`` rows of cluster ``k``, in even steps from the most to the least certain."""
+    members = np.flatnonzero(labels == k)
+    members = members[np.argsort(-confidence[members], kind="stable")]
+    return members[np.unique(np.linspace(0, len(members) - 1, most).round().astype(int))]

@@ -22,6 +22,8 @@ SHARES = {
     "discriminator_accuracy": "discriminator accuracy",
 }
 
+_NAMES_A_LINE = {"loss": 2, "shares": 1, "metrics": 2}  # below each panel
+
 
 def curves_figure(history: list[dict], title: str) -> Figure:
     """Loss terms and shares of each stage over its epochs, and, where the history has them, the metrics.
@@ -41,7 +43,8 @@ def curves_figure(history: list[dict], title: str) -> Figure:
                 panels.append((stage, kind, curves))
     width = 2 if len(panels) == 4 else max(1, min(3, len(panels)))
     height = max(1, -(-len(panels) // width))
-    figure = new_figure(max(4.9 * width, 6), 3.5 * height + 0.3)
+    lines = max((-(-len(curves) // _NAMES_A_LINE[kind]) for _, kind, curves in panels), default=0)
+    figure = new_figure(max(4.9 * width, 6), (3.5 + 0.2 * lines) * height + 0.3)
     figure.suptitle(plain(title), x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     for axes, panel in zip_longest(figure.subplots(height, width, squeeze=False).flat, panels):
         if panel is None:
@@ -97,6 +100,12 @@ def _draw_curves(axes: Axes, stage: str, kind: str, curves: dict) -> None:
     if max(epoch for epochs, _ in curves.values() for epoch in epochs) == 1:
         axes.set_xlim(0.5, 1.5)  # a single epoch: around its one point
     tidy(axes)
+    # below the label of the axis: inside, it would lie over a curve
     axes.legend(
-        fontsize=8, framealpha=0.85, edgecolor="none"
-    )  # curves show through where there is no free place
+        fontsize=8,
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(0, -0.16),
+        borderaxespad=0,
+        ncols=_NAMES_A_LINE[kind],
+    )

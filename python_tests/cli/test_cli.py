@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.browser import Page
 from helpers.commands import ENVIRONMENT, RESULTS, SMALL, run, start
 from matplotlib.image import imread
 from sklearn.datasets import load_digits
 
 import desc_ext
+from desc_ext.cli.catalogue import in_flags
 from desc_ext.cli.run import Run
 from desc_ext.cli.settings import parse_setting
 from desc_ext.metrics import clustering_scores
@@ -197,6 +200,26 @@ def test_scattering_features_of_colour_images_and_of_rows(tmp_path):
     assert code == 0, errors
 
 
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("DESC: random_state must be an integer", "desc: --seed must be an integer"),
+        ("n_samples=3 should be >= n_clusters=8 and >= 2", "rows=3 should be >= --clusters 8 and >= 2"),
+        ("Look at the spectrum, or give n_clusters", "Look at the spectrum, or give --clusters N"),
+        ("but n_clusters=None; name n_clusters, or", "but --clusters auto; name --clusters N, or"),
+        ("use features='scattering', or features=None", "use --features scattering, or --features none"),
+        ("try another random_state.", "try another --seed."),
+        ("set image_shape=(H, W), or X", "give --set image_shape=(H, W), or X"),
+        # words of English, files and what stands in quotes are no options
+        ("the features of n_clusters.csv, in /tmp/n_clusters", "the features of n_clusters.csv, in /tmp/n_clusters"),
+        ("there is no column 'n_clusters': DESC has", "there is no column 'n_clusters': DESC has"),
+        ("the preset paper", "the preset paper"),
+    ],
+)  # fmt: skip
+def test_messages_are_in_the_words_of_the_command_line(message, expected):
+    assert in_flags(message) == expected
+
+
 def test_number_of_clusters_is_found(tmp_path):
     folder = tmp_path / "out"
     arguments = ["--model", "self-expressive", "--clusters", "auto", "--baselines", "--set", "features=none"]
@@ -211,6 +234,11 @@ def test_number_of_clusters_is_found(tmp_path):
     assert json.loads((folder / "config.json").read_text())["parameters"]["n_clusters"] == 4
     assert "as many clusters as are found" in output
     assert imread(folder / "spectrum.png").std() > 0.05
+    page = Page((folder / "report.html").read_text())
+    drawn = base64.b64encode((folder / "spectrum.png").read_bytes()).decode()
+    assert any(names.get("src") == f"data:image/png;base64,{drawn}" for _, names in page.elements)
+    assert "The number of clusters is certain. 4 was taken" in page.text
+    assert "uncertain" not in errors
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics) == {"self-expressive", "k-means", "ae-kmeans"}
 
@@ -278,8 +306,12 @@ def test_folders_that_hold_no_model(tmp_path, digits_run):
     [
         (["imagenet", "--clusters", "3"], "neither a known data set"),
         (["digits", "--clusters", "3", "--model", "deep"], "there is no model 'deep'; models are desc"),
-        (["digits", "--clusters", "0"], "n_clusters must be an integer >= 1, got 0"),
-        (["digits", "--clusters", "3", "--preset", "best"], "preset must be one of"),
+        (["digits", "--clusters", "0"], "desc: --clusters must be an integer >= 1, got 0"),
+        (
+            ["digits", "--clusters", "3", "--seed", "-3"],
+            "--seed must be an integer from 0 to 2**32 - 1; got -3",
+        ),
+        (["digits", "--clusters", "3", "--preset", "best"], "desc: --preset must be one of"),
         (["digits", "--clusters", "3", "--labels", "kind"], "leave out --labels"),
         (["digits", "--clusters", "3", "--set", "hiden_sizes=3"], "did you mean hidden_sizes?"),
         (["digits", "--clusters", "3", "--set", "epochs"], "wants NAME=VALUE; got 'epochs'"),
@@ -290,7 +322,7 @@ def test_folders_that_hold_no_model(tmp_path, digits_run):
         (["digits", "--clusters", "3", "--epochs", "2", "--set", "max_epochs=4"], "max_epochs is set twice"),
         (["digits", "--clusters", "3", "--model", "self-expressive", "--epochs", "2"], "leave out --epochs"),
         (["digits", "--clusters", "3", "--resume"], "there is nothing to resume"),
-        (["digits", "--clusters", "5000"], "n_samples=1797 should be >= n_clusters=5000"),
+        (["digits", "--clusters", "5000"], "rows=1797 should be >= --clusters 5000 and >= 2"),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence(tmp_path, arguments, message):

@@ -45,6 +45,31 @@ def table(tmp_path):
     return fit(tmp_path, tmp_path / "fit.csv", "--labels", "kind")
 
 
+@pytest.mark.parametrize("place", ["r/model", "r/model/"])
+def test_the_model_of_a_result_stands_for_the_result(tmp_path, table, place):
+    X, kinds = lines_in_space(30, 1)
+    frame = pd.DataFrame(X, columns=["a", "b", "c"]).assign(kind=kinds)
+    frame[["c", "kind", "b", "a"]].to_csv(tmp_path / "new.csv", index=False)
+    code, _, errors = run("predict", f"{tmp_path}/{place}", tmp_path / "new.csv", "--out", tmp_path / "y.npy")
+    assert code == 0, errors
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), KSubspaces.load(table / "model").predict(X))
+    code, out, _ = run("evaluate", f"{tmp_path}/{place}", tmp_path / "new.csv")
+    assert (code, out.count("1.000")) == (0, 3)
+
+
+def test_a_model_that_was_saved_by_itself(tmp_path):
+    X, kinds = lines_in_space(60, 0)
+    model = KSubspaces(2, subspace_dim=1, random_state=0).fit(X)
+    model.save(tmp_path / "alone")
+    np.save(tmp_path / "new.npy", X[:20])
+    code, _, errors = run("predict", tmp_path / "alone", tmp_path / "new.npy", "--out", tmp_path / "y.npy")
+    assert code == 0, errors
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), model.predict(X[:20]))
+    pd.DataFrame(X, columns=["a", "b", "c"]).assign(kind=kinds).to_csv(tmp_path / "new.csv", index=False)
+    code, out, errors = run("evaluate", tmp_path / "alone", tmp_path / "new.csv", "--labels", "kind")
+    assert (code, out.count("1.000")) == (0, 3), errors
+
+
 def test_columns_in_another_order_give_the_same_clusters(tmp_path, table):
     X, kinds = lines_in_space(30, 1)
     frame = pd.DataFrame(X, columns=["a", "b", "c"]).assign(kind=kinds)

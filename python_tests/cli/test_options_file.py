@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 
 import numpy as np
 import pytest
+import typer
 from helpers.commands import run
 
-from desc_ext.cli.options_file import read_options_file, with_settings
+from desc_ext.cli.options_file import as_defaults, read_options_file, with_settings
 
 NO_PICTURES = ("--no-pictures", "--no-report")
 
@@ -61,11 +64,25 @@ def test_values_are_written_as_set_takes_them(tmp_path):
     file.write_text(json.dumps({"options": options}))
     expected = {"hidden_sizes": "500,20", "channels": "()", "tol": "0.001", "x": "none", "y": "True"}
     assert read_options_file(file) == ({"clusters": "auto"}, expected)
-    assert with_settings(file, ["tol=2", " x =3"])[-2:] == ["tol=2", " x =3"]
-    assert [text for text in with_settings(file, ["tol=2", " x =3"]) if text.startswith(("tol", "x"))] == [
-        "tol=2"
-    ]
-    assert with_settings(None, ["a=1"]) == ["a=1"]
+    context = typer.Context(typer.core.TyperCommand("fit"))
+    assert with_settings(context, ["a=1"]) == ["a=1"]
+    as_defaults(context, file)
+    assert context.default_map == {"clusters": "auto"}
+    settings = with_settings(context, ["tol=2", " x =3"])
+    assert settings[-2:] == ["tol=2", " x =3"]
+    assert [text for text in settings if text.startswith(("tol", "x"))] == ["tol=2"]
+
+
+def test_the_file_may_be_a_pipe(tmp_path):
+    pipe, options = tmp_path / "pipe", {"n_clusters": 3, "subspace_dim": 1, "n_init": 1}
+    os.mkfifo(pipe)
+    content = json.dumps({"model": "k-subspaces", "options": options})
+    writer = threading.Thread(target=pipe.write_text, args=[content], daemon=True)
+    writer.start()
+    code, _, errors = run("fit", "digits", "--options", pipe, "--out", tmp_path / "r", *NO_PICTURES)
+    assert (code, errors) == (0, "")
+    found = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert (found["model"], found["options"]) == ("k-subspaces", options | {"random_state": 0})
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="reads no TOML")

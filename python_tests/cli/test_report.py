@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.browser import Page, open_page
 from helpers.commands import SMALL, run
+from PIL import Image
 from sklearn.datasets import load_digits, load_wine
 from sklearn.metrics import silhouette_samples
 
@@ -102,6 +104,17 @@ def test_it_says_what_the_results_say(digits_report):
     assert "batch_size" not in changed
     strips = [names for tag, names in page.elements if tag == "img" and names.get("class") == "strip"]
     assert len(strips) == len(np.unique(labels))
+
+
+def test_images_are_no_negatives(tmp_path, monkeypatch):
+    X = np.array([[0, 0, 0, 100], [0, 0, 0, 50], [200, 200, 0, 200]] * 5, dtype=np.float32)
+    dataset = data.Dataset("pixels", X, image_shape=(2, 2))
+    clusters, _ = describe_clusters(np.zeros(15, np.int64), -np.arange(15.0), X, 1, None)
+    assert add_details(clusters, dataset, np.zeros(15, np.int64), -np.arange(15.0), True) == "images"
+    with Image.open(io.BytesIO(base64.b64decode(clusters[0].picture.partition(",")[2]))) as strip:
+        pixels = np.asarray(strip)
+    assert pixels.shape == (2, 10 * 3 - 1, 3)  # a column of white between two images
+    assert pixels[:, :2, 0].tolist() == [[0, 0], [0, 128]]  # the first row, beside the largest value, 200
 
 
 def test_what_comes_from_the_user_is_text(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from desc_ext.data import KNOWN, DataError, catalogue, load_dataset, read_documents
+from desc_ext.data import KNOWN, DataError, DataNote, catalogue, load_dataset, read_documents
+from desc_ext.data.delimited import lines_of_words
 from desc_ext.features import TextFeatures
 
 TEXTS = [
@@ -42,6 +43,43 @@ def write_csv(path):
     rows = [f'{kind},"{text}"' for text, kind in zip(TEXTS, KINDS, strict=True)]
     path.write_text("\n".join(["kind,text", *rows]) + "\n", encoding="utf-8-sig")
     return path
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_text_a_line(tmp_path, ending):
+    lines = [*TEXTS, "# of 7, 8 and 9 apples", "", '"stone, red" 5']
+    path = tmp_path / "t.txt"
+    path.write_bytes((ending.join(lines) + ending).encode())
+    with pytest.warns(DataNote, match=r"t\.txt holds no table of numbers: its 8 lines are texts"):
+        found = read_documents(path)
+    assert found.texts == [line for line in lines if line]
+    np.save(tmp_path / "y.npy", np.arange(8) % 2)
+    with pytest.warns(DataNote):
+        data = load_dataset(path, labels=tmp_path / "y.npy")
+    np.testing.assert_array_equal(data.labels, np.arange(8) % 2)
+    jsonl = tmp_path / "t.jsonl"
+    jsonl.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines if line))
+    np.testing.assert_array_equal(data.X, load_dataset(jsonl).X)
+    (tmp_path / "one.txt").write_text("a green apple")
+    with pytest.warns(DataNote):
+        new = load_dataset(tmp_path / "one.txt", preparation=data.preparation)
+    np.testing.assert_array_equal(new.X, data.preparation.text_features.transform(["a green apple"]))
+
+
+@pytest.mark.parametrize(
+    "content", ["a b\n1 2\n", "1;x\n2;y\n", "# kind\n3\n4\n", "kind,text\na,red apple\nb,green pear\n"]
+)
+def test_a_table_is_no_text_a_line(tmp_path, content):
+    (tmp_path / "t.txt").write_text(content)
+    assert lines_of_words(tmp_path / "t.txt") is None
+
+
+def test_an_option_that_names_columns_makes_a_table(tmp_path):
+    (tmp_path / "t.txt").write_text("name\tkind\nred apple\tfruit\ngreen apple\tpear\n")
+    found = read_documents(tmp_path / "t.txt", text="name", labels="kind")
+    assert (found.texts, found.class_names) == (["red apple", "green apple"], ("fruit", "pear"))
+    with pytest.raises(DataError, match="kind"):
+        load_dataset(tmp_path / "t.txt", drop="name")
 
 
 # Rows

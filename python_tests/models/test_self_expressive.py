@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
 from desc_ext.algorithms import graph
-from desc_ext.algorithms.cluster_number import cluster_number
+from desc_ext.algorithms.cluster_number import ClusterNumber, cluster_number
 from desc_ext.algorithms.graph import symmetric_affinity
 from desc_ext.algorithms.spectral import leading_eigenvectors, spectral_kmeans
 from desc_ext.engine.callbacks import Callback
@@ -349,6 +349,25 @@ def test_relative_gaps_of_a_spectrum():
         ValueError, match=r"2 distinct rows .*n_clusters=None; name n_clusters, or give 3 rows"
     ):
         SelfExpressiveClustering(None).fit(np.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("gaps", "certain"),
+    [
+        ([0.19, 0.16, 0.11], False),  # the digits
+        ([0.41, 0.20], True),
+        ([0.41, 0.21], False),
+        ([0.39, 0.15], False),
+        ([0.32, 0.08], True),
+        ([0.21, 0.05, 0.05], True),
+        ([0.19, 0.01], False),  # as rows without clusters have
+        ([0.93], True),
+    ],
+)
+def test_a_number_is_certain_where_its_gap_is_clear(gaps, certain):
+    found = ClusterNumber(tuple((k + 2, gap) for k, gap in enumerate(gaps)))
+    assert found.certain == certain
+    assert ("uncertain" in found.described) != certain
 
 
 def test_images_are_scattered_where_that_helps():

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import desc_ext
+from desc_ext.algorithms.cluster_number import ClusterNumber
 from desc_ext.cli.pictures import numbered_classes, rows_name
 from desc_ext.cli.report.clusters import Cluster, Confusion, confusion, describe_clusters
 from desc_ext.cli.report.details import add_details
@@ -38,6 +39,7 @@ class Report:
         n_left_out: clusters that are not among them.
         confusion: known classes by cluster, or None.
         confidence: what the confidence of a row is.
+        number: where the number of clusters was found: how, and whether it is certain; else "".
         details: what each cluster is described by: "images", "texts", "columns" or "".
     """
 
@@ -54,6 +56,7 @@ class Report:
     confusion: Confusion | None
     confidence: str
     rows_name: str
+    number: str
     details: str
 
 
@@ -91,6 +94,7 @@ def describe_run(estimator: Any, dataset: Dataset, seconds: float, pictures: boo
         confusion=None if classes is None else confusion(estimator.labels_, n_clusters, *classes),
         confidence=_meaning_of_confidence(estimator),
         rows_name=rows_name(estimator.method),
+        number=_number_found(estimator),
         details=details,
     )
 
@@ -114,6 +118,14 @@ def _facts(estimator: Any, dataset: Dataset, seconds: float) -> list[tuple[str, 
         ("seconds", f"{seconds:,.1f}"),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _number_found(estimator: Any) -> str:
+    candidates = getattr(estimator, "cluster_candidates_", None)
+    if not candidates:
+        return ""
+    said = ClusterNumber(tuple(candidates)).described
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _changed_options(estimator: Any) -> list[tuple[str, str, str]]:

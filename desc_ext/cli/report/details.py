@@ -51,25 +51,17 @@ def _members(labels: np.ndarray, confidence: np.ndarray, k: int, most: int) -> n
 def _add_images(
     clusters: list[Cluster], dataset: Dataset, labels: np.ndarray, confidence: np.ndarray
 ) -> None:
+    from desc_ext.plots.images import drawn_image, tones  # matplotlib takes its time
+
     shape = dataset.image_shape
     assert shape is not None
     step = -(-max(shape[:2]) // _LARGEST_IMAGE)
-    for cluster in clusters:
-        rows = _members(labels, confidence, cluster.number, _IMAGES)
+    shown = [_members(labels, confidence, cluster.number, _IMAGES) for cluster in clusters]
+    black_white = tones(dataset.X, np.concatenate(shown))
+    for cluster, rows in zip(clusters, shown, strict=True):
         if len(rows):
-            images = [_as_bytes(np.asarray(dataset.X[row]).reshape(shape)[::step, ::step]) for row in rows]
+            images = [drawn_image(dataset.X[row], shape, black_white)[::step, ::step] for row in rows]
             cluster.picture, cluster.n_pictures = _strip(images), len(rows)
-
-
-def _as_bytes(image: np.ndarray) -> np.ndarray:
-    """Red, green and blue [H, W, 3] of an image of any scale, dark on white where it has one colour."""
-    image = np.nan_to_num(image.astype(np.float64), posinf=0, neginf=0)
-    low, high = image.min(), image.max()
-    image = (image - low) / (high - low) if high > low else np.zeros_like(image)
-    image = image if image.ndim == 3 else image[..., None]
-    if image.shape[2] != 3:
-        image = np.repeat(1 - image[..., :1], 3, axis=2)
-    return (255 * image).round().astype(np.uint8)
 
 
 def _strip(images: list[np.ndarray]) -> str:

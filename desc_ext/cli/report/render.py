@@ -25,6 +25,10 @@ _PICTURES = {
         "Affinities",
         "Affinities between rows that are sorted by cluster: blocks on the diagonal",
     ),
+    "spectrum.png": (
+        "The spectrum in which the number of clusters was looked for",
+        "Eigenvalues of the graph's Laplacian in order, and the largest gaps between them",
+    ),
 }
 
 
