@@ -49,19 +49,23 @@ def speed_figure(
     roofline.set_ylabel("GFLOP/s", color=INK)
     roofline.legend(frameon=False, loc="lower right", fontsize=9)
     tidy(roofline)
-    ratio_axes(bars, labels, [[mine / other] for mine, other in zip(ours, peers, strict=True)])
+    ratio_axes(bars, labels, [[mine / other] for mine, other in zip(ours, peers, strict=True)], bars=True)
     figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     return figure
 
 
-def ratio_axes(axes: Axes, labels: Sequence[str], ratios: Sequence[Sequence[float]]) -> None:
-    """Time of the best peer over ours, a line a label and a point a shape: right of 1 we are faster, left of it slower.
+def ratio_axes(
+    axes: Axes, labels: Sequence[str], ratios: Sequence[Sequence[float]], bars: bool = False
+) -> None:
+    """Time of the best peer over ours, a line a label: right of 1 we are faster, left of it slower.
 
-    A single ratio of a label is a bar with its value.
+    Args:
+        ratios: of every label, a point each.
+        bars: there is one ratio a label, and it is drawn as a bar with its value.
     """
     for y, values in enumerate(ratios):
         colors = [AHEAD if value >= 1 else BEHIND for value in values]
-        if len(values) == 1:
+        if bars:
             axes.barh(y, values[0] - 1, left=1, height=0.6, color=colors[0])
             right = values[0] >= 1
             axes.annotate(
