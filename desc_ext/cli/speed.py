@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,39 +88,39 @@ def show(report: Report, console: Console, as_json: bool, plot: Path | None) -> 
         f"roofline: matrix product {roof.gigaflops:.0f} GFLOP/s, copy {roof.gigabytes:.0f} GB/s",
         markup=False,
     )
-    console.print(_table(report))
+    console.print("medians; ×: the best peer's time over ours, below 1 we are slower", markup=False)
+    for table in _tables(report):
+        console.print(table)
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
     if plot is not None:
         console.print(f"picture: {plot}", markup=False)
 
 
-def _table(report: Report) -> Table:
-    table = Table(
-        title="medians; ×: the best peer's time over ours, below 1 we are slower", title_justify="left"
-    )
-    for name in ("operator", "pass", "shape", "candidate"):
-        table.add_column(name, no_wrap=name != "shape", overflow="fold")
-    for name in ("ms", "×", "GFLOP/s", "of roof", "GB/s", "of copy", "MiB", "error"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _tables(report: Report) -> Iterator[Table]:
+    """One for each operator, pass and shape."""
     ratios = {
         id(ours): peer.milliseconds / ours.milliseconds for ours, peer in best_peers(report.measurements)
     }
-    previous: Any = None
+    roof, previous = report.roofline, None
+    table = Table()
     for m in report.measurements:
-        case = (m.operator, m.part, m.shape)
-        head = ("", "", "") if case == previous else (m.operator, m.part, _shape(m))
-        if case != previous and previous is not None:
-            table.add_section()
-        previous = case
-        ratio = f"{ratios[id(m)]:.2f}" if id(m) in ratios else ""
-        name = f"[bold]{m.candidate}[/bold]" if m.candidate == OURS else m.candidate
+        if (case := (m.operator, m.part, m.shape)) != previous:
+            if previous is not None:
+                yield table
+            previous = case
+            table = Table(title=f"{m.operator}, {m.part}, {m.sizes} = {_shape(m)}", title_justify="left")
+            table.add_column("candidate", no_wrap=True, min_width=17)
+            for name in ("ms", "×", "GFLOP/s", "of roof", "GB/s", "of copy", "MiB", "error"):
+                table.add_column(name, justify="right", no_wrap=True, min_width=5)
         table.add_row(
-            *head, name, f"{m.milliseconds:.4g}", ratio, f"{m.gigaflops:.3g}", _share(m.gigaflops, report.roofline.gigaflops),
-            f"{m.gigabytes:.3g}", _share(m.gigabytes, report.roofline.gigabytes),
+            f"[bold]{m.candidate}[/bold]" if m.candidate == OURS else m.candidate,
+            f"{m.milliseconds:.4g}", f"{ratios[id(m)]:.2f}" if id(m) in ratios else "",
+            f"{m.gigaflops:.3g}", f"{m.gigaflops / roof.gigaflops:.0%}",
+            f"{m.gigabytes:.3g}", f"{m.gigabytes / roof.gigabytes:.0%}",
             "?" if m.extra_mib is None else f"{m.extra_mib:.0f}", f"{m.error:.0e}",
         )  # fmt: skip
-    return table
+    yield table
 
 
 def _threads(machine: dict[str, Any]) -> str:
@@ -128,10 +129,6 @@ def _threads(machine: dict[str, Any]) -> str:
 
 def _shape(m: Measurement) -> str:
     return ",".join(map(str, m.shape))
-
-
-def _share(value: float, roof: float) -> str:
-    return f"{value / roof:.0%}"
 
 
 def _draw(report: Report, path: Path) -> None:

@@ -184,11 +184,15 @@ def test_table_and_picture(quick, tmp_path):
     code, output, errors = run("bench", "info_nce", "--shape", "60,10", "--no-compile", "--plot", picture)
     assert code == 0, errors
     assert "roofline: matrix product 100 GFLOP/s, copy 10 GB/s" in output
+    assert [line.strip() for line in output.splitlines() if line.startswith("info_nce")] == [
+        "info_nce, forward, n,p = 60,10",
+        "info_nce, full, n,p = 60,10",
+    ]
     rows = [line.split("│")[1:-1] for line in output.splitlines() if line.startswith("│")]
-    assert [row[3].strip() for row in rows] == ["desc_ext", "eager"] * 2
+    assert [row[0].strip() for row in rows] == ["desc_ext", "eager"] * 2
     for ours, peer in zip(rows[::2], rows[1::2], strict=True):
-        assert float(ours[5]) == pytest.approx(float(peer[4]) / float(ours[4]), rel=0.02)
-        assert peer[5].strip() == ""
+        assert float(ours[2]) == pytest.approx(float(peer[1]) / float(ours[1]), rel=0.02)
+        assert peer[2].strip() == ""
     drawn = imread(picture)
     assert min(drawn.shape[:2]) > 300
     assert drawn[..., :3].std() > 0.02
