@@ -16,7 +16,7 @@ import torch
 import desc_ext
 from desc_ext.bench.timing import Clock, sample
 
-__all__ = ["Roofline", "cpp_compiler", "describe", "measure_roofline"]
+__all__ = ["Roofline", "busy", "cpp_compiler", "describe", "measure_roofline"]
 
 REPEATS = 5
 
@@ -77,6 +77,18 @@ def describe(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def busy() -> str | None:
+    """What other processes do to the measurements, where they keep so many cores busy that torch's threads wait for them."""
+    n_threads, cores = torch.get_num_threads(), _usable_cores()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if n_threads == 1 or load + n_threads < cores + 1:
+        return None
+    return (
+        f"other processes load {cores} cores by {load:.1f}: threads wait for each other, which falls on some candidates "
+        "more than on others. Measure again when the machine is idle, or with --threads 1"
+    )
 
 
 def _cpu_name() -> str:

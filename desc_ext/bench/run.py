@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from desc_ext.bench.machine import Roofline, cpp_compiler, describe, measure_roofline
+from desc_ext.bench.machine import Roofline, busy, cpp_compiler, describe, measure_roofline
 from desc_ext.bench.problems import Problem, Shape, value_of
 from desc_ext.bench.timing import ROUNDS, Clock, compare, sample, threads
 
@@ -108,9 +108,12 @@ def run(
     """
     device = device or torch.device("cpu")
     with threads(n_threads or torch.get_num_threads()):
+        others = busy() if device.type == "cpu" else None
         progress("roofline of this machine")
         clock = Clock(device)
         report = Report(describe(device), measure_roofline(clock, DTYPES[dtype]))
+        if others is not None:
+            report.notes.append(others)
         if compiled and cpp_compiler() is None:
             report.notes.append(
                 "torch.compile is left out: it needs a C++ compiler, and none was found (g++, or CXX)"

@@ -12,6 +12,7 @@ from desc_ext.plots.style import COLORS, FAINT, INK, new_figure, plain, tidy
 
 __all__ = ["ratio_axes", "speed_figure"]
 
+TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 AHEAD, BEHIND, PEER = COLORS[0], COLORS[2], COLORS[3]
 
 
@@ -39,8 +40,10 @@ def speed_figure(
     corner = peak / bandwidth
     roofline.loglog([low, corner, high], [low * bandwidth, peak, peak], color=INK, linewidth=1.2)
     roofline.text(high, peak * 1.08, f"matrix product {peak:.0f} GFLOP/s", ha="right", fontsize=8, color=INK)
-    text = f"copy {bandwidth:.0f} GB/s"
-    roofline.text(low * 1.2, low * 1.2 * bandwidth * 1.5, text, fontsize=8, color=INK, va="bottom")
+    middle = (low * corner) ** 0.5
+    roofline.text(
+        middle / 1.2, middle * bandwidth, f"copy {bandwidth:.0f} GB/s", ha="right", fontsize=8, color=INK
+    )
     for x, mine, other in zip(intensities, ours, peers, strict=True):
         roofline.plot([x, x], [mine, other], color=FAINT, linewidth=1, zorder=0)
     roofline.plot(intensities, ours, "o", color=AHEAD, label="desc_ext")
@@ -67,23 +70,19 @@ def ratio_axes(
         colors = [AHEAD if value >= 1 else BEHIND for value in values]
         if bars:
             axes.barh(y, values[0] - 1, left=1, height=0.6, color=colors[0])
-            right = values[0] >= 1
+            ahead = values[0] >= 1
             axes.annotate(
-                f"{values[0]:.2g}×", (values[0], y), (4 if right else -4, 0), textcoords="offset points", va="center",
-                ha="left" if right else "right", fontsize=8, color=INK,
+                f"{values[0]:.3g}×", (values[0], y), (4 if ahead else -4, 0), textcoords="offset points", va="center",
+                ha="left" if ahead else "right", fontsize=8, color=INK,
             )  # fmt: skip
         else:
             axes.scatter(values, [y] * len(values), s=16, c=colors, alpha=0.75, linewidths=0)
     every = [value for values in ratios for value in values]
     axes.axvline(1, color=INK, linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlim(min([*every, 0.8]) / 1.4, max([*every, 1.25]) * 1.4)
-    ticks = [
-        x
-        for x in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
-        if min(every) / 1.4 <= x <= max(every) * 1.4
-    ]
-    axes.set_xticks(ticks)
+    left, right = min([*every, 0.65]) / 1.4, max([*every, 1.5]) * 1.4
+    axes.set_xlim(left, right)
+    axes.set_xticks([x for x in TICKS if left <= x <= right])
     axes.minorticks_off()
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.set_yticks(range(len(labels)), [plain(label) for label in labels])

@@ -15,7 +15,7 @@ from helpers.commands import ENVIRONMENT, run
 from matplotlib.image import imread
 
 from desc_ext import reference
-from desc_ext.bench import pairs, timing
+from desc_ext.bench import machine, pairs, timing
 from desc_ext.bench import run as bench
 from desc_ext.bench.machine import Roofline
 from desc_ext.bench.problems import PROBLEMS, USUAL, value_of
@@ -33,7 +33,8 @@ TRUTH = {
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The roofline is not measured: a matrix product of 100 GFLOP/s, a copy of 10 GB/s."""
+    """The roofline is not measured: a matrix product of 100 GFLOP/s, a copy of 10 GB/s. No other process is seen."""
+    monkeypatch.setattr(bench, "busy", lambda: None)
     monkeypatch.setattr(bench, "measure_roofline", lambda *_: Roofline(100.0, 10.0))
 
 
@@ -145,6 +146,18 @@ def test_without_a_compiler_torch_compile_is_left_out(quick, monkeypatch):
     assert {m.candidate for m in report.measurements} == {"desc_ext", "eager"}
     assert len(report.notes) == 1
     assert report.notes[0].startswith("torch.compile is left out: it needs a C++ compiler")
+
+
+def test_a_busy_machine_is_said(monkeypatch):
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (3.2, 1.0, 1.0))
+    monkeypatch.setattr(machine, "_usable_cores", lambda: 4)
+    with timing.threads(1):
+        assert machine.busy() is None
+    with timing.threads(2):
+        assert machine.busy().startswith("other processes load 4 cores by 3.2: threads wait")
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (0.5, 1.0, 1.0))
+    with timing.threads(4):
+        assert machine.busy() is None
 
 
 # The command
