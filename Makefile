@@ -288,7 +288,7 @@ $(STAMPS)/fuzz: constraints.txt | $(STAMPS)/venv
 $(STAMPS)/docs: constraints.txt | $(STAMPS)/venv
 	@$(VENV_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Too old: the documentation is built by Python 3.11 or newer, and .venv has $$($(VENV_PYTHON) --version)"; exit 1; }
-	@$(PIP_INSTALL) mkdocs mkdocs-material "mkdocstrings[python]" latex2mathml ruff
+	@$(PIP_INSTALL) mkdocs mkdocs-material "mkdocstrings[python]" latex2mathml ruff jupytext nbclient ipykernel
 	@touch $@
 
 $(STAMPS)/lint: constraints.txt | $(STAMPS)/venv

@@ -1,4 +1,4 @@
-"""The method that CONTRIBUTING.md shows whole: it is what it says it is, without a line that is not there."""
+"""The method that a tutorial shows whole: it is what it says it is, without a line that is not there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,16 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import check_estimator
 
 
+def source(root: Path) -> str:
+    """The code of the method: what stands before it is used."""
+    text = (root / "docs" / "tutorials" / "method.md").read_text().partition("\n## Use it\n")[0]
+    return "\n\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+
+
 @pytest.fixture(scope="module")
 def method(tmp_path_factory, pytestconfig):
     """The class of the example, imported from a file as any method is."""
-    text = (pytestconfig.rootpath / "CONTRIBUTING.md").read_text()
-    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = source(pytestconfig.rootpath)
     assert len(code.splitlines()) <= 110
     path = tmp_path_factory.mktemp("method") / "kmeans_on_codes.py"
     path.write_text(code)
@@ -30,7 +36,7 @@ def method(tmp_path_factory, pytestconfig):
 
 
 def test_every_method_of_it_is_called(method, pytestconfig):
-    text = (pytestconfig.rootpath / "CONTRIBUTING.md").read_text()
+    text = source(pytestconfig.rootpath)
     inherited = {name for base in method.__mro__[1:] for name in vars(base)}
     own = {name for name, value in vars(method).items() if inspect.isfunction(value)}
     assert {"_build", "_terms", "stages"} <= own

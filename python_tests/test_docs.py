@@ -12,6 +12,7 @@ from pathlib import Path
 import desc_ext  # isort: skip  (before torch)
 
 import pytest
+import torch
 from helpers.pages import blocks, run_python, run_shell
 
 from desc_ext.models import MODELS
@@ -23,6 +24,7 @@ PUBLIC = ["cli", "data", "engine", "features", "metrics", "models", "nn", "ops",
 # Pages whose Python is run; the examples of the others need files of the reader's.
 RUN = ["index", "quickstart", "features", "external", "saving"]
 RUN += [f"operators/{path.stem}" for path in sorted((DOCS / "operators").glob("*.md"))]
+TUTORIALS = sorted(path.stem for path in (DOCS / "tutorials").glob("*.md") if path.stem != "index")
 
 
 def documented() -> list[str]:
@@ -112,6 +114,30 @@ def test_python_runs(page, tmp_path, monkeypatch):
     if page == "quickstart":
         assert names["scores"]["acc"] > 0.93  # the table has .947
         assert names["proba"].shape == (5, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TUTORIALS)
+@pytest.mark.filterwarnings("ignore:SelfExpressiveClustering. the number of clusters is uncertain")
+def test_a_tutorial_runs_and_ends_with_a_picture(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")  # show does nothing
+    names = run_python(DOCS / "tutorials" / f"{name}.md")
+    assert blocks(DOCS / "tutorials" / f"{name}.md", "python")[-1][1].endswith("plt.show()\n")
+    assert len(pyplot.get_fignums()) == 1
+    pyplot.close("all")
+    assert not list(tmp_path.iterdir())
+    if name == "operators":  # what its texts say
+        for wanted, found in zip(names["wanted"], names["found"], strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+        (_, before), (_, after) = names["before"], names["after"]
+        assert after.mean() < 0.5 * before.mean()
+
+
+def test_tutorials_are_all_in_their_table():
+    table = (DOCS / "tutorials" / "index.md").read_text()
+    assert sorted(re.findall(r"^\| \[.*?\]\((\w+)\.md\)", table, re.MULTILINE)) == TUTORIALS
 
 
 @pytest.mark.slow

@@ -31,6 +31,16 @@ def test_every_page_is_there_with_nothing_left_undone():
     assert not {page: found for page, found in left.items() if found}
 
 
+def test_tutorials_show_what_they_draw():
+    sources = [path for path in (ROOT / "docs" / "tutorials").glob("*.md") if path.stem != "index"]
+    assert len(sources) >= 6
+    for source in sources:
+        page = (SITE / "tutorials" / source.name).with_suffix(".html").read_text(encoding="utf-8")
+        picture = f"{source.stem}-1.png"
+        assert f'src="{picture}"' in page
+        assert (SITE / "tutorials" / picture).stat().st_size > 5000
+
+
 def test_formulas_are_mathml_and_drawings_are_drawn():
     for name, inside in (
         ("methods/desc", "<math"),

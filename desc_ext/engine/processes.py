@@ -17,6 +17,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+
+# Its functions keep the group that there is when they are imported, and torch.optim imports them with its first optimizer:
+# destroy_process_group would then not end the threads of gloo, of which one may abort the process as it ends.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 
 __all__ = ["BatchShare", "Processes", "alone", "check_group", "fitting_together", "processes"]

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # mkdocs loads a hook as a file,
 
 import formulas  # noqa: E402
 import tables  # noqa: E402
+import tutorials  # noqa: E402
 
 # Pages of the site that are files elsewhere: where they lie in the repository, and in the site.
 ELSEWHERE = {
@@ -64,9 +65,11 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Puts links, drawings and tables in place, outside of code."""
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Runs tutorials; puts links, drawings and tables in place, outside of code."""
     site_path = page.file.src_uri
+    if tutorials.is_tutorial(site_path):
+        markdown = tutorials.executed(markdown, page, config, files)
     if site_path.startswith("results/") or site_path == "changelog.md":
         page.meta["search"] = {"boost": 0.1}  # they repeat every name of the other pages
     parts = _CODE.split(markdown)

@@ -21,7 +21,7 @@ def run_python(page: Path) -> dict[str, Any]:
     """Runs the Python blocks of ``page`` one after the other, as one program; returns its names."""
     namespace: dict[str, Any] = {}
     for _, code in blocks(page, "python"):
-        exec(compile(code, page.name, "exec"), namespace)
+        exec(compile(code, page.name, "exec", dont_inherit=True), namespace)
     return namespace
 
 

@@ -114,6 +114,14 @@ def main() -> None:
         for rows in SUBSPACES:
             np.savez(folder / f"{rows}-{rank}.npz", **fit_subspaces(rows, folder, distributed=True))
     dist.destroy_process_group()
+    left = _threads_of_gloo()
+    if left:  # one of them may abort the process as it ends
+        raise RuntimeError(f"destroy_process_group left {left}: something keeps the group")
+
+
+def _threads_of_gloo() -> list[str]:
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
 
 
 if __name__ == "__main__":
