@@ -1,4 +1,4 @@
-# make demo | test | test-isa | test-engines | fuzz | bench | bench-small | lint | docs | docs-serve | wheel | test-wheel | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
+# make demo | test | test-isa | test-engines | fuzz | bench | bench-small | bench-peers | instructions | lint | docs | docs-serve | wheel | test-wheel | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
 # Each sets up what it needs in .venv, and only what has changed.
 #   PYTHON=python3.12      another Python (3.10 or newer)
 #   CXX=clang++            another C++20 compiler
@@ -6,6 +6,7 @@
 #                          otherwise pip's own configuration decides
 #   ARGS="-k projection"   passed on to pytest
 #   COVERAGE=1             make test also prints which lines of desc_ext no test reached
+#   PEER_ROWS=20000000     rows that make bench-peers gives to FAISS (2,000,000)
 #   FUZZ_SECONDS=600       make fuzz searches that long for each kind of file (60)
 #   JOBS=0                 processes of make test: 2; 0 runs the tests one after the other
 #   VARIANT=cu130          make wheel compiles the CUDA kernels too, of all architectures, and names the wheel so
@@ -18,7 +19,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test test-isa test-engines fuzz bench bench-small lint docs docs-serve wheel test-wheel clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
+.PHONY: demo test test-isa test-engines fuzz bench bench-small bench-peers instructions lint docs docs-serve wheel test-wheel clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -27,6 +28,7 @@ ARGS ?=
 JOBS ?= 2
 COVERAGE ?=
 FUZZ_SECONDS ?= 60
+PEER_ROWS ?= 2000000
 TORCH_INDEX ?=
 VARIANT ?=
 
@@ -51,6 +53,8 @@ help:
 	@echo "make fuzz    search for files on which a reader fails (15 minutes; Python 3.11 or newer)"
 	@echo "make bench   measure the kernels"
 	@echo "make bench-small  measure them on small batches, with the code for AVX2 too (an hour)"
+	@echo "make bench-peers  measure KeOps and FAISS too, which are installed in .venv-peers"
+	@echo "make instructions  count those of small calls (valgrind), compare with the record; ARGS=--record renews it"
 	@echo "make lint    check style, formatting, types and the direction of imports"
 	@echo "make docs    build the documentation into build/site (Python 3.11 or newer); make docs-serve serves it while you write"
 	@echo "make wheel   build the source archive and the wheel for the CPU into build/wheels; make test-wheel tries it where nothing else is"
@@ -114,6 +118,17 @@ bench-small: $(STAMPS)/package
 	@TORCHINDUCTOR_CACHE_DIR=build/inductor $(VENV_PYTHON) benchmarks/kernels/small_batches.py $(ARGS)
 	@echo "== The same with the code for AVX2"
 	@TORCHINDUCTOR_CACHE_DIR=build/inductor-avx2 $(AVX2) $(VENV_PYTHON) benchmarks/kernels/small_batches.py $(ARGS)
+
+# FAISS goes over fewer rows here than large.py does by itself, from a file in the system's temporary folder.
+bench-peers: $(STAMPS)/bench $(STAMPS)/peers
+	@echo "== Measuring operators over pairs of rows beside KeOps; results go to benchmarks/kernels/results/"
+	@PYTHONPATH=build/bench .venv-peers/bin/python -m pytest benchmarks/kernels --benchmark-enable \
+	  -k "bench_pairwise or bench_affinity_row_max" $(ARGS)
+	@echo "== Measuring a pass of k-subspaces beside the k-means of FAISS and scikit-learn"
+	@$(VENV_PYTHON) benchmarks/scale/large.py --rows $(PEER_ROWS) --peers .venv-peers/bin/python
+
+instructions: $(STAMPS)/package
+	@$(VENV_PYTHON) benchmarks/kernels/instructions.py $(ARGS)
 
 lint: $(STAMPS)/package $(STAMPS)/lint
 	@echo "== Checking style, formatting, types and imports"
@@ -194,7 +209,7 @@ test-wheel: wheel
 	@cd build/wheel/elsewhere && ../venv/bin/python wheel_smoke.py
 
 clean:
-	rm -rf .venv .venv-engines .venv-wheel build dist demo-output .pytest_cache .ruff_cache .benchmarks
+	rm -rf .venv .venv-engines .venv-peers .venv-wheel build dist demo-output .pytest_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The set-up, one step after the other; a finished step leaves a stamp.
@@ -277,13 +292,22 @@ $(STAMPS)/cuda-tools: pyproject.toml $(STAMPS)/tools
 	@$(PIP_INSTALL) nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	@touch $@
 
-# In an environment of their own, which finds the package and everything else in .venv.
+# Environments of their own, which find the package and everything else in .venv: BESIDE,environment installs the file that says so.
+BESIDE = $(VENV_PYTHON) -c 'import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))' \
+  >"$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/desc_ext_beside.pth"
+
 $(STAMPS)/engines: constraints.txt | $(STAMPS)/venv
 	@echo "== Installing Ray Data and Dask in .venv-engines"
 	@"$(PYTHON)" -m venv .venv-engines
 	@.venv-engines/bin/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt "ray[data]" "dask[dataframe]"
-	@$(VENV_PYTHON) -c 'import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))' \
-	  >"$$(.venv-engines/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/desc_ext_tests.pth"
+	@$(call BESIDE,.venv-engines)
+	@touch $@
+
+$(STAMPS)/peers: constraints.txt | $(STAMPS)/venv
+	@echo "== Installing KeOps and FAISS in .venv-peers"
+	@"$(PYTHON)" -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt pykeops faiss-cpu
+	@$(call BESIDE,.venv-peers)
 	@touch $@
 
 # In an environment of their own, which holds nothing but what a build needs.

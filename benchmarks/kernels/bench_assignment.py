@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-import peers
 import pytest
 import torch
 
 from desc_ext import ops
+from desc_ext.bench import peers
 
 SHAPES = [(100_000, 50, 10, 5), (100_000, 64, 100, 8)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
-
-
-def eager_soft_assignment(z, bases, smoothing=1.0):
-    score = peers.coefficients(z, bases).square().sum(-1) + smoothing * bases.shape[2]
-    return score / score.sum(1, keepdim=True)
-
-
-def eager_student_t(z, centroids):
-    kernel = 1 / (1 + torch.cdist(z, centroids).square())
-    return kernel / kernel.sum(1, keepdim=True)
 
 
 def three(ours, eager, arguments, wrap):
@@ -47,7 +37,7 @@ def bench_subspace_soft_assignment(measure, part, shape):
     grad = torch.rand(n, n_subspaces)
     calls = three(
         lambda z, bases: ops.subspace_soft_assignment(z, bases, 1.0),
-        eager_soft_assignment,
+        peers.soft_assignment,
         (z, bases),
         passes(part, lambda w: (w * grad).sum()),
     )
@@ -65,7 +55,7 @@ def bench_student_t_assignment(measure, part, shape):
     centroids = torch.randn(n_clusters, p, requires_grad=part == "full")
     grad = torch.rand(n, n_clusters)
     calls = three(
-        ops.student_t_assignment, eager_student_t, (z, centroids), passes(part, lambda q: (q * grad).sum())
+        ops.student_t_assignment, peers.student_t, (z, centroids), passes(part, lambda q: (q * grad).sum())
     )
     operations = (7 if part == "full" else 3) * n * p * n_clusters
     measure("assignment", "student_t_assignment", part, (n, p, n_clusters), operations, calls)

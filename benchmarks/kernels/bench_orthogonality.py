@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import peers
 import pytest
 import torch
 
 from desc_ext import ops, reference
+from desc_ext.bench import peers
 
 
 @pytest.mark.parametrize("shape", [(10, 50, 5), (100, 128, 8), (100, 512, 16), (1000, 64, 8)], ids=str)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import pair_peers
-import peers
 import pytest
 import torch
 
 from desc_ext import ops
+from desc_ext.bench import peers
 
 SHAPES = [(2000, 30), (5000, 90), (5000, 500)]
 OURS = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import peers
 import pytest
 import torch
 
 from desc_ext import ops
+from desc_ext.bench import peers
 
 SHAPES = [(100_000, 50, 10, 5), (100_000, 128, 100, 8), (20_000, 512, 100, 16), (50_000, 64, 1000, 8)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)

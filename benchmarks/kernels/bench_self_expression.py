@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import pair_peers
-import peers
 import pytest
 import torch
 
 from desc_ext import ops
+from desc_ext.bench import peers
 
 
 def compare(measure, operator, part, shape, work, functions, *rows):

@@ -20,10 +20,11 @@ from functools import partial
 from pathlib import Path
 
 import harness
-import peers
 import torch
 
 from desc_ext import ops
+from desc_ext.bench import peers
+from desc_ext.bench.timing import Clock, compare
 
 Shape = tuple[int, int, int, int]  # n, p, K, d
 SHAPES: list[Shape] = [
@@ -43,7 +44,6 @@ PEERS = ["compiled Gram", "Gram", "product + reduction", "literal"]
 TF32 = ["desc_ext TF32", "Gram TF32"]
 COLUMNS = ["operator", "pass", "dtype", "n, p, K, d", "cache", "candidate"]
 COLUMNS += ["ms", "×", "TFLOP/s", "of matmul", "GB/s", "of copy", "MiB"]
-WAIT = 4_000_000  # clock cycles, about 2 ms: longer than queueing any of these calls takes
 
 
 @dataclass
@@ -62,46 +62,6 @@ class Measurement:
     gigabytes: float  # each input and output once, a second
     share_of_copy: float
     extra_mib: float  # peak memory beside what was there before
-
-
-class Clock:
-    """Times calls on a device. A call comes as a function that prepares it: what that does is not timed."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.on_gpu = device.type == "cuda"
-        cache = torch.cuda.get_device_properties(device).L2_cache_size if self.on_gpu else 4 << 20
-        self.other = torch.empty(4 * cache, dtype=torch.uint8, device=device)
-
-    def seconds(self, prepare: Callable[[], Callable], cold: bool) -> float:
-        if not cold:
-            prepare()()
-        call = prepare()
-        if cold:
-            self.other.zero_()
-        if not self.on_gpu:
-            return harness.seconds(call)
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(WAIT)
-        start.record()
-        result = call()
-        end.record()
-        end.synchronize()
-        del result
-        return start.elapsed_time(end) / 1e3
-
-    def peak_mib(self, prepare: Callable[[], Callable]) -> float:
-        """What the call adds at its peak, its result included."""
-        if not self.on_gpu:
-            return math.nan
-        call = prepare()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        result = call()
-        torch.cuda.synchronize()
-        del result
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 @dataclass
@@ -225,7 +185,7 @@ class Report:
             return
         for cache in ("cold", "warm"):
             clock = partial(self.clock.seconds, cold=cache == "cold")
-            for label, times in harness.compare(calls, self.rounds, clock).items():
+            for label, times in compare(calls, self.rounds, clock).items():
                 self.add(name, part, dtype, shape, cache, label, times, extra[label])
 
     def add(self, name, part, dtype, shape, cache, label, times, extra) -> None:

@@ -19,10 +19,10 @@ import bench_pairwise
 import gpu
 import harness
 import pair_peers
-import peers
 import torch
 
 from desc_ext import ops
+from desc_ext.bench import peers
 
 Shape = tuple[int, int]  # n, p
 SHAPES: list[Shape] = [(5000, 90), (20_000, 90), (20_000, 500), (70_000, 500)]

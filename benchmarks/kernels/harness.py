@@ -1,23 +1,19 @@
-"""Timing of candidates in turn, peak memory, and the tables and plots made of them."""
+"""The measurements of `make bench`, and the tables and plots made of them."""
 
 from __future__ import annotations
 
 import csv
-import ctypes
-import gc
 import json
-import math
 import platform
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 
+from desc_ext.bench.timing import ROUNDS, compare, peak_extra
+
 RESULTS = Path(__file__).parent / "results"
-ROUNDS = 7
 THREADS = 2
 
 
@@ -34,52 +30,6 @@ class Measurement:
     gigaflops: float  # operations the result needs, a second
     share_of_peak: float
     extra_mib: float  # peak memory beside what was there before
-
-
-def status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise KeyError(field)
-
-
-def peak_extra(call: Callable) -> float:
-    """MiB that one call adds at its peak, its result included."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls left in the allocator would serve this one unseen
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = status("VmRSS")
-    result = call()
-    extra = status("VmHWM") - before
-    del result
-    return max(extra, 0) / 2**20
-
-
-def seconds(call: Callable) -> float:
-    start = time.perf_counter()
-    result = call()
-    took = time.perf_counter() - start
-    del result
-    return took
-
-
-def compare(
-    candidates: dict[str, Callable], rounds: int = ROUNDS, clock: Callable[[Callable], float] = seconds
-) -> dict[str, list[float]]:
-    """Seconds of each candidate, measured in turn (A B C A B C …) so that the machine's drift meets all alike.
-
-    A candidate more than three times as slow as the fastest peer is timed once only: it cannot be the best peer. All
-    have been called before; the first candidate is ours.
-    """
-    first = {name: clock(call) for name, call in candidates.items()}
-    ours, *peers = candidates
-    bound = 3 * min((first[name] for name in peers), default=math.inf)
-    again = [ours, *(name for name in peers if first[name] <= bound)]
-    times = {name: [] if name in again else [took] for name, took in first.items()}
-    for _ in range(rounds):
-        for name in again:
-            times[name].append(clock(candidates[name]))
-    return times
 
 
 class Report:

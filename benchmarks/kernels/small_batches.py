@@ -12,24 +12,22 @@ import argparse
 import csv
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 
-import bench_assignment
 import harness
 import pair_peers
-import peers
 import torch
 from torch import Tensor
 
 from desc_ext import ops, reference
+from desc_ext.bench import peers
+from desc_ext.bench.timing import sample
 
 BATCHES = (64, 256, 1024)
 SPACES = ((50, 10, 5), (80, 10, 8), (128, 100, 8))  # p, K, d
 ROUNDS = 9
-SAMPLE_SECONDS = 2e-3  # a sample repeats the call until it takes so long
 PARTS = ("forward", "backward", "both")
 LINEAR = "linear"  # the measure of what a call may cost; not a peer
 
@@ -86,13 +84,13 @@ def projection_tasks(n: int, space: tuple[int, int, int]) -> Iterator[Task]:
     assignments = {
         "desc_ext": lambda z, bases: ops.subspace_soft_assignment(z, bases, 1.0),
         "literal": lambda z, bases: reference.subspace_soft_assignment(z, bases, 1.0),
-        "eager": bench_assignment.eager_soft_assignment,
+        "eager": peers.soft_assignment,
     }
     yield Task("subspace_soft_assignment", (n, *space), (z, bases), assignments, linear)
     distances = {
         "desc_ext": ops.student_t_assignment,
         "literal": reference.student_t_assignment,
-        "eager": bench_assignment.eager_student_t,
+        "eager": peers.student_t,
     }
     linear = (z, torch.randn(n_subspaces, p))
     yield Task("student_t_assignment", (n, p, n_subspaces), (z, centroids), distances, linear)
@@ -156,23 +154,6 @@ def passes(function: Callable, arguments: tuple[Tensor, ...], part: str) -> Call
     output = value_of(function(*leaves))
     grad = torch.ones_like(output)
     return lambda: torch.autograd.grad(output, leaves, grad, retain_graph=True)
-
-
-def sample(call: Callable, repeats: dict[Callable, int]) -> float:
-    """Seconds of one call: the mean over as many as take SAMPLE_SECONDS. On one thread its processor time, which does not
-    count what other processes of the machine take away."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-
-    def took(count: int) -> float:
-        start = clock()
-        for _ in range(count):
-            call()
-        return clock() - start
-
-    if call not in repeats:
-        took(2)
-        repeats[call] = max(1, round(SAMPLE_SECONDS / max(took(1), 1e-7)))
-    return took(repeats[call]) / repeats[call]
 
 
 def measured(task: Task, compiled: bool) -> Iterator[tuple[str, str, float]]:

@@ -7,7 +7,7 @@ centroids as the subspaces have directions.
 
     python benchmarks/scale/large.py
     python benchmarks/scale/large.py --rows 1000000 --folder /tmp
-    python benchmarks/scale/large.py --peers .venv-peers/bin/python   # pip install faiss-cpu scikit-learn
+    python benchmarks/scale/large.py --peers .venv-peers/bin/python   # which make bench-peers sets up
 """
 
 from __future__ import annotations

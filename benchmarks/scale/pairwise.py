@@ -33,10 +33,10 @@ def measure(operator: str, candidate: str, n: int, threads: int, limit: float) -
     import bench_pairwise
     import harness
     import pair_peers
-    import peers
     import torch
 
     from desc_ext import ops
+    from desc_ext.bench import peers
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

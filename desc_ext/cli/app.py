@@ -400,6 +400,41 @@ def info(data_dir: DataDirOption = None) -> None:
         console.print(format_info(data_dir), markup=False)
 
 
+@app.command()
+def bench(
+    operator: Annotated[
+        str | None,
+        typer.Argument(metavar="OPERATOR", help="One operator; without, a handful in about a minute."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,P,K,D", help="Its shape: n rows, p columns, K subspaces, d dimensions of each."
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of torch (as many as it takes by itself).")
+    ] = None,
+    no_compile: Annotated[bool, typer.Option("--no-compile", help="Leave torch.compile out.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with the machine's description.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the roofline and the ratios into this .png.")
+    ] = None,
+) -> None:
+    """Measures the operators on this machine beside eager torch and torch.compile, and what the machine can do at most."""
+    from desc_ext.cli import speed
+
+    with plain_errors():
+        if plot is not None and (plot.suffix != ".png" or not plot.absolute().parent.is_dir()):
+            raise ValueError(f"--plot must be a .png file in a folder that exists; got {plot}")
+        report = speed.measure(operator, shape, dtype, device, threads, compiled=not no_compile)
+        speed.show(report, console, as_json, plot)
+
+
 def main() -> None:
     """Entry point of ``desc-ext``."""
     app()

@@ -6,6 +6,7 @@ from desc_ext.plots.embedding import embedding_figure
 from desc_ext.plots.projection import Projection, project_to_plane
 from desc_ext.plots.saving import save_pictures
 from desc_ext.plots.spectrum import spectrum_figure
+from desc_ext.plots.speed import speed_figure
 from desc_ext.plots.style import cluster_colors, save_figure
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "save_pictures",
     "sizes_figure",
     "spectrum_figure",
+    "speed_figure",
 ]

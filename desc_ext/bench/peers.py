@@ -5,10 +5,13 @@
 ``reduction`` ‖z‖² − a·a with a = z S as one matrix product, right only where the bases are orthonormal: the least work
 ``products`` eager torch, ‖z‖² − Σ (z S) ∘ (z S (2I − SᵀS)) as two matrix products: twice the operations, no small ones
 
-The benchmarks also run ``gram``, and on the CPU ``products``, under torch.compile, which fuses what follows the products.
+Others are called ``eager``. The benchmarks also run ``gram``, and on the CPU ``products``, under torch.compile, which
+fuses what follows the products.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -34,12 +37,12 @@ def reduction_residual(z: Tensor, bases: Tensor) -> Tensor:
 
 
 def products_residual(z: Tensor, bases: Tensor) -> Tensor:
-    eye = torch.eye(bases.shape[2], dtype=bases.dtype)
+    eye = torch.eye(bases.shape[2], dtype=bases.dtype, device=bases.device)
     other = bases @ (2 * eye - bases.transpose(1, 2) @ bases)
     return z.square().sum(1, keepdim=True) - (coefficients(z, bases) * coefficients(z, other)).sum(-1)
 
 
-def nearest(residual):
+def nearest(residual: Callable) -> Callable:
     def nearest_subspace(z: Tensor, bases: Tensor) -> tuple[Tensor, Tensor]:
         values, labels = residual(z, bases).min(1)
         return labels, values
@@ -47,29 +50,39 @@ def nearest(residual):
     return nearest_subspace
 
 
-def loss(residual):
+def loss(residual: Callable) -> Callable:
     def weighted_projection_loss(z: Tensor, bases: Tensor, weight: Tensor) -> Tensor:
         return (weight * residual(z, bases)).sum()
 
     return weighted_projection_loss
 
 
-def full(loss):
+def full(loss: Callable) -> Callable:
     """Forward and backward of a scalar loss; gradients to every argument that asks for one."""
 
-    def run(*arguments):
+    def run(*arguments: Tensor) -> tuple[Tensor, ...]:
         wanted = [argument for argument in arguments if argument.requires_grad]
         return torch.autograd.grad(loss(*arguments), wanted)
 
     return run
 
 
-def forms(residual) -> dict:
+def forms(residual: Callable) -> dict[str, Callable]:
     return {
         "projection_residual": residual,
         "nearest_subspace": nearest(residual),
         "weighted_projection_loss": loss(residual),
     }
+
+
+def soft_assignment(z: Tensor, bases: Tensor, smoothing: float = 1.0) -> Tensor:
+    score = coefficients(z, bases).square().sum(-1) + smoothing * bases.shape[2]
+    return score / score.sum(1, keepdim=True)
+
+
+def student_t(z: Tensor, centroids: Tensor) -> Tensor:
+    kernel = 1 / (1 + torch.cdist(z, centroids).square())
+    return kernel / kernel.sum(1, keepdim=True)
 
 
 LITERAL = forms(reference.projection_residual)
