@@ -18,9 +18,9 @@ from desc_ext.algorithms.kmeans import kmeans_model, one_thread
 from desc_ext.algorithms.self_expression import (
     SelfExpressiveClusters,
     cluster_by_self_expression,
-    self_expressive_clusters,
     usual_expression,
 )
+from desc_ext.algorithms.stability import has_other_neighbors, stable_clusters
 from desc_ext.norms import unit_rows
 
 __all__ = [
@@ -79,7 +79,10 @@ def by_self_expression(z: Tensor, n_clusters: int, seed: int, images: bool) -> F
     if len(distinct) <= n_clusters:
         certainty = torch.ones(len(z), dtype=torch.float64, device=z.device)
         return FirstClusters(_on(z, distinct.number), certainty)
-    found = self_expressive_clusters(directions, distinct, n_clusters, seed, images)
+    options = usual_expression(directions, distinct, n_clusters, images)
+    found = cluster_by_self_expression(directions, distinct, n_clusters, options, seed)
+    if images and has_other_neighbors(len(distinct), n_clusters):
+        found, _ = stable_clusters(directions, found, n_clusters, options, seed)
     return FirstClusters(
         _on(z, found.labels), _on(z, certainty_of_margins(_embedded_distances(found), found.labels))
     )
@@ -112,6 +115,8 @@ def by_landmarks(
     else:
         options = usual_expression(directions, distinct, n_clusters, images)
         found = cluster_by_self_expression(directions, distinct, n_clusters, options, seed)
+        if images and has_other_neighbors(len(distinct), n_clusters):
+            found, options = stable_clusters(directions, found, n_clusters, options, seed)
         extension = extension_of(found, directions, options, z.dtype)
         coordinates, centres = extension.coordinates, found.kmeans.cluster_centers_
         labels, distances = found.labels, _embedded_distances(found)

@@ -56,6 +56,7 @@ __all__ = [
     "ridge_of_dimension",
     "self_expressive_clusters",
     "usual_expression",
+    "usual_neighbors",
 ]
 
 # Coefficients kept of each row, below and above so many rows a cluster.
@@ -169,7 +170,7 @@ def expression_options(
         images: whether rows are images, or features of images.
     """
     chosen: dict[str, Any] = {
-        "n_neighbors": _usual_neighbors(n / n_clusters, images),
+        "n_neighbors": usual_neighbors(n / n_clusters, images),
         "n_components": 2 * n_clusters,
         "smoothing": not images,
         "eigen_solver": "arpack" if n < _BLOCK_SOLVER_ROWS else "chebyshev",
@@ -185,7 +186,7 @@ def expression_options(
     return ExpressionOptions(**chosen)
 
 
-def _usual_neighbors(rows: float, images: bool) -> int:
+def usual_neighbors(rows: float, images: bool) -> int:
     """Coefficients kept of each row where a cluster has ``rows``."""
     if rows < _FEW_ROWS:
         return _NEIGHBORS_OF_FEW

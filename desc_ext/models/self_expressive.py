@@ -30,6 +30,7 @@ from desc_ext.algorithms.self_expression import (
     mean_square,
     number_of_clusters,
 )
+from desc_ext.algorithms.stability import has_other_neighbors, stable_clusters
 from desc_ext.device import resolve_device
 from desc_ext.engine.callbacks import Recorder
 from desc_ext.engine.estimator import Estimator
@@ -50,7 +51,7 @@ from desc_ext.norms import unit_rows
 __all__ = ["SelfExpressiveClustering"]
 
 _NUMBER = "number of clusters"
-_OTHERS = "other rows"
+_OTHERS, _STABILITY = "other rows", "stability"
 _STAGES = ("rows", "coefficients", "affinity", "eigenvectors", "k-means")
 _ARRAYS = ("labels_", "embedding_", "cluster_centers_", "eigenvalues_")
 # Values of the differences between rows and centres that are computed together.
@@ -102,6 +103,9 @@ class SelfExpressiveClustering(_Found, Estimator):
     spectrum, and warns where that gap is below 0.4 or less than twice the next one, unless it is 0.2 or more and four times
     the next one.
 
+    Images have few neighbours, which keep curved clusters apart. From 3,000 on a random third of them is clustered alone, too:
+    where it agrees with all on less than nine rows of ten, more neighbours are tried, and the more stable clusters taken.
+
     With ``landmarks`` the above is done with m rows alone, drawn uniformly without replacement (by ``random_state``), since
     their graph is then a sample of that of all rows. The other rows are new rows: read, assigned and forgotten a few thousand
     at a time, so that what is held beside the input, labels and embedding grows with m and not with n. Time is O(m² p) for
@@ -127,10 +131,10 @@ class SelfExpressiveClustering(_Found, Estimator):
         inertia_: the sum of squared distances to them, of the landmarks where there are some.
         n_iter_: iterations of the k-means run kept.
         history_: one dict a stage ("number of clusters" where it is looked for, "rows", "coefficients", "affinity",
-            "eigenvectors", "k-means", and with landmarks "other rows"): stage, epoch (1), seconds; the first adds candidates
-            and eigenvalues, "affinity" n_joined (rows of small components), "eigenvectors" the eigenvalues and the time t,
-            "k-means" loss (the inertia), smoothed (whether they are those of smoothed rows) and cluster_sizes, "other rows"
-            cluster_sizes of all rows.
+            "eigenvectors", "k-means", of many images "stability", and with landmarks "other rows"): stage, epoch (1), seconds;
+            the first adds candidates and eigenvalues, "affinity" n_joined (rows of small components), "eigenvectors" the eigenvalues and the time t,
+            "k-means" loss (the inertia), smoothed (whether they are those of smoothed rows) and cluster_sizes, "stability" the
+            agreement of each number of neighbours and the one taken, "other rows" cluster_sizes of all rows.
         resolved_params_: every option with its value.
         features_: the fitted :class:`desc_ext.features.Scattering2D`, or None.
         n_features_in_: columns of the training data, a row an image.
@@ -174,7 +178,7 @@ class SelfExpressiveClustering(_Found, Estimator):
     )
     n_neighbors: int | None = option(
         "coefficients kept of each row, n − 1 at most; None takes 5 where clusters have fewer than 100 rows on average; else "
-        "10 of images, of other rows n/(25 K), at least 10 and at most 40",
+        "n/(25 K), at least 10 and at most 40, and of images 10, unless the clusters are more stable with the others",
         default=None,
         at_least=1,
     )
@@ -225,10 +229,9 @@ class SelfExpressiveClustering(_Found, Estimator):
         X, shape = checked_training_rows(self, X, options)
         landmarks = chosen_landmarks(len(X), options.landmarks, options.n_clusters, seed)
         options.landmarks, self.landmarks_ = None if landmarks is None else len(landmarks), landmarks
-        others = landmarks is not None
-        recorder.begin(
-            dict.fromkeys((_STAGES[0], *[_NUMBER] * unknown, *_STAGES[1:], *[_OTHERS] * others), 1)
-        )
+        compares = shape is not None and options._compares(len(X) if landmarks is None else len(landmarks))
+        further = [_STABILITY] * compares + [_OTHERS] * (landmarks is not None)
+        recorder.begin(dict.fromkeys((_STAGES[0], *[_NUMBER] * unknown, *_STAGES[1:], *further), 1))
         with _stage("rows", recorder):
             rows = featured_training_rows(self, X, shape, options)
             if landmarks is None and not isinstance(rows, np.ndarray):
@@ -249,11 +252,19 @@ class SelfExpressiveClustering(_Found, Estimator):
         chosen = options._expression(len(distinct), options.n_clusters, spectrum=spectrum)
         stage = partial(_stage, recorder=recorder)
         found = cluster_by_self_expression(z, distinct, options.n_clusters, chosen, seed, stage)
+        if options._compares(len(distinct)):
+            with _stage(_STABILITY, recorder) as record:
+                found, chosen = stable_clusters(z, found, options.n_clusters, chosen, seed, record)
         self._keep(z, found, chosen, options)
         if landmarks is not None:
             with _stage(_OTHERS, recorder) as record:
                 self._assign_others(rows, landmarks)
                 record["cluster_sizes"] = np.bincount(self.labels_, minlength=self.n_clusters_).tolist()
+
+    def _compares(self, n: int) -> bool:
+        """Whether what is more stable decides on the number of neighbours of n distinct rows."""
+        free = self.n_neighbors is None and self.expression == "ridge" and self._of_images
+        return free and has_other_neighbors(n, self.n_clusters or _FEWEST_FOR_NUMBER)
 
     def _read(self, X: np.ndarray | FeatureRows, options: Self) -> tuple[Tensor, DistinctRows]:
         """Rows of Z, those of the landmarks where there are some, and which of them differ."""
