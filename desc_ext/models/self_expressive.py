@@ -103,8 +103,8 @@ class SelfExpressiveClustering(_Found, Estimator):
     spectrum, and warns where that gap is below 0.4 or less than twice the next one, unless it is 0.2 or more and four times
     the next one.
 
-    Images have few neighbours, which keep curved clusters apart. From 3,000 on a random third of them is clustered alone, too:
-    where it agrees with all on less than nine rows of ten, more neighbours are tried, and the more stable clusters taken.
+    Images have few neighbours, which keep curved clusters apart. From 3,000 on a random third of them is clustered alone:
+    where it agrees with all on less than nine of ten, more neighbours are tried, and the more stable clusters taken.
 
     With ``landmarks`` the above is done with m rows alone, drawn uniformly without replacement (by ``random_state``), since
     their graph is then a sample of that of all rows. The other rows are new rows: read, assigned and forgotten a few thousand
@@ -131,10 +131,11 @@ class SelfExpressiveClustering(_Found, Estimator):
         inertia_: the sum of squared distances to them, of the landmarks where there are some.
         n_iter_: iterations of the k-means run kept.
         history_: one dict a stage ("number of clusters" where it is looked for, "rows", "coefficients", "affinity",
-            "eigenvectors", "k-means", of many images "stability", and with landmarks "other rows"): stage, epoch (1), seconds;
-            the first adds candidates and eigenvalues, "affinity" n_joined (rows of small components), "eigenvectors" the eigenvalues and the time t,
-            "k-means" loss (the inertia), smoothed (whether they are those of smoothed rows) and cluster_sizes, "stability" the
-            agreement of each number of neighbours and the one taken, "other rows" cluster_sizes of all rows.
+            "eigenvectors", "k-means", of many images "stability", and with landmarks "other rows"): stage, epoch (1),
+            seconds; the first adds candidates and eigenvalues, "affinity" n_joined (rows of small components), "eigenvectors"
+            the eigenvalues and the time t, "k-means" loss (the inertia), smoothed (whether they are those of smoothed rows)
+            and cluster_sizes, "stability" the agreement by numbers of neighbours and the number taken, "other rows"
+            cluster_sizes of all rows.
         resolved_params_: every option with its value.
         features_: the fitted :class:`desc_ext.features.Scattering2D`, or None.
         n_features_in_: columns of the training data, a row an image.
