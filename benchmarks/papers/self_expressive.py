@@ -29,7 +29,6 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-from desc_ext.algorithms.self_expression import expression_options
 from desc_ext.data import Dataset, load_dataset
 from desc_ext.data.catalogue import data_folders
 from desc_ext.features import Scattering2D
@@ -46,9 +45,8 @@ def expressed(
     expression: str, X: np.ndarray, k: int, seed: int, images: bool, landmarks: int | None = None
 ) -> np.ndarray:
     given: dict[str, Any] = {"landmarks": landmarks}
-    if images:  # their features are computed once for all seeds, so the estimator is told what it would choose for images
-        rule = expression_options(min(len(X), landmarks or len(X)), k, None, images, ridge=1.0)
-        given |= {"n_neighbors": rule.n_neighbors, "smoothing": rule.smoothing}
+    if images:  # whose features are computed once for all seeds: a shape says that rows are those of images
+        given["image_shape"] = (1, X.shape[1])
     return SelfExpressiveClustering(k, expression=expression, random_state=seed, **given).fit_predict(X)
 
 
