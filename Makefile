@@ -1,4 +1,4 @@
-# make demo | test | test-isa | test-engines | fuzz | bench | bench-small | bench-peers | instructions | lint | docs | docs-serve | wheel | test-wheel | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
+# make demo | test | test-isa | test-aarch64 | test-engines | fuzz | bench | bench-small | bench-peers | instructions | lint | docs | docs-serve | wheel | test-wheel | clean, and for CUDA: test-gpu | bench-gpu | cuda | test-host-cuda | sanitize.
 # Each sets up what it needs in .venv, and only what has changed.
 #   PYTHON=python3.12      another Python (3.10 or newer)
 #   CXX=clang++            another C++20 compiler
@@ -19,7 +19,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test test-isa test-engines fuzz bench bench-small bench-peers instructions lint docs docs-serve wheel test-wheel clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
+.PHONY: demo test test-isa has-aarch64 test-aarch64 test-engines fuzz bench bench-small bench-peers instructions lint docs docs-serve wheel test-wheel clean help has-gpu test-gpu bench-gpu cuda test-host-cuda sanitize
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -49,6 +49,7 @@ help:
 	@echo "make demo    cluster the bundled digits and compare with k-means (under 3 minutes)"
 	@echo "make test    run the tests"
 	@echo "make test-isa  those that promise equal bits, with the code for other processors (under 2 minutes)"
+	@echo "make test-aarch64  those of the operators, with the CPU kernels compiled for aarch64 and run by qemu (3 minutes)"
 	@echo "make test-engines  the examples for Ray Data and Dask, which are installed in .venv-engines (0.6 GB)"
 	@echo "make fuzz    search for files on which a reader fails (15 minutes; Python 3.11 or newer)"
 	@echo "make bench   measure the kernels"
@@ -99,6 +100,20 @@ test-isa: $(STAMPS)/package build/libmkl_on_amd.so
 build/libmkl_on_amd.so: python_tests/helpers/mkl_on_amd.c | $(STAMPS)/compiler
 	@mkdir -p build
 	@"$(CXX)" -x c -shared -fPIC -O2 -o $@ $<
+
+has-aarch64:
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || { \
+	  echo "Missing: $$tool (Debian, Ubuntu: apt-get install g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)"; exit 1; }; done
+
+AARCH64 := -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+test-aarch64: has-aarch64 $(STAMPS)/package
+	@echo "== Compiling the CPU kernels for aarch64"
+	@mkdir -p build
+	@DESC_EXT_CUDA=0 $(CMAKE) $(CONFIGURE) -B build/aarch64 -DDESC_EXT_WITHOUT_TORCH=ON $(AARCH64) >build/aarch64.log \
+	  && $(CMAKE) --build build/aarch64 --target desc_ext_operators >build/aarch64.log || { cat build/aarch64.log; exit 1; }
+	@echo "== Testing the CPU kernels for aarch64"
+	@DESC_EXT_AARCH64_PROGRAM=build/aarch64/desc_ext_operators $(VENV_PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -k aarch64 \
+	  python_tests/ops python_tests/kernels/test_aarch64.py python_tests/kernels/test_kernel_assembly.py $(ARGS)
 
 test-engines: $(STAMPS)/package $(STAMPS)/engines
 	@echo "== Testing the examples for engines of large tables"

@@ -10,10 +10,8 @@ import desc_ext  # noqa: F401  isort: skip  (before torch, whose threads otherwi
 import pytest
 import torch
 from helpers import REPOSITORY
-from helpers.operators import BACKENDS, HOST_CUDA, Backend, host_cuda
+from helpers.operators import BACKENDS, in_use
 from hypothesis import settings
-
-from desc_ext.ops import registration
 
 # The same examples in every run, however long one of them takes: a test does not fail by chance.
 settings.register_profile("desc_ext", deadline=None, derandomize=True, database=None)
@@ -36,12 +34,8 @@ def repository() -> Path:
 @pytest.fixture(params=BACKENDS)
 def ops(request):
     """The public functions on each back end in turn; a test that takes no ``ops`` is for the CPU alone."""
-    if request.param == "host_cuda":
-        host_cuda()
-        with registration.use_namespace(HOST_CUDA):
-            yield Backend(request.param)
-    else:
-        yield Backend(request.param)
+    with in_use(request.param) as backend:
+        yield backend
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch.nn.functional import normalize
 from desc_ext import ops, reference
 from desc_ext.ops import registration
 from desc_ext.ops.checks import compute_dtype, cuda_architectures
+from helpers import aarch64
 
 HOST_CUDA = "desc_ext_host"  # the namespace of the CUDA kernels that are executed on the CPU
 HOST_CUDA_LIBRARY = os.environ.get("DESC_EXT_HOST_CUDA_LIBRARY")
@@ -26,6 +28,8 @@ HOST_CUDA_LIBRARY = os.environ.get("DESC_EXT_HOST_CUDA_LIBRARY")
 def why_missing(backend: str) -> str | None:
     if backend == "host_cuda" and not HOST_CUDA_LIBRARY:
         return "the CUDA kernels are not built to run on the CPU: make test-host-cuda does both"
+    if backend == "aarch64" and not aarch64.PROGRAM:
+        return "the CPU kernels are not built for aarch64: make test-aarch64 does both"
     if backend == "cuda" and not torch.cuda.is_available():
         return "torch finds no GPU"
     if backend == "cuda" and not cuda_architectures():
@@ -39,7 +43,7 @@ def backend_parameter(name: str):
     return pytest.param(name, marks=[pytest.mark.skip(reason)] if reason else [])
 
 
-BACKENDS = [backend_parameter(name) for name in ("cpu", "host_cuda", "cuda")]
+BACKENDS = [backend_parameter(name) for name in ("cpu", "aarch64", "host_cuda", "cuda")]
 
 
 class Backend:
@@ -67,8 +71,8 @@ class Backend:
         return value.to(self.device) if isinstance(value, torch.Tensor) else value
 
     def rows(self, n: int, emulated: int = 300) -> int:
-        """n, or fewer where every thread of a GPU is a function call of the CPU."""
-        return min(n, emulated) if self.name == "host_cuda" else n
+        """n, or fewer where every thread of a GPU, or every instruction of another processor, is emulated."""
+        return min(n, emulated) if self.name in ("host_cuda", "aarch64") else n
 
 
 @functools.cache
@@ -79,6 +83,21 @@ def host_cuda():
     registration.register_namespace(HOST_CUDA)
     sys.path.insert(0, str(library.parent))
     return importlib.import_module("_emulator")
+
+
+@contextmanager
+def in_use(backend: str) -> Iterator[Backend]:
+    """Lets the public functions run on one back end."""
+    if backend in ("cpu", "cuda"):
+        yield Backend(backend)
+        return
+    load, namespace = {
+        "aarch64": (aarch64.load, aarch64.NAMESPACE),
+        "host_cuda": (host_cuda, HOST_CUDA),
+    }[backend]
+    load()
+    with registration.use_namespace(namespace):
+        yield Backend(backend)
 
 
 # (n, p, K, d): ones, odd sizes, K not a power of two, d = 1, d = p, p < K·d and p > K·d, long rows, wide bases; more

@@ -6,11 +6,46 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 
 import pytest
 
-OBJECTS = "build/*/CMakeFiles/kernels_{isa}.dir/csrc/cpu/isa/kernels.cpp.o"
-TILES = {"avx2": (6, "ymm"), "avx512": (12, "zmm")}  # widest register tile, its registers
+
+@dataclass(frozen=True)
+class Machine:
+    """How to read the code for an instruction set."""
+
+    objects: str  # files of a build
+    objdump: str
+    columns: int  # of the widest register tile
+    multiply_add: str
+    jump: str
+    store: str
+
+
+def x86(isa: str, columns: int, register: str) -> Machine:
+    return Machine(
+        f"build/*/CMakeFiles/kernels_{isa}.dir/csrc/cpu/isa/kernels.cpp.o",
+        "objdump",
+        columns,
+        rf"vfmadd.*{register}",
+        r"j\w+\s+",
+        r"\sv?mov\w*\s+%[xyz]mm\d+,.*\(",
+    )
+
+
+MACHINES = {
+    "aarch64": Machine(
+        "build/aarch64/CMakeFiles/kernels_baseline.dir/csrc/cpu/isa/kernels.cpp.o",
+        "aarch64-linux-gnu-objdump",
+        12,
+        r"\sfmla\s+v\d+\.(4s|2d)",
+        r"(?:b\.\w+|cbn?z\s+\w+,)\s*",
+        r"\sst\w+\s",
+    ),
+    "avx2": x86("avx2", 6, "ymm"),
+    "avx512": x86("avx512", 12, "zmm"),
+}
 
 
 def functions(assembly: str) -> dict[str, list[str]]:
@@ -25,40 +60,43 @@ def functions(assembly: str) -> dict[str, list[str]]:
     return found
 
 
-def inner_loop(lines: list[str]) -> list[str]:
+def inner_loop(lines: list[str], machine: Machine) -> list[str]:
     """The innermost backward jump's body that multiplies and adds the most."""
     address = {line.split(":")[0]: i for i, line in enumerate(lines)}
     loops = []
     for i, line in enumerate(lines):
-        jump = re.match(r"[0-9a-f]+:\s+j\w+\s+([0-9a-f]+)", line)
+        jump = re.match(rf"[0-9a-f]+:\s+{machine.jump}([0-9a-f]+)", line)
         if jump and address.get(jump[1], i) < i:
             loops.append(lines[address[jump[1]] : i + 1])
     inner = [
         loop for loop in loops if not any(other is not loop and set(other) < set(loop) for other in loops)
     ]
-    return max(inner, key=lambda loop: sum("vfmadd" in line for line in loop))
+    return max(inner, key=lambda loop: sum(bool(re.search(machine.multiply_add, line)) for line in loop))
 
 
 @pytest.mark.parametrize("tile", ["panel_tile", "outer_tile"])
-@pytest.mark.parametrize("isa", sorted(TILES))
+@pytest.mark.parametrize("isa", MACHINES)
 def test_accumulators_stay_in_registers(repository, isa, tile):
-    objects = sorted(repository.glob(OBJECTS.format(isa=isa)), key=lambda path: path.stat().st_mtime)
-    if not objects or shutil.which("objdump") is None:
-        pytest.skip("needs objdump and the object files of the build, under build/")
+    machine = MACHINES[isa]
+    objects = sorted(repository.glob(machine.objects), key=lambda path: path.stat().st_mtime)
+    if not objects or shutil.which(machine.objdump) is None:
+        pytest.skip(f"needs {machine.objdump} and the object files of the build, under build/")
     assembly = subprocess.run(
-        ["objdump", "-d", "-C", "--no-show-raw-insn", objects[-1]], capture_output=True, text=True, check=True
+        [machine.objdump, "-d", "-C", "--no-show-raw-insn", objects[-1]],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
-    columns, register = TILES[isa]
     chosen = {
         name: lines
         for name, lines in functions(assembly).items()
-        if re.search(rf"::{tile}<(float|double), {columns}(, false)?>", name)
+        if re.search(rf"::{tile}<(float|double), {machine.columns}(, false)?>", name)
     }
-    assert len(chosen) == 2, f"{tile} of {columns} columns not found: has it been renamed?"
+    assert len(chosen) == 2, f"{tile} of {machine.columns} columns not found: has it been renamed?"
     for name, lines in chosen.items():
-        loop = inner_loop(lines)
-        multiply_adds = [line for line in loop if "vfmadd" in line and register in line]
-        assert len(multiply_adds) % (2 * columns) == 0, name
-        assert len(multiply_adds) >= 2 * columns, name
-        stores = [line for line in loop if re.search(r"\sv?mov\w*\s+%[xyz]mm\d+,.*\(", line)]
+        loop = inner_loop(lines, machine)
+        multiply_adds = [line for line in loop if re.search(machine.multiply_add, line)]
+        assert len(multiply_adds) % (2 * machine.columns) == 0, name
+        assert len(multiply_adds) >= 2 * machine.columns, name
+        stores = [line for line in loop if re.search(machine.store, line)]
         assert not stores, f"{name} stores in its inner loop: {stores}"

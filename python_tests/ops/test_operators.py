@@ -119,19 +119,52 @@ def assert_same_bits(runs) -> None:
             assert torch.equal(bits(first), bits(second))
 
 
+on_a_cpu = pytest.mark.parametrize(
+    "ops", [backend_parameter("cpu"), backend_parameter("aarch64")], indirect=True
+)
+
+
 @pytest.mark.bits
+@on_a_cpu
 @every_case
-def test_same_bits_for_any_number_of_threads(case):
-    tensors = inputs((3001, 50, 10, 5), torch.float32)
+def test_same_bits_for_any_number_of_threads(ops, case):
+    tensors = inputs((ops.rows(3001), 50, 10, 5), torch.float32)
     before = torch.get_num_threads()
     try:
         runs = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            runs.append(outcome(case, tensors))
+            runs.append(outcome(case, tensors, ops))
     finally:
         torch.set_num_threads(before)
     assert_same_bits(runs)
+
+
+ROW_BY_ROW = {"z", "sample_weight", "q"}  # arguments with a row for each row of the result
+ROW_BY_ROW_CASES = [
+    case
+    for case in CASES
+    if case.name.startswith(("projection", "nearest")) or case.name.endswith("_assignment")
+] + [case for case in CASES if case.id == "target_distribution-frequency"]
+
+
+@on_a_cpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", ROW_BY_ROW_CASES, ids=lambda case: case.id)
+def test_a_row_does_not_depend_on_the_rows_beside_it(ops, case, dtype):
+    """Other rows make other strips and chunks, and a row stands in another lane of a vector."""
+    tensors = inputs((131, 50, 10, 5), dtype)
+    names = ["result", *case.differentiable]
+    together = dict(zip(names, outcome(case, tensors, ops), strict=True))
+    order = torch.randperm(131, generator=torch.Generator().manual_seed(0))
+    for rows in (order[:1], order[:7], order[:66], order):
+        apart = {
+            name: value[rows] if name in ROW_BY_ROW and len(value) == 131 else value
+            for name, value in tensors.items()
+        }
+        for name, value in zip(names, outcome(case, apart, ops), strict=True):
+            if name in ("result", "z"):
+                assert torch.equal(bits(value), bits(together[name][rows])), name
 
 
 @every_case

@@ -20,7 +20,7 @@ inline constexpr int kVectorBytes = 32;
 inline constexpr int kTileColumns = 6;  // 2 × 6 accumulators of 16 registers
 #elif defined(__aarch64__)
 inline constexpr int kVectorBytes = 16;
-inline constexpr int kTileColumns = 12;
+inline constexpr int kTileColumns = 12;  // 2 × 12 accumulators of 32 registers
 #else
 inline constexpr int kVectorBytes = 16;
 inline constexpr int kTileColumns = 6;
