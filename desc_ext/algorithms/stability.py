@@ -14,7 +14,6 @@ from desc_ext.algorithms.self_expression import (
     ExpressionOptions,
     SelfExpressiveClusters,
     cluster_by_self_expression,
-    usual_expression,
     usual_neighbors,
 )
 from desc_ext.metrics import clustering_accuracy
@@ -64,8 +63,8 @@ def stable_clusters(
     distinct = distinct_rows(rows)
     shares = {options.n_neighbors: 1.0}  # where nearly all rows repeat others
     if len(distinct) > n_clusters:
-        # the ridge is for the spectrum of the sample
-        ridge = usual_expression(rows, distinct, n_clusters, images=True).ridge
+        # eigenvalues of the Gram matrix grow with the rows: as many dimensions are left by as large a share of the ridge
+        ridge = options.ridge * len(rows) / len(z)
 
         def agreement(all_rows: SelfExpressiveClusters, chosen: ExpressionOptions) -> float:
             chosen = replace(chosen, ridge=ridge, n_components=min(chosen.n_components, len(distinct)))

@@ -51,19 +51,23 @@ def test_clusters_that_a_sample_has_too_stay_with_few_neighbours():
 
 
 @pytest.mark.slow
-def test_of_clusters_that_change_the_more_stable_ones_are_taken():
+@pytest.mark.parametrize("ridge", [None, 3])
+def test_of_clusters_that_change_the_more_stable_ones_are_taken(ridge):
     X, _ = images(0.5)
-    model = SelfExpressiveClustering(K, random_state=0).fit(X)
+    model = SelfExpressiveClustering(K, random_state=0, ridge=ridge).fit(X)
     shares = stability(model)["agreement"]
     assert sorted(shares) == ["10", "32"]  # 3,200/(25 · 4)
     assert shares["10"] < 0.9
     best, seed = max(shares, key=shares.get), check_random_state(0).randint(2**31 - 1)
     assert model.resolved_params_["n_neighbors"] == int(best)
+    third = None if ridge is None else ridge / 3  # eigenvalues of the Gram matrix grow with the rows
     for neighbors in shares:
-        given = SelfExpressiveClustering(K, random_state=0, n_neighbors=int(neighbors)).fit(X)
+        given = SelfExpressiveClustering(K, random_state=0, n_neighbors=int(neighbors), ridge=ridge).fit(X)
         assert (adjusted_rand_score(given.labels_, model.labels_) == 1) == (neighbors == best)
         sample = np.sort(np.random.default_rng(seed).choice(N, N // 3, replace=False, shuffle=False))
-        alone = SelfExpressiveClustering(K, random_state=0, n_neighbors=int(neighbors)).fit(X[sample])
+        alone = SelfExpressiveClustering(K, random_state=0, n_neighbors=int(neighbors), ridge=third).fit(
+            X[sample]
+        )
         agreed = np.bincount(given.labels_[sample] * K + alone.labels_, minlength=K * K).reshape(K, K)
         assert shares[neighbors] == pytest.approx(_matched(agreed) / len(sample), abs=0.03)
 
