@@ -19,7 +19,9 @@ FRACTION_BITS = {"f16": 10, "bf16": 7}
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
-    return build(EMULATOR / "tests" / "tensor_core.cpp", tmp_path_factory.mktemp("tensor_core") / "tensor_core")
+    return build(
+        EMULATOR / "tests" / "tensor_core.cpp", tmp_path_factory.mktemp("tensor_core") / "tensor_core"
+    )
 
 
 def run(program: Path, arguments: list[str], words: list[int]) -> list[list[int]]:
@@ -82,9 +84,7 @@ def registers(a, b, c) -> list[int]:
     words = []
     for lane in range(32):
         group, thread = lane >> 2, lane % 4
-        of_a = [
-            a[group + 8 * (i not in (0, 1, 4, 5))][thread * 2 + (i & 1) + 8 * (i >= 4)] for i in range(8)
-        ]
+        of_a = [a[group + 8 * (i not in (0, 1, 4, 5))][thread * 2 + (i & 1) + 8 * (i >= 4)] for i in range(8)]
         of_b = [b[thread * 2 + (i & 1) + 8 * (i >= 2)][group] for i in range(4)]
         words += [low | high << 16 for low, high in zip(of_a[::2], of_a[1::2], strict=True)]
         words += [low | high << 16 for low, high in zip(of_b[::2], of_b[1::2], strict=True)]
@@ -166,7 +166,9 @@ def test_sums_by_hand(program, bits):
     apart = {0: (ONE, ONE), 1: (TINY, ONE), 8: (TINY, ONE)}
     assert one_sum(program, bits, apart) == (1.0 if bits == 24 else 1 + 2**-23)
     # An addend is aligned like the products: beside 2^10 the places end at 2^-14 or 2^-15.
-    assert one_sum(program, bits, {0: (0x6400, ONE), 1: (0xE400, ONE)}, 2.0**-15) == (0.0 if bits == 24 else 2.0**-15)
+    assert one_sum(program, bits, {0: (0x6400, ONE), 1: (0xE400, ONE)}, 2.0**-15) == (
+        0.0 if bits == 24 else 2.0**-15
+    )
     # The exponents decide, not the carry: 1.5 · 1.5 counts as 1.
     assert one_sum(program, bits, {0: (0x3E00, 0x3E00), 1: (0xBE00, 0x3E00)}, 2.0**-bits) == 2.0**-bits
 

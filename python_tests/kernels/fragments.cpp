@@ -1,25 +1,30 @@
-// One warp's tensor-core functions, for tests that know where the PTX document puts each element: reads a case and the
-// registers of all lanes from standard input, writes those of the result. Cases: "mma" (a[4], b[2] of each lane) and
-// "ldmatrix" (32 lines of 4 floats, and the line that each lane points at).
+// One warp's tensor-core functions of csrc/cuda/platform.h, for tests that know where the PTX document puts each
+// element: reads a case and the registers of all lanes from standard input, writes those of the result. Cases: "mma"
+// (a[4], b[2] of each lane, each register as the two float16 numbers in it, and c[4]) and "ldmatrix" (32 lines of 8
+// numbers, and the line that each lane points at).
 #include <iostream>
 #include <string>
 
-#include "cuda/tensor.cuh"
+#include "cuda/platform.h"
 
 namespace desc_ext::cuda {
 namespace {
 
+uint16_t half_of(float x) { return __half_as_ushort(__float2half_rn(x)); }
+
 struct Registers {
-  float a[4], b[2], sum[4];
+  uint32_t a[4], b[2];
+  float c[4];
+  uint32_t loaded[4];
 };
 
 __global__ void multiply(Registers* lanes) {
   Registers& lane = lanes[threadIdx.x];
-  multiply_tf32(lane.sum, lane.a, lane.b[0], lane.b[1]);
+  multiply_f16(lane.c, lane.a, lane.b[0], lane.b[1], lane.c);
 }
 
-__global__ void load(const float* lines, const int* line_of, Registers* lanes) {
-  load_matrices(lanes[threadIdx.x].sum, shared_line(lines), 4 * line_of[threadIdx.x]);
+__global__ void load(const uint16_t* lines, const int* line_of, Registers* lanes) {
+  load_matrices(lanes[threadIdx.x].loaded, shared_line(lines), 16 * line_of[threadIdx.x]);
 }
 
 }  // namespace
@@ -29,19 +34,36 @@ int main() {
   using namespace desc_ext::cuda;
   std::string what;
   std::cin >> what;
+  const auto number = [] {
+    float x = 0;
+    std::cin >> x;
+    return x;
+  };
   Registers lanes[kWarp] = {};
   cudaError_t error = cudaErrorInvalidValue;
   if (what == "mma") {
-    for (auto& lane : lanes) std::cin >> lane.a[0] >> lane.a[1] >> lane.a[2] >> lane.a[3] >> lane.b[0] >> lane.b[1];
+    const auto pair = [&] {
+      const uint32_t low = half_of(number());
+      return low | uint32_t(half_of(number())) << 16;
+    };
+    for (auto& lane : lanes) {
+      for (auto& a : lane.a) a = pair();
+      for (auto& b : lane.b) b = pair();
+      for (auto& c : lane.c) c = number();
+    }
     error = launch(multiply, dim3(1), kWarp, 0, nullptr, lanes);
+    for (const auto& lane : lanes)
+      std::cout << lane.c[0] << ' ' << lane.c[1] << ' ' << lane.c[2] << ' ' << lane.c[3] << '\n';
   } else if (what == "ldmatrix") {
-    float lines[kWarp * 4];
+    alignas(16) uint16_t lines[kWarp * 8];
     int line_of[kWarp];
-    for (float& value : lines) std::cin >> value;
-    for (int& line : line_of) std::cin >> line;
+    for (auto& value : lines) value = uint16_t(number());
+    for (int& line : line_of) line = int(number());
     error = launch(load, dim3(1), kWarp, 0, nullptr, lines, line_of, lanes);
+    for (const auto& lane : lanes) {
+      for (const uint32_t loaded : lane.loaded) std::cout << (loaded & 0xFFFF) << ' ' << (loaded >> 16) << ' ';
+      std::cout << '\n';
+    }
   }
-  for (const auto& lane : lanes)
-    std::cout << lane.sum[0] << ' ' << lane.sum[1] << ' ' << lane.sum[2] << ' ' << lane.sum[3] << '\n';
   return error == cudaSuccess && std::cin ? 0 : 1;
 }
