@@ -1,5 +1,5 @@
 // The projection kernels' products on tensor cores, in float16 with float32 sums. A number x, scaled by a power of two,
-// is the sum of two float16 parts, h = fp16(x) and l = fp16(x − h), good to 2^-22 of x; a product of two numbers is
+// is the sum of two float16 parts, h = fp16(x) and l = fp16(x − h), good to 2^-23 of x; a product of two numbers is
 // l·h' + h·l' + h·h', three of the tensor cores' products for one:
 //
 //   parts 3  float32 rows                    l·h' + h·l' + h·h'
@@ -13,7 +13,7 @@
 //
 // Tensor cores cut their sums off towards zero, at 24 or 25 bits of the largest term. So a sum goes over 32 of depth
 // only before it is added in float32, and the small products come first: while they are added, what is cut off is small
-// too. In the other order the error is about twice as large, and more than float32 may have.
+// too. In the other order the error is two to three times as large, and more than float32 may have.
 //
 // Tiling. A block of 4 warps holds 128 rows and up to 16 slots of 8 columns, one subspace or chunk of one in each; a
 // warp has 64 rows and 8 slots: 128 sums, 32 registers of 32 of depth of half of its rows (all, where h is enough), and

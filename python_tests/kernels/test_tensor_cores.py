@@ -38,8 +38,8 @@ def fragments(tmp_path_factory) -> Path:
 
 
 def run_fragments(program: Path, case: str, values) -> torch.Tensor:
-    text = " ".join([case, *(str(value) for value in values)])
-    done = subprocess.run([str(program)], input=text, capture_output=True, text=True, check=True)
+    text = " ".join(str(value) for value in values)
+    done = subprocess.run([str(program), case], input=text, capture_output=True, text=True, check=True)
     return torch.tensor([[float(x) for x in line.split()] for line in done.stdout.splitlines()])
 
 
