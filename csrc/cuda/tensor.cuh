@@ -8,8 +8,8 @@
 //
 // A row has a scale for every 32 of depth, a column one, which bring the largest magnitude into [2^14, 2^15): float16
 // reaches 2^16 upwards and 2^-24 downwards, so elements below 2^-17 of the largest lose bits and those below 2^-39 of
-// it vanish. The error of a product of row and column is therefore bounded by their norms (docs/cuda.md), not element
-// by element. Norms and direct residuals are float32 as ever (pairs.cuh).
+// it vanish. The error of a product of row and column is therefore bounded by their norms (docs/tensor-cores.md), not
+// element by element. Norms and direct residuals are float32 as ever (pairs.cuh).
 //
 // Tensor cores cut their sums off towards zero, at 24 or 25 bits of the largest term. So a sum goes over 32 of depth
 // only before it is added in float32, and the small products come first: while they are added, what is cut off is small

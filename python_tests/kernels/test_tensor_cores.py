@@ -1,5 +1,5 @@
 """The projection kernels on tensor cores: fragments against the PTX document, parity with float64 at both widths of the
-hardware's sums, the bound that docs/cuda.md states, rows that float16 cannot hold, and which path is taken when."""
+hardware's sums, the bound that docs/tensor-cores.md states, rows that float16 cannot hold, and which path is taken when."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_energies_are_those_of_the_rounded_factors(tensor_cores, shape, dtype):
 
 
 def bound(p: int, parts: int) -> float:
-    """Of |â − a| / (‖z‖ ‖s‖) for a coefficient a = sᵀz, as docs/cuda.md derives it."""
+    """Of |â − a| / (‖z‖ ‖s‖) for a coefficient a = sᵀz, as docs/tensor-cores.md derives it."""
     return {1: 2.0**-10 + 49 * 2.0**-24, 2: 47 * 2.0**-24, 3: 53 * 2.0**-24}[parts] + p / 32 * 2.0**-24
 
 
