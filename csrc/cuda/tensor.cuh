@@ -16,7 +16,7 @@
 // too. In the other order the error is two to three times as large, and more than float32 may have.
 //
 // Tiling. A block of 4 warps holds 128 rows and up to 16 slots of 8 columns, one subspace or chunk of one in each; a
-// warp has 64 rows and 8 slots: 128 sums, 32 registers of 32 of depth of half of its rows (all, where h is enough), and
+// warp has 64 rows and 8 slots: 128 sums, 32 registers of 32 of depth of half of its rows, and
 // for two slots at a time 16 of columns. In shared memory a line of 128 bytes holds 32 of depth of a row or column: h
 // and l of 8 elements, 16 bytes each, in turn. Packs of 16 bytes stand at their number, exclusive-or the line's last 3
 // bits: 8 lines of ldmatrix touch all banks. Rows arrive as float32 and are split where they lie by the thread that
@@ -221,7 +221,7 @@ struct StageFragments {
 template <int Parts, class Fragments>
 __device__ __forceinline__ void multiply_fragments(const Fragments& from, int slots, TensorTile::Sum& sum) {
   constexpr int row_tiles = TensorTile::row_tiles, warp_slots = TensorTile::warp_slots;
-  constexpr int together = Parts == 3 ? 2 : 4;  // row tiles whose parts are in registers
+  constexpr int together = 2;  // row tiles whose parts are in registers
 #pragma unroll
   for (int first = 0; first < row_tiles; first += together) {
     uint32_t h[together][2][4], l[together][2][4];
