@@ -79,7 +79,9 @@ class ProjectionGradient {
 
     Panels(const ProjectionGradient& g, Storage rows, int64_t count, int64_t depth, bool across, const T* factor)
         : parts(sizeof(T) == 4 && count ? tensor_parts_of_columns(rows, count, depth) : 0),
-          plan(parts ? plan_tensor_columns(count, depth) : plan_columns<T>(count, depth)),
+          plan(!count  ? Plan{}
+               : parts ? plan_tensor_columns(count, depth)
+                       : plan_columns<T>(count, depth)),
           panels(g.z_, count ? plan.panel_elements() : 0), scales(g.z_, parts ? 2 * plan.scale_elements() : 0) {
       if (!count) return;
       const T* rotated = g.prepared.arrays.rotated;
