@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from desc_ext.algorithms.distinct import DistinctRows, distinct_rows
+from desc_ext.algorithms.distinct import distinct_rows
+from desc_ext.algorithms.landmarks import chosen_landmarks
 from desc_ext.algorithms.self_expression import (
     ExpressionOptions,
     SelfExpressiveClusters,
@@ -58,36 +58,29 @@ def stable_clusters(
     Returns:
         The clusters, and the options that they are by.
     """
-    agreement = _agreement(z, found, n_clusters, options, seed)
-    shares = {options.n_neighbors: agreement}
-    if agreement < _STABLE:
-        n = len(found.distinct)
-        others = replace(options, n_neighbors=usual_neighbors(n / n_clusters, False))
-        again = cluster_by_self_expression(z, found.distinct, n_clusters, others, seed)
-        shares[others.n_neighbors] = _agreement(z, again, n_clusters, others, seed)
-        if shares[others.n_neighbors] > agreement:
-            found, options = again, others
+    sample = chosen_landmarks(len(z), len(z) // _SHARE, n_clusters, seed)
+    assert sample is not None
+    rows = z[torch.from_numpy(sample).to(z.device)]
+    distinct = distinct_rows(rows)
+    shares = {options.n_neighbors: 1.0}  # where nearly all rows repeat others
+    if len(distinct) > n_clusters:
+        # the ridge is for the spectrum of the sample
+        ridge = usual_expression(rows, distinct, n_clusters, images=True).ridge
+
+        def agreement(all_rows: SelfExpressiveClusters, chosen: ExpressionOptions) -> float:
+            chosen = replace(chosen, ridge=ridge, n_components=min(chosen.n_components, len(distinct)))
+            alone = cluster_by_self_expression(rows, distinct, n_clusters, chosen, seed)
+            return clustering_accuracy(all_rows.labels[sample], alone.labels)
+
+        few = shares[options.n_neighbors] = agreement(found, options)
+        if few < _STABLE:
+            usual = usual_neighbors(len(found.distinct) / n_clusters, False)
+            others = replace(options, n_neighbors=usual)
+            again = cluster_by_self_expression(z, found.distinct, n_clusters, others, seed)
+            shares[usual] = agreement(again, others)
+            if shares[usual] > few:
+                found, options = again, others
     if record is not None:
         record["agreement"] = {str(neighbors): share for neighbors, share in shares.items()}
         record["n_neighbors"] = options.n_neighbors
     return found, options
-
-
-def _agreement(
-    z: Tensor, found: SelfExpressiveClusters, n_clusters: int, options: ExpressionOptions, seed: int
-) -> float:
-    """The share of a random third of the rows whose clusters, found among these alone, are those of ``found``."""
-    sample = np.sort(
-        np.random.default_rng(seed).choice(len(z), len(z) // _SHARE, replace=False, shuffle=False)
-    )
-    rows = z[torch.from_numpy(sample).to(z.device)]
-    distinct: DistinctRows = distinct_rows(rows)
-    if len(distinct) <= n_clusters:
-        return 1.0  # nearly all rows repeat others
-    # the ridge is for the spectrum of the sample
-    chosen = replace(
-        options, ridge=usual_expression(rows, distinct, n_clusters, images=True).ridge,
-        n_components=min(options.n_components, len(distinct)),
-    )  # fmt: skip
-    of_sample = cluster_by_self_expression(rows, distinct, n_clusters, chosen, seed)
-    return clustering_accuracy(found.labels[sample], of_sample.labels)

@@ -25,7 +25,7 @@ class Machine:
 
 def x86(isa: str, columns: int, register: str) -> Machine:
     return Machine(
-        f"build/*/CMakeFiles/kernels_{isa}.dir/csrc/cpu/isa/kernels.cpp.o",
+        f"build/py3-*/CMakeFiles/kernels_{isa}.dir/csrc/cpu/isa/kernels.cpp.o",
         "objdump",
         columns,
         rf"vfmadd.*{register}",
