@@ -15,7 +15,7 @@
 // budget: product_nearest.*<float,.*[56],.* registers <= 128, shared <= 0, dynamic <= 66048, narrow loads
 // budget: product_(values|loss).*<double.* registers <= 224, shared <= 0, dynamic <= 53760
 // budget: product_nearest.*<double.* registers <= 224, shared <= 0, dynamic <= 66048
-// budget: (nearest_of_shares|sum_partials|upstream_rows).* registers <= 48, shared <= 64, dynamic <= 0
+// budget: (nearest_of_shares|sum_partials|upstream_rows).* registers <= 48, shared <= 128, dynamic <= 0
 #pragma once
 
 #include "columns.cuh"
