@@ -7,7 +7,7 @@ each output written once. Prediction, for every launch in turn: the larger of
 
     operations that are computed, padding too / (peak × share of the main loop's instructions that multiply and add
                                                        × share of the multiprocessors' time that blocks fill)
-        (on tensor cores: their TF32 peak, since one instruction keeps them busy for many clocks)
+        (on tensor cores: their float16 peak / products for one, since one instruction keeps them busy for many clocks)
     bytes of the launch / bandwidth of the memory
     bytes that the launch takes from L2 / bandwidth of L2, where a number is published
 
@@ -113,13 +113,23 @@ def plan_tensor(count: int, dim: int, p: int) -> Plan:
     chunks = ceil_div(dim, SLOT_COLUMNS)
     tiles = ceil_div(count, SLOTS)
     return Plan(
-        count, dim, p, 1, ceil_div(dim, chunks), chunks, ceil_div(count, tiles), tiles, ceil_div(p, 8) * 8
+        count, dim, p, 1, ceil_div(dim, chunks), chunks, ceil_div(count, tiles), tiles, ceil_div(p, 32) * 32
     )
 
 
 def tensor_cores_pay(count: int, dim: int, p: int) -> bool:
     plan = plan_tensor(count, dim, p)
-    return dim * p >= 256 and 2 * count * dim >= plan.tiles * plan.chunks * SLOTS * SLOT_COLUMNS
+    return count * dim >= 32 and 3 * count * dim * p >= plan.depth * tensor_columns(plan) and p < 1 << 20
+
+
+def tensor_speed(card: Card, parts: int) -> float:
+    """Of whole products, of which each takes so many in float16, at twice the rate of TF32."""
+    return 2 * card.tensor_teraflops / parts
+
+
+def tensor_columns(plan: Plan) -> int:
+    """Columns that the tensor cores compute, two slots at a time."""
+    return plan.tiles * plan.chunks * ceil_div(plan.slots, 2) * 2 * SLOT_COLUMNS
 
 
 def _plan(count: int, dim: int, p: int, shared: int, width: int, chunks: int) -> Plan:
@@ -169,7 +179,7 @@ class Launch:
     computed: int  # operations, padding too
     memory_bytes: int
     l2_bytes: int
-    tensor: bool = False
+    parts: int = 0  # of the tensor cores' products in float16 for one; 0: without them
 
 
 def product(kernel: str, plan: Plan, n: int, multiprocessors: int, memory_bytes: int) -> Launch:
@@ -216,15 +226,17 @@ def forward(name: str, written: Callable[[int, int], int]) -> Callable[[Shape, i
     return launches
 
 
-def tensor_forward(name: str, written: Callable[[int, int], int]) -> Callable[[Shape, int], Iterator[Launch]]:
+def tensor_forward(
+    name: str, parts: int, written: Callable[[int, int], int]
+) -> Callable[[Shape, int], Iterator[Launch]]:
     def launches(shape: Shape, multiprocessors: int) -> Iterator[Launch]:
         n, p, n_subspaces, dim = shape
         plan = plan_tensor(n_subspaces, dim, p)
         rows, cuts = product_grid(plan, n, multiprocessors)
-        computed = 2 * rows * TILE_ROWS * plan.depth * plan.tiles * plan.chunks * SLOTS * SLOT_COLUMNS
+        computed = 2 * rows * TILE_ROWS * plan.depth * tensor_columns(plan)
         l2_bytes = 4 * (rows * plan.panel_elements + n * p * plan.tiles * plan.chunks)
         memory_bytes = 4 * (n * p + written(n, n_subspaces))
-        yield Launch(f"{name}<0>", rows * cuts, 128, computed, memory_bytes, l2_bytes, tensor=True)
+        yield Launch(f"{name}<{parts}>", rows * cuts, 128, computed, memory_bytes, l2_bytes, parts)
 
     return launches
 
@@ -251,14 +263,14 @@ class Pass:
     launches: Callable[[Shape, int], Iterator[Launch]]
     products: int  # of 2·n·p·K·d operations that the result needs
     bytes: Callable[[Shape], int]  # each input and output once
-    tensor: bool = False  # on tensor cores
+    parts: int = 0  # as of a launch
 
     def runs(self, shape: Shape) -> bool:
         _, p, n_subspaces, dim = shape
-        return not self.tensor or tensor_cores_pay(n_subspaces, dim, p)
+        return not self.parts or tensor_cores_pay(n_subspaces, dim, p)
 
     def peak(self, card: Card) -> float:
-        return card.tensor_teraflops if self.tensor else card.teraflops
+        return tensor_speed(card, self.parts) if self.parts else card.teraflops
 
 
 def traffic(*, rows: int, pairs: int, row_values: int = 0) -> Callable[[Shape], int]:
@@ -288,26 +300,25 @@ PASSES = [
         traffic(rows=1, pairs=1),
     ),
     Pass("weighted_projection_loss, backward", loss_backward, 2, traffic(rows=2, pairs=1)),
-    Pass(
-        "projection_residual, forward, tensor cores (TF32)",
-        tensor_forward("product_tensor_values", lambda n, k: n * k),
-        1,
-        traffic(rows=1, pairs=1),
-        tensor=True,
-    ),
-    Pass(
-        "nearest_subspace, forward, tensor cores (TF32)",
-        tensor_forward("product_tensor_nearest", lambda n, k: 3 * n),
-        1,
-        traffic(rows=1, pairs=0, row_values=3),
-        tensor=True,
-    ),
-    Pass(
-        "weighted_projection_loss, forward, tensor cores (TF32)",
-        tensor_forward("product_tensor_loss", lambda n, k: n * k),
-        1,
-        traffic(rows=1, pairs=1),
-        tensor=True,
+    *(
+        Pass(
+            f"{name}, forward, tensor cores ({label})",
+            tensor_forward(kernel, parts, written),
+            1,
+            bytes_of,
+            parts,
+        )
+        for parts, label in ((3, "float32 in three products"), (1, "TF32 allowed"))
+        for name, kernel, written, bytes_of in (
+            ("projection_residual", "product_tensor_values", lambda n, k: n * k, traffic(rows=1, pairs=1)),
+            (
+                "nearest_subspace",
+                "product_tensor_nearest",
+                lambda n, k: 3 * n,
+                traffic(rows=1, pairs=0, row_values=3),
+            ),
+            ("weighted_projection_loss", "product_tensor_loss", lambda n, k: n * k, traffic(rows=1, pairs=1)),
+        )
     ),
 ]
 SHAPES: list[Shape] = [
@@ -343,7 +354,7 @@ def predict(card: Card, passing: Pass, shape: Shape, share: Callable[[str], floa
     limits = dict.fromkeys(("arithmetic", "memory", "L2"), 0.0)
     total = computed = busy = count = 0
     for launch in passing.launches(shape, card.multiprocessors):
-        speed = card.tensor_teraflops if launch.tensor else card.teraflops * share(launch.kernel)
+        speed = tensor_speed(card, launch.parts) if launch.parts else card.teraflops * share(launch.kernel)
         arithmetic = launch.computed / (speed * 1e9)
         times = {
             "arithmetic": arithmetic / filled(launch, card.multiprocessors),

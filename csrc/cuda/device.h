@@ -94,6 +94,15 @@ inline int multiprocessors() {
   return count > 0 ? count : 1;
 }
 
+// Whether the current device's tensor cores add products of float16 in float32 as fast as they multiply: A100, H100.
+inline bool full_rate_tensor_cores() {
+  int device = 0, major = 0, minor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  return (major == 8 || major == 9) && minor == 0;
+}
+
 // Bytes of workspace that an operator keeps within. Tests set smaller ones, which small inputs reach.
 struct Limits {
   int64_t piece = int64_t(64) << 20;    // coefficients of a piece of rows

@@ -3,6 +3,8 @@
 
 #include "bases.cuh"
 #include "moments.cuh"
+#include "tensor_columns.cuh"
+#include "tensor_moments.cuh"
 
 namespace desc_ext::cuda {
 
@@ -25,6 +27,13 @@ namespace desc_ext::cuda {
   declare template cudaError_t run_pack_scale<T>(const Plan&, const T*, T*, cudaStream_t);                        \
   declare template cudaError_t run_basis_gradient<T>(const T*, const BasisArrays<T>&, double*, int64_t, int64_t,  \
                                                      int64_t, Metric, void*, Storage, cudaStream_t);
+
+// tensor_columns.cuh
+cudaError_t run_tensor_coefficients(int parts, const Product<float>& job, const Columns& columns, const float* scales,
+                                    const Upstream<float>& upstream, int64_t d, float* out, cudaStream_t stream);
+cudaError_t run_tensor_rows(const Product<float>& job, const Columns& columns, const float* scales,
+                            const RowsOut<float>& out, cudaStream_t stream);
+cudaError_t run_tensor_moments(const Moments<float>& job, cudaStream_t stream);  // tensor_moments.cuh
 
 #ifndef DESC_EXT_ENGINE_HERE
 DESC_EXT_ENGINE(extern, float)

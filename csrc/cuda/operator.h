@@ -164,30 +164,19 @@ class PreparedBases {
         op_, run_prepare_bases<T>(dense.const_data_ptr(), storage_of(dense), K, p, d, metric, arrays, device.stream));
   }
 
-  // The forward job of rows [first, first + n) of z, whose panels this keeps. TF32 is used where it is allowed and
-  // pays.
+  // The forward job of rows [first, first + n) of z, whose panels this keeps; all its calls are for one z.
   Projection<T> projection(const Tensor& z, int64_t first, int64_t n, bool allow_tf32 = false) {
-    const bool tensor = sizeof(T) == 4 && allow_tf32 && tensor_cores_pay(K, d, p);
-    const Plan plan = tensor ? plan_tensor(K, d, p) : plan_subspaces<T>(K, d, p);
-    if (!panels_) {
-      panels_.emplace(like_, plan.panel_elements());
-      if constexpr (sizeof(T) == 4)
-        if (tensor) check_launch(op_, run_pack_tensor_panels(plan, arrays.rotated, *panels_, device_.stream));
-      if (!tensor)
-        check_launch(op_, run_pack_panels<T>(plan, arrays.rotated, false, nullptr, *panels_, device_.stream));
-      if (metric == Metric::residual) {
-        packed_scale_.emplace(like_, plan.scale_elements());
-        check_launch(op_, run_pack_scale<T>(plan, arrays.scale, *packed_scale_, device_.stream));
-      }
-    }
+    const int parts = sizeof(T) == 4 ? tensor_parts(storage_of(z), allow_tf32, K, d, p) : 0;
+    const Plan plan = parts ? plan_tensor(K, d, p) : plan_subspaces<T>(K, d, p);
+    if (!panels_) pack(plan, parts);
     Projection<T> job{make_product<T>(rows_of(z, first), n, plan, *panels_),
                       metric,
                       packed_scale_ ? packed_scale_->get() : nullptr,
                       arrays.columns,
                       nullptr,
-                      tensor};
+                      parts};
     job.product.norms = metric == Metric::residual;
-    if (tensor) job.product.threads = TensorEngine::threads, job.product.stage = TensorEngine::stage;
+    if (parts) job.product.threads = TensorTile::threads, job.product.stage = TensorTile::stage;
     return job;
   }
 
@@ -199,6 +188,20 @@ class PreparedBases {
   }
 
  private:
+  void pack(const Plan& plan, int parts) {
+    panels_.emplace(like_, plan.panel_elements());
+    if (parts || metric == Metric::residual) packed_scale_.emplace(like_, (parts ? 2 : 1) * plan.scale_elements());
+    if constexpr (sizeof(T) == 4)
+      if (parts) {
+        const T* weight = metric == Metric::residual ? arrays.scale : nullptr;
+        return check_launch(op_, run_pack_tensor_panels(plan, {arrays.rotated, K * d, p}, weight, *panels_,
+                                                        *packed_scale_, device_.stream));
+      }
+    check_launch(op_, run_pack_panels<T>(plan, arrays.rotated, false, nullptr, *panels_, device_.stream));
+    if (metric == Metric::residual)
+      check_launch(op_, run_pack_scale<T>(plan, arrays.scale, *packed_scale_, device_.stream));
+  }
+
   const char* op_;
   const Tensor like_;
   const Device& device_;

@@ -3,7 +3,8 @@
 //
 // A residual below a quarter of ‖z‖² is computed as ‖z − S a‖², because the difference cancels: the warp that owns the
 // pair does it together, lanes over p, 4·p·d operations at about a quarter of the tile's speed. Where every row lies in
-// one of K subspaces that adds 1/K of the pairs.
+// one of K subspaces that adds 1/K of the pairs. What the tensor cores make of an infinity, a NaN or an overflow is
+// computed again in the same way.
 #pragma once
 
 #include "product.cuh"
@@ -16,10 +17,11 @@ template <class T>
 struct Projection {
   Product<T> product;
   Metric metric;
-  const T* scale;    // as the panels without depth: [tiles][chunks][slots][8]; null for energies
+  // As the panels without depth: [tiles][chunks][slots][8], null for energies; the tensor cores' are in tensor.cuh.
+  const T* scale;
   const T* columns;  // original bases [K, d, p], for direct residuals
   T* scratch;        // d coefficients for each warp of the grid, where they are too many for shared memory; else null
-  bool tensor;       // whether the tensor cores do the products: the panels are made for them
+  int parts = 0;     // products of the tensor cores for one (tensor.cuh), whose panels these are; 0: the lanes' FFMA
 };
 
 // Below this share of ‖z‖² a residual is computed directly.
@@ -28,8 +30,10 @@ __device__ constexpr T direct_share() {
   return T(0.25);
 }
 
+// The energy or residual of one pair, by a warp.
 template <class T>
-__device__ __forceinline__ T direct_residual(const Projection<T>& job, int64_t row, int64_t k, T* coefficient) {
+__device__ __forceinline__ T direct_value(const Projection<T>& job, Metric metric, int64_t row, int64_t k,
+                                          T* coefficient) {
   const Plan& plan = job.product.plan;
   const Rows& z = job.product.z;
   const int lane = int(threadIdx.x) % kWarp;
@@ -53,6 +57,11 @@ __device__ __forceinline__ T direct_residual(const Projection<T>& job, int64_t r
   }
   __syncwarp();
   T total = 0;
+  if (metric == Metric::energy) {
+    for (int64_t c = lane; c < plan.dim; c += kWarp) total += coefficient[c] * coefficient[c];
+    __syncwarp();
+    return warp_sum(total);
+  }
 #pragma unroll 1
   for (int64_t j = lane; j < plan.p; j += kWarp) {
     T rest = load_element<T>(z.data, z.storage, start + j);
@@ -107,7 +116,7 @@ struct PairValues {
       }
     }
     if (chunk + 1 < plan.chunks) return;
-    if (job.metric == Metric::residual) to_residuals(view, tile, value);
+    if (Pairs::can_fail || job.metric == Metric::residual) finish(view, tile, value);
 #pragma unroll
     for (int v = 0; v < count; ++v) {
       if (exists(view, tile, v)) {
@@ -120,32 +129,38 @@ struct PairValues {
   }
 
  private:
-  __device__ __forceinline__ void to_residuals(const BlockView<T>& view, int tile, T (&value)[count]) const {
+  // Residuals from sums of squares, and what has to be computed directly.
+  __device__ __forceinline__ void finish(const BlockView<T>& view, int tile, T (&value)[count]) const {
     const Plan& plan = job.product.plan;
+    const Metric metric = Pairs::can_fail ? job.metric : Metric::residual;
     static_assert(count <= 32);
-    unsigned small = 0;
+    unsigned direct = 0;
 #pragma unroll
     for (int v = 0; v < count; ++v) {
-      const T norm = view.norms[Pairs::row(view.thread, v)];
-      value[v] = norm - value[v];
-      if (value[v] < norm * direct_share<T>() && exists(view, tile, v)) small |= 1u << v;
+      bool again = Pairs::can_fail && !(value[v] - value[v] == 0);  // neither infinite nor NaN
+      if (metric == Metric::residual) {
+        const T norm = view.norms[Pairs::row(view.thread, v)];
+        value[v] = norm - value[v];
+        again |= value[v] < norm * direct_share<T>();
+      }
+      if (again && exists(view, tile, v)) direct |= 1u << v;
     }
     const int64_t warps = int64_t(blockDim.x) / kWarp;
     T* coefficient =
         coefficient_elements(plan, int(blockDim.x)) > 0
             ? view.free + view.warp * plan.dim
             : job.scratch + ((int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * warps + view.warp) * plan.dim;
-    while (const unsigned waiting = __ballot_sync(kAllLanes, small != 0)) {
+    while (const unsigned waiting = __ballot_sync(kAllLanes, direct != 0)) {
       const int owner = __ffs(int(waiting)) - 1;
-      const int which = __shfl_sync(kAllLanes, __ffs(int(small)) - 1, owner);
+      const int which = __shfl_sync(kAllLanes, __ffs(int(direct)) - 1, owner);
       const int thread = view.thread - view.lane + owner;
-      const T residual =
-          direct_residual(job, view.first + Pairs::row(thread, which), subspace(tile, thread, which), coefficient);
+      const T found =
+          direct_value(job, metric, view.first + Pairs::row(thread, which), subspace(tile, thread, which), coefficient);
       if (view.lane != owner) continue;
-      small &= small - 1;
+      direct &= direct - 1;
 #pragma unroll
       for (int v = 0; v < count; ++v)
-        if (which == v) value[v] = residual;
+        if (which == v) value[v] = found;
     }
   }
 };

@@ -64,7 +64,7 @@ __device__ __forceinline__ void count_store([[maybe_unused]] int bytes) {
 
 __device__ __forceinline__ void* dynamic_shared() {
 #ifdef __CUDACC__
-  extern __shared__ __align__(16) unsigned char desc_ext_dynamic_shared[];
+  extern __shared__ __align__(128) unsigned char desc_ext_dynamic_shared[];
   return desc_ext_dynamic_shared;
 #else
   return emulator::dynamic_shared();
@@ -107,76 +107,63 @@ __device__ __forceinline__ void wait_copies() {
 }
 
 // ---------------------------------------------------------------- tensor cores
-// The nearest TF32 value, ties away from zero.
-__device__ __forceinline__ float round_to_tf32(float x) {
-#ifdef __CUDACC__
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return __uint_as_float(bits);
-#else
-  const uint32_t bits = __float_as_uint(x);
-  return (bits & 0x7f800000u) == 0x7f800000u ? x : __uint_as_float((bits + 0x1000u) & ~0x1fffu);
-#endif
-}
-
-// An address in shared memory that needs no conversion at every load, and the one `floats` behind it.
+// An address in shared memory that needs no conversion at every load, the one `bytes` behind it, and the one that
+// differs from it in these bits.
 #ifdef __CUDACC__
 using SharedLine = unsigned;
-__device__ __forceinline__ SharedLine shared_line(const float* line) {
+__device__ __forceinline__ SharedLine shared_line(const void* line) {
   return static_cast<unsigned>(__cvta_generic_to_shared(line));
 }
-__device__ __forceinline__ SharedLine behind(SharedLine line, int floats) {
-  return line + floats * static_cast<unsigned>(sizeof(float));
-}
+__device__ __forceinline__ SharedLine behind(SharedLine line, int bytes) { return line + unsigned(bytes); }
+__device__ __forceinline__ SharedLine across(SharedLine line, int bits) { return line ^ unsigned(bits); }
 #else
-using SharedLine = const float*;
-inline SharedLine shared_line(const float* line) { return line; }
-inline SharedLine behind(SharedLine line, int floats) { return line + floats; }
+using SharedLine = const unsigned char*;
+inline SharedLine shared_line(const void* line) { return static_cast<SharedLine>(line); }
+inline SharedLine behind(SharedLine line, int bytes) { return line + bytes; }
+inline SharedLine across(SharedLine line, int bits) {
+  return reinterpret_cast<SharedLine>(reinterpret_cast<uintptr_t>(line) ^ uintptr_t(bits));
+}
 #endif
 
-// Four 8×8 matrices of 16-bit elements, here 8 lines of 4 floats: lane l gives the address of line l % 8 of matrix l /
-// 8, `offset` floats behind `line`, and gets element l % 4 of line l / 4 of each.
-__device__ __forceinline__ void load_matrices(float (&out)[4], SharedLine line, int offset) {
+// Four 8×8 matrices of 16-bit elements: lane l gives the address of row l % 8 of matrix l / 8, `offset` bytes behind
+// `line`, and gets elements 2(l % 4) and the one behind of row l / 4 of each.
+__device__ __forceinline__ void load_matrices(uint32_t (&out)[4], SharedLine line, int offset) {
 #ifdef __CUDACC__
-  uint32_t r[4];
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
                : "r"(behind(line, offset))
                : "memory");
-  for (int i = 0; i < 4; ++i) out[i] = __uint_as_float(r[i]);
 #else
-  const int lane = int(threadIdx.x) % kWarp;
-  const auto lines = emulator::exchange(kAllLanes, behind(line, offset));
-  for (int i = 0; i < 4; ++i) out[i] = lines[i * 8 + lane / 4][lane % 4];
+  emulator::load_matrices<false>(out, behind(line, offset));
 #endif
 }
 
-// sum [16, 8] += a [16, 8] · b [8, 8]. Lane l holds, with g = l / 4 and t = l % 4: a at (g, t), (g + 8, t), (g, t + 4),
-// (g + 8, t + 4); b at (t, g), (t + 4, g); sum at (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
-__device__ __forceinline__ void multiply_tf32(float (&sum)[4], const float (&a)[4], float b0, float b1) {
+// The same, but of each matrix elements 2(l % 4) and the next of column l / 4.
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&out)[4], SharedLine line, int offset) {
 #ifdef __CUDACC__
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
-        "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(behind(line, offset))
+               : "memory");
 #else
-  struct Rows {
-    float at[4];
-  };
-  struct Columns {
-    float low, high;
-  };
-  const int g = int(threadIdx.x) % kWarp / 4, t = int(threadIdx.x) % 4;
-  const auto rows = emulator::exchange(kAllLanes, Rows{{a[0], a[1], a[2], a[3]}});
-  const auto columns = emulator::exchange(kAllLanes, Columns{b0, b1});
-  for (int i = 0; i < 4; ++i) {
-    const int column = 2 * t + i % 2, lower = i / 2;  // which half of the 16 rows
-    for (int k = 0; k < 8; ++k)
-      sum[i] += rows[g * 4 + k % 4].at[k / 4 * 2 + lower] *
-                (k < 4 ? columns[column * 4 + k].low : columns[column * 4 + k - 4].high);
-  }
+  emulator::load_matrices<true>(out, behind(line, offset));
+#endif
+}
+
+// out [16, 8] = a [16, 16] · b [16, 8] + c [16, 8] in float16, added up in float32. Lane l holds, with g = l / 4 and
+// t = l % 4, pairs of columns of a from (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8) on; pairs of rows of b from
+// (2t, g), (2t + 8, g) on; out and c at (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+__device__ __forceinline__ void multiply_f16(float (&out)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                             const float (&c)[4]) {
+#ifdef __CUDACC__
+  float d[4];
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%10, %11, %12, %13};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+  for (int i = 0; i < 4; ++i) out[i] = d[i];
+#else
+  emulator::multiply_m16n8k16<emulator::Element16::f16>(out, a, {b0, b1}, c);
 #endif
 }
 

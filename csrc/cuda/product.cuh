@@ -182,10 +182,9 @@ __device__ __forceinline__ void fill_rows(const Product<T>& job, const BlockView
 }
 
 // Adds the stage's depth to ‖z‖². Each thread takes the packs that it has copied itself, so this needs no barrier
-// before it; `change` may then replace them.
-template <class T, class F>
-__device__ __forceinline__ void add_norms(const BlockView<T>& view, T* stage, int packs, bool norms, bool begin,
-                                          const F& change) {
+// before it.
+template <class T>
+__device__ __forceinline__ void add_norms(const BlockView<T>& view, const T* stage, int packs, bool begin) {
   using Shape = TileShape<T>;
   static_assert(kPacksDeep == 4, "the shuffles add up four lanes");
 #pragma unroll 1
@@ -193,12 +192,10 @@ __device__ __forceinline__ void add_norms(const BlockView<T>& view, T* stage, in
     const int row = c / kPacksDeep, part = c % kPacksDeep;
     T sum = 0;
     if (part < packs) {
-      auto& z = *reinterpret_cast<Pack<T>*>(stage + row * Shape::pitch + part * Shape::pack);
+      const auto z = *reinterpret_cast<const Pack<T>*>(stage + row * Shape::pitch + part * Shape::pack);
 #pragma unroll
       for (int v = 0; v < Shape::pack; ++v) sum += z.at[v] * z.at[v];
-      change(z);
     }
-    if (!norms) continue;
     sum += __shfl_xor_sync(kAllLanes, sum, 1);
     sum += __shfl_xor_sync(kAllLanes, sum, 2);
     if (part == 0) view.norms[row] = begin ? sum : view.norms[row] + sum;
@@ -219,14 +216,11 @@ struct LaneEngine {
   using Shape = TileShape<T>;
   using Sum = T[Shape::thread_rows][Width];
   static constexpr int stage = Shape::stage;
-  static constexpr bool changes_rows = false;
 
   int rows, columns;  // of the thread, in a stage
 
   __device__ __forceinline__ explicit LaneEngine(const BlockView<T>& view)
       : rows(view.ty * Shape::pitch), columns(Shape::rows_size + view.tx * Shape::pack) {}
-
-  static __device__ __forceinline__ void change(Pack<T>&) {}
 
   // From a stage's panel to the next, of the same columns.
   static __device__ __forceinline__ int panel_step(const Plan& plan) {
@@ -331,10 +325,8 @@ __device__ __forceinline__ void walk(const Product<T>& job, Epilogue& epilogue) 
   fill(0, 0);
   for (int tile = first_tile, chunk = 0, stage = 0, buffer = 0;; buffer ^= 1) {
     T* now = shared + buffer * Engine::stage;
-    const bool norms = job.norms && tile == first_tile && chunk == 0;
     wait_copies<0>();
-    if (Engine::changes_rows || norms)
-      add_norms(block_view(job), now, packs_at(stage), norms, stage == 0, Engine::change);
+    if (job.norms && tile == first_tile && chunk == 0) add_norms(block_view(job), now, packs_at(stage), stage == 0);
     __syncthreads();  // this stage is whole, and nobody reads the other buffer any more
     const bool last_stage = stage + 1 == stages, last = last_stage && chunk + 1 == plan.chunks && tile + 1 == end_tile;
     if (!last) fill(buffer ^ 1, last_stage ? 0 : stage + 1);

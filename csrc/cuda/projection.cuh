@@ -15,7 +15,7 @@
 // budget: product_nearest.*<float,.*[56],.* registers <= 128, shared <= 0, dynamic <= 66048, narrow loads
 // budget: product_(values|loss).*<double.* registers <= 224, shared <= 0, dynamic <= 53760
 // budget: product_nearest.*<double.* registers <= 224, shared <= 0, dynamic <= 66048
-// budget: (nearest_of_shares|sum_partials|upstream_rows).* registers <= 48, shared <= 64, dynamic <= 0
+// budget: (nearest_of_shares|sum_partials|upstream_rows).* registers <= 48, shared <= 128, dynamic <= 0
 #pragma once
 
 #include "columns.cuh"
@@ -28,6 +28,7 @@ namespace desc_ext::cuda {
 template <class T, int Shared>
 struct LanePairs {
   static constexpr int count = TileShape<T>::thread_rows * Shared, shared_slot = Shared;
+  static constexpr bool can_fail = false;
   static __device__ __forceinline__ int row(int thread, int v) {
     return v / Shared * kRowThreads + thread % kRowThreads;
   }
@@ -148,7 +149,7 @@ size_t values_shared_bytes(const Projection<T>& job, int64_t extra = 0) {
 template <class T>
 int64_t values_scratch(const Projection<T>& job, dim3 grid) {
   const Plan& plan = job.product.plan;
-  if (job.metric == Metric::energy || coefficient_elements(plan, job.product.threads) > 0) return 0;
+  if ((job.metric == Metric::energy && !job.parts) || coefficient_elements(plan, job.product.threads) > 0) return 0;
   return plan.dim * (job.product.threads / kWarp) * grid.x * grid.y;
 }
 
@@ -176,7 +177,7 @@ cudaError_t run_values(const Projection<T>& job, dim3 grid, T* out, const T* fac
     return launch(kernel, grid, job.product.threads, values_shared_bytes(job), stream, job, out, factor);
   };
   if constexpr (sizeof(T) == 4)
-    if (job.tensor) return run(product_tensor_values<>);
+    if (job.parts) return with_parts(job.parts, [&]<int Parts>() { return run(product_tensor_values<Parts>); });
   return with_layout<T>(job.product.plan,
                         [&]<int Width, int Shared>() { return run(product_values<T, Width, Shared>); });
 }
@@ -188,7 +189,7 @@ cudaError_t run_candidates(const Projection<T>& job, dim3 grid, int* labels, T* 
     return launch(kernel, grid, job.product.threads, values_shared_bytes(job, extra), stream, job, labels, values);
   };
   if constexpr (sizeof(T) == 4)
-    if (job.tensor) return run(product_tensor_nearest<>);
+    if (job.parts) return with_parts(job.parts, [&]<int Parts>() { return run(product_tensor_nearest<Parts>); });
   return with_layout<T>(job.product.plan,
                         [&]<int Width, int Shared>() { return run(product_nearest<T, Width, Shared>); });
 }
@@ -210,7 +211,7 @@ cudaError_t run_loss_partials(const Projection<T>& job, dim3 grid, const T* weig
     return launch(kernel, grid, job.product.threads, values_shared_bytes(job), stream, job, weight, partial);
   };
   if constexpr (sizeof(T) == 4)
-    if (job.tensor) return run(product_tensor_loss<>);
+    if (job.parts) return with_parts(job.parts, [&]<int Parts>() { return run(product_tensor_loss<Parts>); });
   return with_layout<T>(job.product.plan, [&]<int Width, int Shared>() { return run(product_loss<T, Width, Shared>); });
 }
 

@@ -5,9 +5,9 @@
 // atomics into counts of their own: the result does not depend on their order), one block turns the counts into first
 // positions, and a warp for each chunk places its rows in order, 32 at a time, a row's rank among equal labels being
 // the number of lanes before it that hold the same one.
-// budget: (count_labels|place_labels|scan_labels|own_subspace).* registers <= 64, shared <= 192, dynamic <= 0
-// budget: gram_rows<float.* registers <= 96, shared <= 64, dynamic <= 32768
-// budget: gram_rows<double.* registers <= 160, shared <= 64, dynamic <= 32768
+// budget: (count_labels|place_labels|scan_labels|own_subspace).* registers <= 64, shared <= 256, dynamic <= 0
+// budget: gram_rows<float.* registers <= 96, shared <= 128, dynamic <= 32768
+// budget: gram_rows<double.* registers <= 160, shared <= 128, dynamic <= 32768
 #pragma once
 
 #include "bases.cuh"

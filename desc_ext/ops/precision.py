@@ -1,4 +1,9 @@
-"""Whether the products of float32 may run on tensor cores, whose TF32 keeps 10 bits of the mantissa."""
+"""Whether products of float32 may keep 10 bits of the mantissa, as tensor cores' TF32 does.
+
+Tensor cores are not a matter of permission by themselves: where this is not allowed, they multiply float32 in two parts
+of float16, as accurately as float32 itself (docs/tensor-cores.md). ``DESC_EXT_TENSOR_CORES`` is read here when
+desc_ext is imported, and by the CUDA kernels at every call: set it before the start of Python.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "emulator/keywords.h"
+
 struct __half {
   unsigned short bits;
 };
@@ -28,3 +30,10 @@ inline __half __float2half_rn(float x) {
     return half(std::bit_cast<uint32_t>(std::bit_cast<float>(rest) + 0.5f) - 0x3f000000u);
   return half((rest - 0x38000000u + 0xfffu + (rest >> 13 & 1)) >> 13);
 }
+
+struct alignas(4) __half2 {
+  __half x, y;
+};
+
+inline __half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
+inline float2 __half22float2(__half2 x) { return {__half2float(x.x), __half2float(x.y)}; }

@@ -8,5 +8,6 @@
 #include "emulator/launch.h"
 #include "emulator/memory.h"
 #include "emulator/settings.h"
+#include "emulator/tensor_core.h"
 #include "emulator/thread.h"
 #include "emulator/warp.h"

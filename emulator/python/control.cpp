@@ -40,6 +40,12 @@ void set_threads(int count) {
   set_settings(wanted);
 }
 
+void set_tensor_core_bits(int bits) {
+  Settings wanted = settings();
+  wanted.tensor_core_bits = bits;
+  set_settings(wanted);
+}
+
 py::dict counters_dict() {
   const Counters now = counters();
   py::dict all;
@@ -63,6 +69,9 @@ PYBIND11_MODULE(_emulator, module) {
       py::arg("seed") = 0,
       "Order in which lanes ('forward', 'reverse', 'shuffled' by the seed) and blocks ('forward', 'reverse') run.");
   module.def("set_threads", &set_threads, py::arg("count"), "Number of operating-system threads that run blocks.");
+  module.def("set_tensor_core_bits", &set_tensor_core_bits, py::arg("bits"),
+             "Fractional bits of the tensor cores' sums: 24 (Ampere, Ada) or 25 (Hopper, Blackwell).");
+  module.def("tensor_core_bits", [] { return settings().tensor_core_bits; });
   module.def("counters", &counters_dict,
              "Since the last reset: launches, blocks, barriers, the largest dynamic shared memory of a block in bytes, "
              "and the loads from and stores to global memory with their bytes.");

@@ -1,6 +1,7 @@
 #include "emulator/settings.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -9,7 +10,24 @@ namespace emulator {
 namespace {
 
 std::mutex mutex;
-Settings current_settings;
+
+void check(const Settings& settings) {
+  if (settings.threads < 1)
+    throw std::invalid_argument("emulator: threads must be at least 1, got " + std::to_string(settings.threads));
+  if (settings.tensor_core_bits != 24 && settings.tensor_core_bits != 25)
+    throw std::invalid_argument("emulator: the tensor cores' sums have 24 or 25 fractional bits, got " +
+                                std::to_string(settings.tensor_core_bits));
+}
+
+Settings first_settings() {
+  Settings settings;
+  if (const char* asked = std::getenv("EMULATOR_TENSOR_CORE_BITS")) settings.tensor_core_bits = std::atoi(asked);
+  check(settings);
+  current_tensor_core_bits = settings.tensor_core_bits;
+  return settings;
+}
+
+Settings current_settings = first_settings();
 Counters current_counters;
 
 }  // namespace
@@ -20,10 +38,10 @@ Settings settings() {
 }
 
 void set_settings(const Settings& settings) {
-  if (settings.threads < 1)
-    throw std::invalid_argument("emulator: threads must be at least 1, got " + std::to_string(settings.threads));
+  check(settings);
   const std::lock_guard lock(mutex);
   current_settings = settings;
+  current_tensor_core_bits = settings.tensor_core_bits;
 }
 
 Counters counters() {

@@ -31,24 +31,26 @@ struct PreparedBases {
 
   bool residual() const { return metric == Metric::residual; }
 
-  Projection<T> projection(const Matrix<T>& z, bool tensor) {
-    const Plan plan = tensor ? plan_tensor(s.K, s.d, s.p) : plan_subspaces<T>(s.K, s.d, s.p);
+  Projection<T> projection(const Matrix<T>& z, int parts) {
+    const Plan plan = parts ? plan_tensor(s.K, s.d, s.p) : plan_subspaces<T>(s.K, s.d, s.p);
     panels = workspace<T>(plan.panel_elements());
+    packed_scale = workspace<T>((parts ? 2 : residual() ? 1 : 0) * plan.scale_elements());
     if constexpr (sizeof(T) == 4)
-      if (tensor) check(run_pack_tensor_panels(plan, arrays.rotated, panels.data(), nullptr));
-    if (!tensor) check(run_pack_panels<T>(plan, arrays.rotated, false, nullptr, panels.data(), nullptr));
-    if (residual()) {
-      packed_scale = workspace<T>(plan.scale_elements());
-      check(run_pack_scale<T>(plan, arrays.scale, packed_scale.data(), nullptr));
+      if (parts)
+        check(run_pack_tensor_panels(plan, {arrays.rotated, s.K * s.d, s.p}, residual() ? arrays.scale : nullptr,
+                                     panels.data(), packed_scale.data(), nullptr));
+    if (!parts) {
+      check(run_pack_panels<T>(plan, arrays.rotated, false, nullptr, panels.data(), nullptr));
+      if (residual()) check(run_pack_scale<T>(plan, arrays.scale, packed_scale.data(), nullptr));
     }
     Projection<T> job{make_product<T>(z.rows(), s.n, plan, panels.data()),
                       metric,
-                      residual() ? packed_scale.data() : nullptr,
+                      parts || residual() ? packed_scale.data() : nullptr,
                       arrays.columns,
                       nullptr,
-                      tensor};
+                      parts};
     job.product.norms = residual();
-    if (tensor) job.product.threads = TensorEngine::threads, job.product.stage = TensorEngine::stage;
+    if (parts) job.product.threads = TensorTile::threads, job.product.stage = TensorTile::stage;
     return job;
   }
 
@@ -74,14 +76,14 @@ void run_accumulating(Moments<T> job, std::vector<T>& out) {
 }
 
 template <class P>
-void values_of(Shape s, bool tensor) {
+void values_of(Shape s, int parts) {
   using T = typename P::Compute;
-  const Storage precision = tensor ? Storage::f16 : P::computed;  // TF32 has the mantissa of float16
+  const Storage precision = parts == 1 ? Storage::f16 : P::computed;  // TF32 has the mantissa of float16
   const auto z = P::random(s.n, s.p, 1), bases = random_bases<P>(s), weight = P::random_computed(s.n, s.K, 3);
   const Truth<T> truth{z, bases, s};
   for (const Metric metric : {Metric::energy, Metric::residual}) {
     PreparedBases<T> prepared(bases, s, metric);
-    auto job = prepared.projection(z, tensor);
+    auto job = prepared.projection(z, parts);
     const dim3 grid = product_grid(job.product);
     auto scratch = workspace<T>(values_scratch(job, grid));
     job.scratch = scratch.data();
@@ -114,17 +116,18 @@ void values_of(Shape s, bool tensor) {
 
 template <class P>
 void projection_values(Shape s) {
-  values_of<P>(s, false);
+  values_of<P>(s, 0);
 }
 
 template <class P>
 void tensor_values(Shape s) {
-  if constexpr (sizeof(typename P::Compute) == 4) values_of<P>(s, true);
+  if constexpr (P::stored == Storage::f32) values_of<P>(s, 1), values_of<P>(s, 3);
+  if constexpr (P::stored == Storage::bf16) values_of<P>(s, 2);
 }
 
 // Gradients of Σ_ik (grad_ik − shift_i)·factor_i · value_ik.
 template <class P>
-void projection_gradient(Shape s) {
+void gradient_of(Shape s, bool tensor) {
   using T = typename P::Compute;
   const int64_t C = s.K * s.d;
   const auto z = P::random(s.n, s.p, 1), bases = random_bases<P>(s), grad = P::random_computed(s.n, s.K, 3),
@@ -139,14 +142,36 @@ void projection_gradient(Shape s) {
     check(run_pack_panels<T>(back_plan, prepared.arrays.rotated, true, residual ? prepared.arrays.scale : nullptr,
                              back_panels.data(), nullptr));
     Matrix<T> coefficients(s.n, C, P::computed), dz(s.n, s.p, P::stored);
-    check(run_coefficients<T>(make_product<T>(z.rows(), s.n, plan, panels.data()), upstream, s.d, coefficients.data(),
-                              nullptr));
+    const Plan tensor_plan = plan_tensor_columns(C, s.p), tensor_back = plan_tensor_columns(s.p, C);
+    auto tensor_panels = workspace<T>(tensor_plan.panel_elements()),
+         back_tensor = workspace<T>(tensor_back.panel_elements()),
+         scales = workspace<T>(2 * tensor_plan.scale_elements()),
+         back_scales = workspace<T>(2 * tensor_back.scale_elements());
+    if (!tensor)
+      check(run_coefficients<T>(make_product<T>(z.rows(), s.n, plan, panels.data()), upstream, s.d, coefficients.data(),
+                                nullptr));
+    if constexpr (sizeof(T) == 4)
+      if (tensor) {
+        const Columns columns{prepared.arrays.rotated, C, s.p};
+        check(run_pack_tensor_panels(tensor_plan, columns, nullptr, tensor_panels.data(), scales.data(), nullptr));
+        check(launch_tensor_coefficients(P::stored == Storage::f32 ? 3 : 2,
+                                         tensor_product(z.rows(), s.n, tensor_plan, tensor_panels.data()), columns,
+                                         scales.data(), upstream, s.d, coefficients.data(), nullptr));
+      }
     auto row_sum = workspace<T>(s.n);
     check(run_upstream_rows<T>(upstream, nullptr, s.n, s.K, nullptr, row_sum.data(), nullptr));
     const RowsOut<T> out{dz.mutable_rows(), z.rows(), residual ? row_sum.data() : nullptr, T(2), T(residual ? -1 : 1)};
-    check(run_rows<T>(make_product<T>(coefficients.rows(), s.n, back_plan, back_panels.data()), out, nullptr));
+    if (!tensor)
+      check(run_rows<T>(make_product<T>(coefficients.rows(), s.n, back_plan, back_panels.data()), out, nullptr));
+    if constexpr (sizeof(T) == 4)
+      if (tensor) {
+        const Columns columns{prepared.arrays.rotated, s.p, C, true, residual ? prepared.arrays.scale : nullptr};
+        check(run_pack_tensor_panels(tensor_back, columns, nullptr, back_tensor.data(), back_scales.data(), nullptr));
+        check(launch_tensor_rows(tensor_product(coefficients.rows(), s.n, tensor_back, back_tensor.data()), columns,
+                                 back_scales.data(), out, nullptr));
+      }
     Matrix<T> dz_of_parts(s.n, s.p, P::stored);
-    const bool even = C % (2 * TileShape<T>::pack) == 0;
+    const bool even = !tensor && C % (2 * TileShape<T>::pack) == 0;
     if (even) {
       const int64_t rows = ceil_div<int64_t>(s.n, TileShape<T>::rows) * TileShape<T>::rows;
       const DepthCuts<T> depth{s.n, rows, 2};
@@ -156,7 +181,15 @@ void projection_gradient(Shape s) {
       check(run_cut_rows<T>(depth, coefficients.data(), back_plan, back_panels.data(), parts, partial.data(), nullptr));
     }
     std::vector<T> moments(size_t(C * s.p), T(0));
-    run_accumulating(make_moments<T>(coefficients.rows(), z.rows(), s.n), moments);
+    if (!tensor) run_accumulating(make_moments<T>(coefficients.rows(), z.rows(), s.n), moments);
+    if constexpr (sizeof(T) == 4)
+      if (tensor) {
+        auto job = make_moments<T>(coefficients.rows(), z.rows(), s.n);
+        job.chunks = s.n > 64 ? 2 : 1;
+        auto slots = workspace<T>(moment_slots(job));
+        job.out = moments.data(), job.slots = slots.data(), job.accumulate = true;
+        check(launch_tensor_moments(job, nullptr));
+      }
     const Matrix<T> dbases = prepared.gradient(moments);
 
     std::vector<double> wanted_z(size_t(s.n * s.p)), wanted_bases(size_t(C * s.p));
@@ -168,6 +201,16 @@ void projection_gradient(Shape s) {
     if (even) expect_all_close(dz_of_parts, wanted_z, P::stored, "the gradient of z by parts");
     expect_all_close(dbases, wanted_bases, P::stored, "the gradient of the bases");
   }
+}
+
+template <class P>
+void projection_gradient(Shape s) {
+  gradient_of<P>(s, false);
+}
+
+template <class P>
+void tensor_gradient(Shape s) {
+  if constexpr (sizeof(typename P::Compute) == 4) gradient_of<P>(s, true);
 }
 
 template <class P>
@@ -375,6 +418,7 @@ Cases all_cases() {
   DESC_EXT_CASE(projection_values);
   DESC_EXT_CASE(tensor_values);
   DESC_EXT_CASE(projection_gradient);
+  DESC_EXT_CASE(tensor_gradient);
   DESC_EXT_CASE(nearest_gradient);
   DESC_EXT_CASE(soft_assignment);
   DESC_EXT_CASE(student);

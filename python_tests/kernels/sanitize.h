@@ -16,6 +16,8 @@
 #include "cuda/assignment.cuh"
 #include "cuda/orthogonality.cuh"
 #include "cuda/segments.cuh"
+#include "cuda/tensor_columns.cuh"
+#include "cuda/tensor_moments.cuh"
 
 #ifndef DESC_EXT_ONLY_CASE
 #define DESC_EXT_ONLY_CASE ""

@@ -243,6 +243,45 @@ def test_main_loop_is_the_one_that_multiplies_most():
         "its main loop, wanted >= 70%"]  # fmt: skip
 
 
+TENSOR_CODE = """
+Fatbin elf code:
+================
+arch = sm_80
+\t\tFunction : product_tensor_demo
+        /*0000*/                   FFMA R1, R2, R3, R1 ;                              /* 0x00000a0000017a02 */
+        /*0010*/                   LDGSTS.E.BYPASS.128 [R3], [R36.64] ;               /* 0x00000a0000017a02 */
+        /*0020*/              @!P0 BRA 0x10 ;                                         /* 0x00000a0000017a02 */
+        /*0030*/                   FFMA R1, R2, R3, R1 ;                              /* 0x00000a0000017a02 */
+        /*0040*/                   LDSM.16.M88.4 R28, [R56] ;                         /* 0x00000a0000017a02 */
+        /*0050*/                   HMMA.16816.F32 R4, R28, R32, RZ ;                  /* 0x00000a0000017a02 */
+        /*0060*/                   FFMA R1, R2, R3, R1 ;                              /* 0x00000a0000017a02 */
+        /*0070*/                   HMMA.16816.F32 R4, R28, R32, R4 ;                  /* 0x00000a0000017a02 */
+        /*0080*/                   FFMA R1, R2, R3, R1 ;                              /* 0x00000a0000017a02 */
+        /*0090*/               @P0 BRA 0x0 ;                                          /* 0x00000a0000017a02 */
+        /*00a0*/                   HMMA.16816.F32 R4, R28, R32, R4 ;                  /* 0x00000a0000017a02 */
+        /*00b0*/                   EXIT ;                                             /* 0x00000a0000017a02 */
+"""
+
+
+def test_main_loop_on_tensor_cores_is_the_stretch_of_products():
+    """From the first load of a fragment to the last product of the loop over stages: not the loop inside that copies."""
+    kernel = kernel_with(TENSOR_CODE, name="product_tensor_demo<3>")
+    loop = resources.main_loop(kernel.instructions)
+    assert [instruction.address for instruction in loop.instructions] == [0x40, 0x50, 0x60, 0x70]
+    assert resources.complaints(kernel, PLAN) == []
+    diluted = kernel_with(
+        TENSOR_CODE.replace(
+            "/*0060*/                   FFMA",
+            "/*0060*/                   FFMA R9, R9, R9, R9 ;\n        /*0068*/   FFMA",
+        ),
+        name="product_tensor_demo<3>",
+    )
+    assert (
+        "40% HMMA among the 5 instructions of its main loop, wanted >= 45%"
+        in resources.complaints(diluted, PLAN)[0]
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
@@ -281,7 +320,7 @@ def test_a_distance_may_subtract_and_a_plan_may_load_less_at_once():
         ({"local": 8}, "8 in local memory"),
         ({"threads": None}, "no __launch_bounds__"),
         ({"name": "other"}, "no budget line"),
-        ({"name": "product_tensor"}, "0% HMMA"),
+        ({"name": "product_tensor_values<3>"}, "0% HMMA"),
     ],
 )
 def test_resources_over_the_plan_are_reported(changes, complaint):

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "keywords.h"
+#include "settings.h"
 
 namespace emulator {
 
@@ -41,14 +42,23 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_by
 cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
 
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };  // with CUDA's number
+enum cudaDeviceAttr {  // with CUDA's numbers
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+};
 
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr /*attribute*/, int device) {
+// The compute capability is that of the card whose tensor cores are emulated: 8.0 or 9.0.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (device != 0) return cudaErrorInvalidDevice;
-  *value = emulator::kMultiprocessors;
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = emulator::kMultiprocessors; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = emulator::tensor_core_bits() == 24 ? 8 : 9; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+  }
   return cudaSuccess;
 }

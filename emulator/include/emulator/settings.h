@@ -1,6 +1,7 @@
 // How tests control the emulator and what it counts. Process-wide; a change takes effect at the next launch.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -17,6 +18,9 @@ struct Settings {
   BlockOrder blocks = BlockOrder::forward;
   uint64_t seed = 0;  // of the shuffled order
   int threads = 1;    // OS threads that run blocks, one block each at a time
+  // Fractional bits of the tensor cores' sums (tensor_core.h): 24 or 25. Begins as the environment variable
+  // EMULATOR_TENSOR_CORE_BITS, or 24, the coarser.
+  int tensor_core_bits = 24;
 };
 
 struct Counters {
@@ -32,5 +36,9 @@ EMULATOR_API Counters counters();
 EMULATOR_API void reset_counters();
 
 void add_counters(const Counters& of_one_launch);
+
+// settings().tensor_core_bits of the library that includes this, without a lock.
+inline std::atomic<int> current_tensor_core_bits{24};
+inline int tensor_core_bits() { return current_tensor_core_bits.load(std::memory_order_relaxed); }
 
 }  // namespace emulator
