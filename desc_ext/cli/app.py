@@ -27,10 +27,11 @@ from desc_ext.cli.inputs import (
     TextOption,
     image_size,
     new_data,
+    reading_options,
     result_folder,
     shard_bounds,
 )
-from desc_ext.cli.options_file import as_defaults, with_settings
+from desc_ext.cli.options_file import as_defaults, naming_the_file, with_settings
 
 if TYPE_CHECKING:
     from desc_ext.cli.run import Metrics, Run
@@ -94,7 +95,7 @@ def fit(
             autocompletion=_complete_model,
         ),
     ] = "desc",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result, on the same machine with the same number of threads.")] = 0,
     preset: Annotated[str | None, typer.Option(help="robust (default where there is one) or paper.")] = None,
     features: Annotated[
         str | None,
@@ -125,7 +126,8 @@ def fit(
             metavar="FILE",
             is_eager=True,
             callback=as_defaults,
-            help="JSON or TOML with model and options, such as the config.json of a result; what is said here goes first.",
+            help="JSON or TOML with model, options and reading, such as the config.json of a result; what the command line "
+            "says goes first.",
         ),
     ] = None,
     labels: LabelsOption = None,
@@ -183,16 +185,20 @@ def fit(
             resume = resume or (launch.restarted and holds_checkpoint(out))
             check_folder(out, model, resume, overwrite)
         resume = launch.processes.from_first(lambda: resume)
-        dataset = data.load_dataset(
-            source, labels, data_dir, download, external=external, external_labels=external_labels, columns=columns,
-            drop=drop or (), id=id_column, array=array, text=text, image_size=image_size(size), header=header,
+        reading = reading_options(
+            labels=labels, columns=columns, drop=drop, id=id_column, array=array, text=text, image_size=image_size(size),
+            header=header, external_labels=external_labels,
         )  # fmt: skip
+        with naming_the_file(context):
+            dataset = data.load_dataset(
+                source, data_dir=data_dir, download=download, external=external, **reading
+            )
         if not launch.processes.first:
             join_fit(model, options, dataset, out / "checkpoint" / STATE, resume)
             return
         run = Run(
             out, model, options, dataset, resume=resume, overwrite=overwrite, distributed=launch.together,
-            keep_embedding=not no_embedding,
+            keep_embedding=not no_embedding, reading=reading,
         )  # fmt: skip
         console.print(
             f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} "

@@ -26,6 +26,7 @@ __all__ = [
     "image_size",
     "load_preparation",
     "new_data",
+    "reading_options",
     "result_folder",
     "save_preparation",
     "shard_bounds",
@@ -124,6 +125,11 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     if found is None:
         raise ValueError(f"--image-size must be HEIGHTxWIDTH, such as 32x32; got {text}")
     return int(found[1]), int(found[2] or found[1])
+
+
+def reading_options(**asked: Any) -> dict[str, Any]:
+    """What was asked of how data are read: arguments of ``load_dataset``, those alone that were given."""
+    return {name: value for name, value in asked.items() if value not in (None, [])}
 
 
 # What a folder of results keeps

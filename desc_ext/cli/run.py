@@ -54,6 +54,7 @@ class Run:
         overwrite: allow a folder that is not empty.
         distributed: fit together with the other processes of torch.distributed's group.
         keep_embedding: whether the embedding is among the results; of many rows on disk it is not even computed.
+        reading: what was asked of how the data are read, for ``config.json``: arguments of ``load_dataset``.
 
     Raises:
         ValueError: when the folder is not empty, or there is nothing to resume, or it is another run's.
@@ -69,11 +70,12 @@ class Run:
         overwrite: bool = False,
         distributed: bool = False,
         keep_embedding: bool = True,
+        reading: dict[str, Any] | None = None,
     ) -> None:
         self.distributed = distributed
         self.folder, self.model, self.dataset = Path(folder), model, dataset
         self.options, self.resume = dict(options), resume
-        self._keep_embedding = keep_embedding
+        self._keep_embedding, self._reading = keep_embedding, dict(reading or {})
         self.keeps_checkpoints = keeps_checkpoints(model)
         self._report: Any = None
         self._checkpoint = self.folder / "checkpoint"
@@ -124,7 +126,8 @@ class Run:
             if self.resume:  # the parts before, which only the history knows
                 seconds = sum(record["seconds"] for record in estimator.history_)
             self._metrics = {self.model: self._scores(estimator.labels_, seconds)}
-            self._write(estimator, {**self._asked, "parameters": self._parameters(estimator)})
+            parameters = self._parameters(estimator)
+            self._write(estimator, {**self._asked, "reading": self._reading, "parameters": parameters})
         finally:
             self._forget_if_nothing_was_kept()
         shutil.rmtree(self._checkpoint, ignore_errors=True)
