@@ -32,6 +32,7 @@ from desc_ext.cli.inputs import (
     shard_bounds,
 )
 from desc_ext.cli.options_file import as_defaults, naming_the_file, with_settings
+from desc_ext.messages import counted
 
 if TYPE_CHECKING:
     from desc_ext.cli.run import Metrics, Run
@@ -201,9 +202,8 @@ def fit(
             keep_embedding=not no_embedding, reading=reading,
         )  # fmt: skip
         console.print(
-            f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} "
-            f"column{'s' * (dataset.X.shape[1] != 1)}, "
-            f"{'as many clusters as are found' if clusters == 'auto' else f'{clusters} clusters'}, seed {seed}",
+            f"{model} on {dataset.name}: {counted(dataset.X.shape[0], 'row')} of {counted(dataset.X.shape[1], 'column')}, "
+            f"{'as many clusters as are found' if clusters == 'auto' else counted(int(clusters), 'cluster')}, seed {seed}",
             markup=False,
         )
         try:
@@ -248,6 +248,7 @@ def _say_how_to_resume(run: Run) -> None:
 def _print_result(run: Run, metrics: Metrics) -> None:
     if run.dataset.labels is not None:
         console.print(scores_table(metrics, f"{run.dataset.name}, last epoch"))
+    console.print(run.sizes(), markup=False)
     console.print(f"results: {run.folder}/ ({', '.join(run.written)})", markup=False)
 
 
@@ -314,9 +315,12 @@ def predict(
         )  # fmt: skip
         if shard is not None:
             dataset = dataset.part(*shard_bounds(shard, len(dataset.X)))
+        results.check_kind(estimator, dataset, source, folder)
         predicted = results.write_predictions(out, estimator, dataset)
         used = np.count_nonzero(np.bincount(predicted))
-        console.print(f"{out}: {len(predicted):,} labels, {used} clusters used", markup=False)
+        console.print(
+            f"{out}: {counted(len(predicted), 'label')}, {counted(used, 'cluster')} used", markup=False
+        )
 
 
 @app.command()
@@ -346,10 +350,11 @@ def evaluate(
             raise ValueError(f"{source} comes without known classes; say where they are with --labels")
         name, estimator = results.load_result(folder)
         results.check_predicts(name, estimator, folder)
+        results.check_kind(estimator, dataset, source, folder)
         scores = clustering_scores(
             dataset.labels, estimator.predict(results.estimator_input(estimator, dataset))
         )
-        console.print(scores_table({name: scores}, f"{dataset.name}: {len(dataset.X):,} rows"))
+        console.print(scores_table({name: scores}, f"{dataset.name}: {counted(len(dataset.X), 'row')}"))
 
 
 @app.command()

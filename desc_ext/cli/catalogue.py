@@ -13,6 +13,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from desc_ext.messages import counted
+
 __all__ = [
     "FLAG_OF",
     "METHODS_FILE",
@@ -73,14 +75,14 @@ def describe(name: str) -> dict[str, Any]:
 def in_flags(message: str) -> str:
     """A message of an estimator in the words of the command line.
 
-    ``n_clusters=500`` becomes ``--clusters 500``, ``n_samples=300`` becomes ``rows=300``, "set image_shape=..." becomes
+    ``n_clusters=500`` becomes ``--clusters 500``, ``n_samples=300`` becomes ``300 rows``, "set image_shape=..." becomes
     "give --set image_shape=...", and a class in front of the message the name that ``--model`` takes.
     """
     classes = {method["class"]: name for name, method in describe_all().items()}
     owner, colon, rest = message.partition(": ")
     if colon and owner in classes:
         message = f"{classes[owner]}: {rest}"
-    message = re.sub(rf"{_BEFORE}n_samples(?==\d)", "rows", message)
+    message = re.sub(rf"{_BEFORE}n_samples=(\d+)", lambda found: counted(int(found[1]), "row"), message)
     message = re.sub(rf"{_BEFORE}(give|name) n_clusters{_AFTER}", r"\1 --clusters N", message)
     message = message.replace(_SEEDS_OF_PYTHON, "")
     message = re.sub(rf"{_BEFORE}set ({'|'.join(_other_options())})=", r"give --set \1=", message)

@@ -14,6 +14,7 @@ import torch
 
 from desc_ext.algorithms.kmeans import kmeans_model
 from desc_ext.algorithms.landmarks import chosen_landmarks
+from desc_ext.cli.errors import naming_data
 from desc_ext.cli.occupied import check_folder, holds_checkpoint, keeps_checkpoints
 from desc_ext.cli.pictures import draw_pictures
 from desc_ext.cli.results import RESULTS, estimator_input, write_json, write_results
@@ -26,6 +27,7 @@ from desc_ext.engine.inputs import BLOCK_ROWS, input_rows
 from desc_ext.engine.large_arrays import remove_left_over
 from desc_ext.engine.options import option_fields
 from desc_ext.engine.rows import Input, scaling_statistics
+from desc_ext.messages import counted
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import MODELS
 from desc_ext.norms import unit_rows
@@ -33,6 +35,7 @@ from desc_ext.stored import blocks
 
 __all__ = ["STATE", "Run", "scaled_input", "with_image_shape"]
 
+_LISTED = 20  # clusters whose rows are told one by one
 STATE = "state"  # the estimator's own folder in that of the checkpoint
 
 
@@ -121,7 +124,8 @@ class Run:
         estimator._large_files, estimator._keeps_embedding = self._checkpoint, self._keep_embedding
         started = time.perf_counter()
         try:
-            estimator.fit(self.dataset.images)
+            with naming_data(self.dataset.source):
+                estimator.fit(self.dataset.images)
             seconds = time.perf_counter() - started
             if self.resume:  # the parts before, which only the history knows
                 seconds = sum(record["seconds"] for record in estimator.history_)
@@ -149,6 +153,15 @@ class Run:
     def written(self) -> list[str]:
         """Names of the results in the folder."""
         return [name for name in RESULTS if (self.folder / name).exists()]
+
+    def sizes(self) -> str:
+        """The rows of each cluster in a line, of many clusters the smallest, the median and the largest."""
+        sizes = np.bincount(self._estimator.labels_, minlength=self._estimator.resolved_params_["n_clusters"])
+        clusters, used = counted(len(sizes), "cluster"), sizes[sizes > 0]
+        if len(sizes) <= _LISTED:
+            return f"{clusters}: {', '.join(f'{size:,}' for size in sizes)} row{'' if sizes.max() == 1 else 's'}"
+        empty = f", {len(sizes) - len(used):,} empty" if len(used) < len(sizes) else ""
+        return f"{clusters}{empty}: {used.min():,} to {used.max():,} rows, median {np.median(used):,.0f}"
 
     def draw(self) -> None:
         """Draws the pictures; one that cannot be drawn is a warning."""
