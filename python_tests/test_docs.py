@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -169,3 +170,16 @@ def test_the_tests_that_the_page_on_determinism_names_are_there():
     assert len(named) >= 13
     for file, test in named:
         assert f"def {test}(" in (ROOT / "python_tests" / file).read_text(), (file, test)
+
+
+def test_a_result_is_one_item_of_the_reference():
+    """Lines of Returns at the depth of the first one would each be an item of their own there."""
+    sections = 0
+    for file in sorted((ROOT / "desc_ext").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            text = ast.get_docstring(node) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else None
+            for first, rest in re.findall(r"^(?:Returns|Yields):\n( +)\S.*\n((?: +\S.*(?:\n|\Z))*)", text or "", re.MULTILINE):
+                sections += 1
+                depths = [len(line) - len(line.lstrip()) for line in rest.splitlines()]
+                assert all(depth > len(first) for depth in depths), f"{file}: {node.name}"
+    assert sections > 20
