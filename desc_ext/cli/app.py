@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from desc_ext.cli.catalogue import describe, method_names, methods_table, options_table
+from desc_ext.cli.catalogue import MEASURED, check_operator, describe, method_names, methods_table, options_table
 from desc_ext.cli.errors import plain_errors
 from desc_ext.cli.inputs import (
     ArrayOption,
@@ -78,6 +78,10 @@ ResultArgument = Annotated[
 
 def _complete_model(incomplete: str) -> list[str]:
     return [name for name in method_names() if name.startswith(incomplete)]
+
+
+def _complete_operator(incomplete: str) -> list[str]:
+    return [name for names in MEASURED.values() for name in names if name.startswith(incomplete)]
 
 
 @app.command()
@@ -415,12 +419,20 @@ def info(data_dir: DataDirOption = None) -> None:
 def bench(
     operator: Annotated[
         str | None,
-        typer.Argument(metavar="OPERATOR", help="One operator; without, a handful in about a minute."),
+        typer.Argument(
+            metavar="OPERATOR",
+            help="One operator; without, a handful in about a minute. By the numbers of their shapes: "
+            + "; ".join(f"{sizes}: {', '.join(names)}" for sizes, names in MEASURED.items())
+            + ".",
+            autocompletion=_complete_operator,
+        ),
     ] = None,
     shape: Annotated[
         str | None,
         typer.Option(
-            metavar="N,P,K,D", help="Its shape: n rows, p columns, K subspaces, d dimensions of each."
+            metavar="NUMBERS",
+            help="Its shape, such as 20000,128,100,8 where it is n,p,K,d: n rows, p columns, K subspaces or centroids, d "
+            "dimensions of each; OPERATOR says which of them an operator has.",
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
@@ -437,6 +449,9 @@ def bench(
     ] = None,
 ) -> None:
     """Measures the operators on this machine beside eager torch and torch.compile, and what the machine can do at most."""
+    with plain_errors():
+        if operator is not None:
+            check_operator(operator)  # a name that is none needs no torch
     from desc_ext.cli import speed
 
     with plain_errors():

@@ -17,7 +17,9 @@ from desc_ext.messages import counted
 
 __all__ = [
     "FLAG_OF",
+    "MEASURED",
     "METHODS_FILE",
+    "check_operator",
     "closest",
     "describe",
     "describe_all",
@@ -43,6 +45,20 @@ _BEFORE, _AFTER = r"(?<![\w.'\"/-])", r"(?![\w'\"/-]|\.\w)"
 # Kinds of random_state that no flag can be.
 _SEEDS_OF_PYTHON = ", np.random.RandomState, np.random.default_rng() or None"
 _VALUE = r"'[^']*'|\"[^\"]*\"|[\w.-]*\w"
+
+# What desc-ext bench measures, by the numbers of a shape; a test compares it with desc_ext.bench.problems.
+MEASURED = {
+    "n,p,K,d": (
+        "projection_residual", "nearest_subspace", "weighted_projection_loss", "projection_energy",
+        "subspace_soft_assignment",
+    ),
+    "n,p,K": ("student_t_assignment",),
+    "K,p,d": ("block_orthogonality_penalty",),
+    "n,p": (
+        "coefficient_topk", "affinity_row_max", "self_expression_residual", "laplacian_energy", "info_nce",
+        "collaborative_loss", "squared_l12_norm", "segment_gram",
+    ),
+}  # fmt: skip
 
 METHODS_FILE = Path(__file__).with_name("methods.json")
 
@@ -70,6 +86,15 @@ def describe(name: str) -> dict[str, Any]:
             f"there is no model '{name}'; models are {', '.join(methods)}{closest(name, methods)}"
         )
     return methods[name]
+
+
+def check_operator(name: str) -> None:
+    """Raises ValueError where ``desc-ext bench`` measures no operator ``name``; the message lists those that it does."""
+    names = [operator for operators in MEASURED.values() for operator in operators]
+    if name not in names:
+        raise ValueError(
+            f"there is no operator '{name}' to measure; operators are {', '.join(names)}{closest(name, names)}"
+        )
 
 
 def in_flags(message: str) -> str:

@@ -23,6 +23,8 @@ QUICK = [
     ["options", "desc"],
     ["fit", "--help"],
     ["options", "nothing"],
+    ["bench", "--help"],
+    ["bench", "nothing"],
 ]
 WATCH = """
 import sys
