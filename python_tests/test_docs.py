@@ -145,7 +145,9 @@ def test_tutorials_are_all_in_their_table():
 def test_commands_of_the_quickstart_run(tmp_path):
     output = run_shell(DOCS / "quickstart.md", tmp_path)
     assert output.count("self-expressive") >= 3
-    assert len(re.findall(r"self-expressive +│ 0\.94", output)) == 3  # the page says .947 of digits, with either seed
+    assert (
+        len(re.findall(r"self-expressive +│ 0\.94", output)) == 3
+    )  # the page says .947 of digits, with either seed
     assert (tmp_path / "result" / "report.html").exists()
     assert len((tmp_path / "clusters.csv").read_text().splitlines()) == 21  # a header and 20 rows
 
@@ -178,7 +180,9 @@ def test_a_result_is_one_item_of_the_reference():
     for file in sorted((ROOT / "desc_ext").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             text = ast.get_docstring(node) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else None
-            for first, rest in re.findall(r"^(?:Returns|Yields):\n( +)\S.*\n((?: +\S.*(?:\n|\Z))*)", text or "", re.MULTILINE):
+            for first, rest in re.findall(
+                r"^(?:Returns|Yields):\n( +)\S.*\n((?: +\S.*(?:\n|\Z))*)", text or "", re.MULTILINE
+            ):
                 sections += 1
                 depths = [len(line) - len(line.lstrip()) for line in rest.splitlines()]
                 assert all(depth > len(first) for depth in depths), f"{file}: {node.name}"

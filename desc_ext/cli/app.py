@@ -11,7 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from desc_ext.cli.catalogue import MEASURED, check_operator, describe, method_names, methods_table, options_table
+from desc_ext.cli.catalogue import (
+    MEASURED,
+    check_operator,
+    describe,
+    method_names,
+    methods_table,
+    options_table,
+)
 from desc_ext.cli.errors import plain_errors
 from desc_ext.cli.inputs import (
     ArrayOption,
@@ -100,7 +107,12 @@ def fit(
             autocompletion=_complete_model,
         ),
     ] = "desc",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same result, on the same machine with the same number of threads.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="The same seed gives the same result, on the same machine with the same number of threads."
+        ),
+    ] = 0,
     preset: Annotated[str | None, typer.Option(help="robust (default where there is one) or paper.")] = None,
     features: Annotated[
         str | None,
@@ -321,7 +333,7 @@ def predict(
             dataset = dataset.part(*shard_bounds(shard, len(dataset.X)))
         results.check_kind(estimator, dataset, source, folder)
         predicted = results.write_predictions(out, estimator, dataset)
-        used = np.count_nonzero(np.bincount(predicted))
+        used = int(np.count_nonzero(np.bincount(predicted)))
         console.print(
             f"{out}: {counted(len(predicted), 'label')}, {counted(used, 'cluster')} used", markup=False
         )

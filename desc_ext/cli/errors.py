@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from desc_ext.cli.catalogue import in_flags
 
-__all__ = ["naming_data", "plain_errors"]
+__all__ = ["plain_errors"]
 
 _FIRST_SPEAKS = 20  # seconds; when one process has ended, torchrun ends the others
 
@@ -73,20 +72,13 @@ def _rank() -> int:
     return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
-@contextlib.contextmanager
-def naming_data(source: str) -> Iterator[None]:
-    """Puts the file that was read before an error of an estimator that speaks of its rows, which are called X there."""
-    try:
-        yield
-    except ValueError as error:
-        found = re.match(r"(Input )?X (?=contains|is|has)", str(error))
-        if found is None:
-            raise
-        raise ValueError(f"{source} {str(error)[found.end() :]}") from error
-
-
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None and error.filename2 is None:
+    if (
+        isinstance(error, OSError)
+        and error.strerror
+        and error.filename is not None
+        and error.filename2 is None
+    ):
         reason = error.strerror[0].lower() + error.strerror[1:]
         hint = "; name another, or ask for the right to use it" if isinstance(error, PermissionError) else ""
         return f"{os.fspath(error.filename)}: {reason}{hint}"

@@ -103,7 +103,7 @@ def _reading_flags(path: Path, reading: Any) -> dict[str, Any]:
     """Parameters of the command, with values as it takes them."""
     if not isinstance(reading, dict):
         raise ValueError(f"{path}: wanted reading, names with values")
-    flags = {}
+    flags: dict[str, Any] = {}
     for name, value in reading.items():
         if name not in READING:
             raise ValueError(f"{path}: unknown key '{name}' of reading; known are {', '.join(READING)}")

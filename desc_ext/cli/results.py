@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 import desc_ext
-from desc_ext.cli.errors import naming_data
-from desc_ext.cli.inputs import load_preparation, save_preparation
+from desc_ext.cli.inputs import load_preparation, naming_data, save_preparation
 from desc_ext.cli.labels import write_labels_csv
 from desc_ext.cli.lock import locked
 from desc_ext.cli.pictures import PICTURES
@@ -28,7 +27,8 @@ from desc_ext.engine.rows import Input
 from desc_ext.messages import counted
 
 __all__ = [
-    "RESULTS", "check_kind", "check_predicts", "estimator_input", "load_result", "write_json", "write_predictions", "write_results",
+    "RESULTS", "check_kind", "check_predicts", "estimator_input", "load_result", "write_json", "write_predictions",
+    "write_results",
 ]  # fmt: skip
 
 RESULTS = (
@@ -179,7 +179,11 @@ def check_kind(estimator: Estimator, dataset: Dataset, source: str, folder: Path
         channels, *size = estimator.resolved_params_["image_shape"]
         shape = tuple(size) if channels == 1 else (*size, channels)
     kind = counted(wanted, "column") if shape is None else f"images {'×'.join(map(str, shape))}"
-    has = counted(got, "column") if dataset.image_shape is None else f"images {'×'.join(map(str, dataset.image_shape))}"
+    has = (
+        counted(got, "column")
+        if dataset.image_shape is None
+        else f"images {'×'.join(map(str, dataset.image_shape))}"
+    )
     raise ValueError(f"{source} has {has}, and the result in {folder} was fitted to {kind}")
 
 

@@ -14,7 +14,7 @@ import torch
 
 from desc_ext.algorithms.kmeans import kmeans_model
 from desc_ext.algorithms.landmarks import chosen_landmarks
-from desc_ext.cli.errors import naming_data
+from desc_ext.cli.inputs import naming_data
 from desc_ext.cli.occupied import check_folder, holds_checkpoint, keeps_checkpoints
 from desc_ext.cli.pictures import draw_pictures
 from desc_ext.cli.results import RESULTS, estimator_input, write_json, write_results
@@ -159,7 +159,9 @@ class Run:
         sizes = np.bincount(self._estimator.labels_, minlength=self._estimator.resolved_params_["n_clusters"])
         clusters, used = counted(len(sizes), "cluster"), sizes[sizes > 0]
         if len(sizes) <= _LISTED:
-            return f"{clusters}: {', '.join(f'{size:,}' for size in sizes)} row{'' if sizes.max() == 1 else 's'}"
+            return (
+                f"{clusters}: {', '.join(f'{size:,}' for size in sizes)} row{'' if sizes.max() == 1 else 's'}"
+            )
         empty = f", {len(sizes) - len(used):,} empty" if len(used) < len(sizes) else ""
         return f"{clusters}{empty}: {used.min():,} to {used.max():,} rows, median {np.median(used):,.0f}"
 

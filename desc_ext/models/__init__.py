@@ -36,8 +36,8 @@ __all__ = [
     "load_model",
 ]
 
-# The one list of methods: the command line, the README's table and the tests are made from it. First what to take first, then what
-# refines its clusters (docs/choosing.md).
+# The one list of methods: the command line, the README's table and the tests are made from it. First what to take first, then
+# what refines its clusters (docs/choosing.md).
 MODELS: dict[str, type[Estimator]] = {
     cls.method: cls
     for cls in (

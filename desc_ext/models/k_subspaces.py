@@ -433,7 +433,7 @@ class KSubspaces(_Found, Estimator):
         return self._sure_labels(X)[0]
 
     def _sure_labels(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest subspace of new rows (int64 [n]), and how sure it is [n], as :meth:`confidence` of the training rows."""
+        """The nearest subspace of new rows (int64 [n]), and how sure it is [n], as :meth:`confidence` of training rows."""
         rows = self._new_rows(X)
         labels, distances = np.empty(len(rows), np.int64), np.empty(len(rows), self._options.dtype)
         for place, residual in self._residual_blocks(rows):

@@ -369,7 +369,7 @@ class SelfExpressiveClustering(_Found, Estimator):
         return self._sure_labels(X)[0]
 
     def _sure_labels(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The cluster of new rows (int64 [n]), and how sure it is [n], as :meth:`confidence` of the training rows."""
+        """The cluster of new rows (int64 [n]), and how sure it is [n], as :meth:`confidence` of training rows."""
         check_is_fitted(self)
         rows = unread_input_rows(self, X)
         labels = np.empty(len(rows), np.int64)

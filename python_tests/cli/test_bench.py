@@ -28,7 +28,9 @@ TRUTH = {
     "coefficient_topk": lambda y: reference.coefficient_topk(y, 5),
     "self_expression_residual": lambda z, c: sum(reference.self_expression_residual(z, c)[:2]),
     "laplacian_energy": lambda z, t: reference.laplacian_energy(z, t, pairs.BANDWIDTH),
-    "collaborative_loss": lambda prediction, y: sum(reference.collaborative_loss(prediction, y, *pairs.LIMITS)[:3]),
+    "collaborative_loss": lambda prediction, y: sum(
+        reference.collaborative_loss(prediction, y, *pairs.LIMITS)[:3]
+    ),
     "segment_gram": lambda z: reference.segment_gram(z, segments.labels(len(z), z.device), segments.SEGMENTS),
     "info_nce": lambda z, g: reference.info_nce(z, g, pairs.TEMPERATURE),
 }

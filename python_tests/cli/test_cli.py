@@ -360,7 +360,9 @@ def test_files_that_may_not_be_written_are_named_without_numbers(tmp_path, monke
     with pytest.raises(typer.Exit), plain_errors(), replacing(tmp_path / "c.csv"):
         pass
     monkeypatch.undo()
-    expected = f"error: {tmp_path / 'c.csv'}: permission denied; name another, or ask for the right to use it\n"
+    expected = (
+        f"error: {tmp_path / 'c.csv'}: permission denied; name another, or ask for the right to use it\n"
+    )
     assert said.getvalue() == expected
 
 

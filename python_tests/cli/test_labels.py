@@ -83,7 +83,8 @@ def distances_to_centres(model, X):
 
 
 @pytest.mark.parametrize(
-    ("method", "distances"), [("k-subspaces", distances_to_subspaces), ("self-expressive", distances_to_centres)]
+    ("method", "distances"),
+    [("k-subspaces", distances_to_subspaces), ("self-expressive", distances_to_centres)],
 )
 def test_predict_writes_minus_the_distance_where_there_are_no_probabilities(tmp_path, method, distances):
     rng = np.random.default_rng(0)

@@ -86,7 +86,17 @@ def test_the_file_may_be_a_pipe(tmp_path):
     assert (found["model"], found["options"]) == ("k-subspaces", options | {"random_state": 0})
 
 
-FIT = ("--model", "k-subspaces", "--clusters", 2, "--set", "subspace_dim=1", "--set", "n_init=2", *NO_PICTURES)
+FIT = (
+    "--model",
+    "k-subspaces",
+    "--clusters",
+    2,
+    "--set",
+    "subspace_dim=1",
+    "--set",
+    "n_init=2",
+    *NO_PICTURES,
+)
 
 
 def images_of_two_sizes(folder):
@@ -114,7 +124,9 @@ def texts_in_a_column(path):
     words = ("ball goal team match", "court law judge case")
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(words[i % 2].split(), 6)) for i in range(30)]
-    path.write_text("\n".join(json.dumps({"said": text, "kind": i % 2}) for i, text in enumerate(texts)) + "\n")
+    path.write_text(
+        "\n".join(json.dumps({"said": text, "kind": i % 2}) for i, text in enumerate(texts)) + "\n"
+    )
     return path
 
 
@@ -134,7 +146,12 @@ def texts_in_a_column(path):
             ["--labels", "kind", "--drop", "noise", "--drop", "b", "--id", "name"],
             {"labels": "kind", "drop": ["noise", "b"], "id": "name"},
         ),
-        (texts_in_a_column, "x.jsonl", ["--text", "said", "--labels", "kind"], {"labels": "kind", "text": "said"}),
+        (
+            texts_in_a_column,
+            "x.jsonl",
+            ["--text", "said", "--labels", "kind"],
+            {"labels": "kind", "text": "said"},
+        ),
     ],
 )
 def test_how_the_data_were_read_is_kept_too(tmp_path, make, name, reading, kept):

@@ -241,7 +241,9 @@ def test_numbers_that_are_rounded_to_zero_have_no_sign(value, written):
     assert _number(value) == written
 
 
-@pytest.mark.parametrize(("share", "written"), [(0.1, "10.0 %"), (0.093, "9.3 %"), (1, "100.0 %"), (0, "0.0 %")])
+@pytest.mark.parametrize(
+    ("share", "written"), [(0.1, "10.0 %"), (0.093, "9.3 %"), (1, "100.0 %"), (0, "0.0 %")]
+)
 def test_shares_have_the_same_digits(share, written):
     assert _percent(share) == written
 

@@ -284,7 +284,9 @@ def test_bad_images_are_named_as_in_memory(content, tmp_path, large):
     with pytest.raises(DataError, match=r"bad\.png cannot be read as an image"):
         load_dataset(folder)
     (folder / "ship" / "worse.png").write_bytes(content)
-    with pytest.raises(DataError, match=rf"2 of {N + 2} images cannot be used: ship/bad\.png, ship/worse\.png; mend"):
+    with pytest.raises(
+        DataError, match=rf"2 of {N + 2} images cannot be used: ship/bad\.png, ship/worse\.png; mend"
+    ):
         load_dataset(folder)
     (folder / "ship" / "worse.png").unlink()
     (folder / "ship" / "bad.png").unlink()

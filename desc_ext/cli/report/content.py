@@ -124,7 +124,11 @@ def _facts(estimator: Any, dataset: Dataset, seconds: float) -> list[tuple[str, 
 
 
 def _clusters(number: int, used: int) -> str:
-    return f"{number:,}" if used == number else f"{number:,}, of which {used:,} ha{'s' if used == 1 else 've'} rows"
+    return (
+        f"{number:,}"
+        if used == number
+        else f"{number:,}, of which {used:,} ha{'s' if used == 1 else 've'} rows"
+    )
 
 
 def _number_found(estimator: Any) -> str:

@@ -130,4 +130,6 @@ def _add_profiles(
         own = members.mean(axis=0)
         differences = np.where(varying, (own - means) / np.where(varying, deviations, 1), 0)
         best = np.argsort(-np.abs(differences), kind="stable")[:_COLUMNS]
-        cluster.profile = [(names[i], float(own[i]), float(differences[i])) for i in best if abs(differences[i]) >= _LEAST]
+        cluster.profile = [
+            (names[i], float(own[i]), float(differences[i])) for i in best if abs(differences[i]) >= _LEAST
+        ]
