@@ -308,7 +308,10 @@ def test_folders_that_hold_no_model(tmp_path, digits_run):
     ("arguments", "message"),
     [
         (["imagenet", "--clusters", "3"], "neither a known data set"),
-        (["digits", "--clusters", "3", "--model", "deep"], "there is no model 'deep'; models are self-expressive, desc"),
+        (
+            ["digits", "--clusters", "3", "--model", "deep"],
+            "there is no model 'deep'; models are self-expressive, desc",
+        ),
         (["digits", "--clusters", "0"], "desc: --clusters must be an integer >= 1, got 0"),
         (
             ["digits", "--clusters", "3", "--seed", "-3"],
