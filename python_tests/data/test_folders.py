@@ -125,12 +125,12 @@ def test_images_of_several_sizes(tmp_path):
         (
             "x.pdf",
             b"%PDF",
-            r"6 images \(\.png, .*are read\) and other files, \S*x\.pdf; move these out of the folder$",
+            r"6 images \(\.png, .*are read\) and other files, such as \S*x\.pdf; move these out of the folder$",
         ),
         (
             "x.gif",
             b"GIF",
-            r"and other files, \S*x\.gif; move these out of the folder, or save them as \.png$",
+            r"and other files, such as \S*x\.gif; move these out of the folder, or save them as \.png$",
         ),
     ],
 )
