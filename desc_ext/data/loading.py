@@ -255,8 +255,8 @@ def _read_folder(path: Path, reading: Reading, preparation: Preparation | None) 
             known = f" ({', '.join(IMAGE_SUFFIXES)} are read)" if kind == "images" else ""
             more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
             raise DataError(
-                f"{path} holds {len(found):,} {kind}{known} and other files, such as {others[0]}{more}; move these out of the folder"
-                f"{', or save them as .png' if _may_be_image(others[0]) else ''}"
+                f"{path} holds {len(found):,} {kind}{known} and other files, such as {others[0]}{more}; move these out of "
+                f"the folder{', or save them as .png' if _may_be_image(others[0]) else ''}"
             )
     other_kind = next((file for file in files if file.name.lower().endswith(_NO_TEXTS)), None)
     if other_kind is not None and not any(kinds.values()):
