@@ -28,7 +28,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and str(error.filename) == str(part):
+            error.filename = str(path)  # the one that the user knows
         with contextlib.suppress(OSError):
             part.unlink()
         raise

@@ -1,13 +1,18 @@
-"""Warnings that name the line of the user's code."""
+"""Words of messages, and warnings that name the line of the user's code."""
 
 from __future__ import annotations
 
 import sys
 import warnings
 
-__all__ = ["warn_user"]
+__all__ = ["counted", "warn_user"]
 
 _INSIDE = ("desc_ext.", "sklearn.", "torch.")
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun: 1 row, 2,000 rows."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:

@@ -74,7 +74,7 @@ def clustering_scores(labels_true: ArrayLike, labels_pred: ArrayLike) -> dict[st
 
     Returns:
         ``acc`` (see :func:`clustering_accuracy`), ``nmi`` (mutual information over the arithmetic mean of the
-        two entropies) and ``ari`` (adjusted Rand index); 1 is perfect, chance gives an ``ari`` of 0.
+            two entropies) and ``ari`` (adjusted Rand index); 1 is perfect, chance gives an ``ari`` of 0.
 
     Raises:
         ValueError: for labels that are not one-dimensional, of different length, or empty.

@@ -211,6 +211,31 @@ def test_the_number_of_a_small_cluster_stands_beside_it():
     assert not any(box.contains(*point) for point in members)
 
 
+def test_the_number_of_a_cluster_in_parts_does_not_hide_the_part_that_it_is_of():
+    points = np.repeat([[-1.0, 0.0], [1.0, 0.0]], [20, 40], axis=0)
+    figure = plots.embedding_figure(points, np.zeros(60, int), "title")
+    figure.draw_without_rendering()
+    [number] = (text for text in figure.axes[0].texts if text.get_text() == "0")
+    assert number.arrow_patch is not None
+    on_paper = figure.axes[0].transData.transform(points)
+    box = number.get_window_extent()
+    assert not any(box.contains(*point) for point in on_paper)
+    away = np.hypot(*(on_paper - [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]).T) * 72 / figure.dpi
+    assert away.min() < 45  # points
+
+
+def test_the_even_share_does_not_cross_the_numbers():
+    figure = plots.sizes_figure([0, 0, 1, 1], 2, "title")
+    figure.draw_without_rendering()
+    line, numbers = figure.axes[0].get_lines()[0], [t for t in figure.axes[0].texts if t.get_text() == "2"]
+    assert len(numbers) == 2
+    for number in numbers:
+        assert number.get_zorder() > line.get_zorder()
+        [halo] = number.get_path_effects()
+        assert halo._gc["foreground"] == "white"
+        assert halo._gc["linewidth"] >= 3
+
+
 def test_curves_without_labels_or_epochs_and_with_nan():
     rows = [{k: v for k, v in record.items() if k not in ("acc", "nmi", "ari")} for record in history()]
     assert len(plots.curves_figure(rows, "title").axes) == 2

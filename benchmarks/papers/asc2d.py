@@ -74,5 +74,6 @@ if __name__ == "__main__":
         PUBLISHED,
         "ASC2D and DCEC",
         "An epoch is a round of 140 mini-batches; a start is k-means on the codes of the pretrained autoencoder. The rows of "
-        "preset robust are of version 0.1, whose preset had neither today's start nor its refinement: choice.md has today's.",
+        "preset robust are of version 0.1, whose preset had neither today's start nor its refinement: "
+        "[the table of all methods](choice.md) has today's.",
     )

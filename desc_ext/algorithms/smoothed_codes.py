@@ -90,7 +90,7 @@ def clusters_of_lower_cut(
 
     Returns:
         None where the cut is no lower, after the first pass or at the end, or clusters are lost: fewer of them cut the graph
-        less, whatever they are.
+            less, whatever they are.
     """
     cut, n_found = normalised_cut(affinity, labels), len(np.unique(labels))
     for passes in (1, _MOST_ITERATIONS):

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from desc_ext import reference
 
+CLASSES = 10  # of the collaborative loss
 LIMITS = (0.7, 0.1, 0.02)  # thresholds of the collaborative loss: upper, lower, apart
 BANDWIDTH, TEMPERATURE = 180.0, 0.07
 

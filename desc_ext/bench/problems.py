@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from desc_ext import ops, reference
-from desc_ext.bench import pairs, peers
+from desc_ext.bench import pairs, peers, segments
 
 __all__ = ["PROBLEMS", "USUAL", "Problem", "check_shape", "find"]
 
@@ -81,6 +81,15 @@ def two_views(shape: Shape) -> tuple[Tensor, ...]:
 
 def codes(shape: Shape) -> tuple[Tensor, ...]:
     return (ops.ridge_self_expression(torch.randn(*shape, dtype=torch.float64), 2.0),)
+
+
+def prediction_and_codes(shape: Shape) -> tuple[Tensor, ...]:
+    prediction = torch.softmax(2 * torch.randn(shape[0], pairs.CLASSES, dtype=torch.float64), 1)
+    return torch.nn.functional.normalize(prediction, dim=1), *codes(shape)
+
+
+def rows_alone(shape: Shape) -> tuple[Tensor, ...]:
+    return (torch.randn(*shape, dtype=torch.float64),)
 
 
 def rows_and_coefficients(shape: Shape) -> tuple[Tensor, ...]:
@@ -178,7 +187,14 @@ PROBLEMS: dict[str, Problem] = {
             "laplacian_energy", lambda z, t: ops.laplacian_energy(z, t, pairs.BANDWIDTH), of_pairs(lambda p: 3 * p)
         ),
         _of_rows("info_nce", lambda z, g: ops.info_nce(z, g, pairs.TEMPERATURE), of_pairs(lambda p: 2 * p)),
-        _of_rows("squared_l12_norm", ops.squared_l12_norm, of_pairs(lambda p: 0), lambda shape: two_views(shape)[:1]),
+        _of_rows(
+            "collaborative_loss", pairs.collaborative(ops), of_pairs(lambda p: p + pairs.CLASSES), prediction_and_codes, 0
+        ),  # rounding moves pairs over a threshold, which has another gradient
+        _of_rows("squared_l12_norm", ops.squared_l12_norm, of_pairs(lambda p: 0), rows_alone),
+        Problem(
+            "segment_gram", "n,p", ((20_000, 64), SMALL[:2]), rows_alone, segments.gram(ops),
+            {"loop": segments.loop, "sorted loop": segments.sorted_loop}, lambda shape: shape[0] * shape[1] ** 2,
+        ),
     )
 }  # fmt: skip
 """All that ``desc-ext bench`` takes, by the operator's name."""

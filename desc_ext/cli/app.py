@@ -11,7 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from desc_ext.cli.catalogue import describe, method_names, methods_table, options_table
+from desc_ext.cli.catalogue import (
+    MEASURED,
+    check_operator,
+    describe,
+    method_names,
+    methods_table,
+    options_table,
+)
 from desc_ext.cli.errors import plain_errors
 from desc_ext.cli.inputs import (
     ArrayOption,
@@ -27,10 +34,12 @@ from desc_ext.cli.inputs import (
     TextOption,
     image_size,
     new_data,
+    reading_options,
     result_folder,
     shard_bounds,
 )
-from desc_ext.cli.options_file import as_defaults, with_settings
+from desc_ext.cli.options_file import as_defaults, naming_the_file, with_settings
+from desc_ext.messages import counted
 
 if TYPE_CHECKING:
     from desc_ext.cli.run import Metrics, Run
@@ -78,6 +87,10 @@ def _complete_model(incomplete: str) -> list[str]:
     return [name for name in method_names() if name.startswith(incomplete)]
 
 
+def _complete_operator(incomplete: str) -> list[str]:
+    return [name for names in MEASURED.values() for name in names if name.startswith(incomplete)]
+
+
 @app.command()
 def fit(
     context: typer.Context,
@@ -94,7 +107,12 @@ def fit(
             autocompletion=_complete_model,
         ),
     ] = "desc",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="The same seed gives the same result, on the same machine with the same number of threads."
+        ),
+    ] = 0,
     preset: Annotated[str | None, typer.Option(help="robust (default where there is one) or paper.")] = None,
     features: Annotated[
         str | None,
@@ -125,7 +143,8 @@ def fit(
             metavar="FILE",
             is_eager=True,
             callback=as_defaults,
-            help="JSON or TOML with model and options, such as the config.json of a result; what is said here goes first.",
+            help="JSON or TOML with model, options and reading, such as the config.json of a result; what the command line "
+            "says goes first.",
         ),
     ] = None,
     labels: LabelsOption = None,
@@ -183,21 +202,24 @@ def fit(
             resume = resume or (launch.restarted and holds_checkpoint(out))
             check_folder(out, model, resume, overwrite)
         resume = launch.processes.from_first(lambda: resume)
-        dataset = data.load_dataset(
-            source, labels, data_dir, download, external=external, external_labels=external_labels, columns=columns,
-            drop=drop or (), id=id_column, array=array, text=text, image_size=image_size(size), header=header,
+        reading = reading_options(
+            labels=labels, columns=columns, drop=drop, id=id_column, array=array, text=text, image_size=image_size(size),
+            header=header, external_labels=external_labels,
         )  # fmt: skip
+        with naming_the_file(context):
+            dataset = data.load_dataset(
+                source, data_dir=data_dir, download=download, external=external, **reading
+            )
         if not launch.processes.first:
             join_fit(model, options, dataset, out / "checkpoint" / STATE, resume)
             return
         run = Run(
             out, model, options, dataset, resume=resume, overwrite=overwrite, distributed=launch.together,
-            keep_embedding=not no_embedding,
+            keep_embedding=not no_embedding, reading=reading,
         )  # fmt: skip
         console.print(
-            f"{model} on {dataset.name}: {dataset.X.shape[0]:,} rows of {dataset.X.shape[1]:,} "
-            f"column{'s' * (dataset.X.shape[1] != 1)}, "
-            f"{'as many clusters as are found' if clusters == 'auto' else f'{clusters} clusters'}, seed {seed}",
+            f"{model} on {dataset.name}: {counted(dataset.X.shape[0], 'row')} of {counted(dataset.X.shape[1], 'column')}, "
+            f"{'as many clusters as are found' if clusters == 'auto' else counted(int(clusters), 'cluster')}, seed {seed}",
             markup=False,
         )
         try:
@@ -242,6 +264,7 @@ def _say_how_to_resume(run: Run) -> None:
 def _print_result(run: Run, metrics: Metrics) -> None:
     if run.dataset.labels is not None:
         console.print(scores_table(metrics, f"{run.dataset.name}, last epoch"))
+    console.print(run.sizes(), markup=False)
     console.print(f"results: {run.folder}/ ({', '.join(run.written)})", markup=False)
 
 
@@ -308,9 +331,12 @@ def predict(
         )  # fmt: skip
         if shard is not None:
             dataset = dataset.part(*shard_bounds(shard, len(dataset.X)))
+        results.check_kind(estimator, dataset, source, folder)
         predicted = results.write_predictions(out, estimator, dataset)
-        used = np.count_nonzero(np.bincount(predicted))
-        console.print(f"{out}: {len(predicted):,} labels, {used} clusters used", markup=False)
+        used = int(np.count_nonzero(np.bincount(predicted)))
+        console.print(
+            f"{out}: {counted(len(predicted), 'label')}, {counted(used, 'cluster')} used", markup=False
+        )
 
 
 @app.command()
@@ -340,10 +366,11 @@ def evaluate(
             raise ValueError(f"{source} comes without known classes; say where they are with --labels")
         name, estimator = results.load_result(folder)
         results.check_predicts(name, estimator, folder)
+        results.check_kind(estimator, dataset, source, folder)
         scores = clustering_scores(
             dataset.labels, estimator.predict(results.estimator_input(estimator, dataset))
         )
-        console.print(scores_table({name: scores}, f"{dataset.name}: {len(dataset.X):,} rows"))
+        console.print(scores_table({name: scores}, f"{dataset.name}: {counted(len(dataset.X), 'row')}"))
 
 
 @app.command()
@@ -404,12 +431,20 @@ def info(data_dir: DataDirOption = None) -> None:
 def bench(
     operator: Annotated[
         str | None,
-        typer.Argument(metavar="OPERATOR", help="One operator; without, a handful in about a minute."),
+        typer.Argument(
+            metavar="OPERATOR",
+            help="One operator; without, a handful in about a minute. By the numbers of their shapes: "
+            + "; ".join(f"{sizes}: {', '.join(names)}" for sizes, names in MEASURED.items())
+            + ".",
+            autocompletion=_complete_operator,
+        ),
     ] = None,
     shape: Annotated[
         str | None,
         typer.Option(
-            metavar="N,P,K,D", help="Its shape: n rows, p columns, K subspaces, d dimensions of each."
+            metavar="NUMBERS",
+            help="Its shape, such as 20000,128,100,8 where it is n,p,K,d: n rows, p columns, K subspaces or centroids, d "
+            "dimensions of each; OPERATOR says which of them an operator has.",
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
@@ -426,6 +461,9 @@ def bench(
     ] = None,
 ) -> None:
     """Measures the operators on this machine beside eager torch and torch.compile, and what the machine can do at most."""
+    with plain_errors():
+        if operator is not None:
+            check_operator(operator)  # a name that is none needs no torch
     from desc_ext.cli import speed
 
     with plain_errors():

@@ -13,9 +13,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from desc_ext.messages import counted
+
 __all__ = [
     "FLAG_OF",
+    "MEASURED",
     "METHODS_FILE",
+    "check_operator",
     "closest",
     "describe",
     "describe_all",
@@ -41,6 +45,20 @@ _BEFORE, _AFTER = r"(?<![\w.'\"/-])", r"(?![\w'\"/-]|\.\w)"
 # Kinds of random_state that no flag can be.
 _SEEDS_OF_PYTHON = ", np.random.RandomState, np.random.default_rng() or None"
 _VALUE = r"'[^']*'|\"[^\"]*\"|[\w.-]*\w"
+
+# What desc-ext bench measures, by the numbers of a shape; a test compares it with desc_ext.bench.problems.
+MEASURED = {
+    "n,p,K,d": (
+        "projection_residual", "nearest_subspace", "weighted_projection_loss", "projection_energy",
+        "subspace_soft_assignment",
+    ),
+    "n,p,K": ("student_t_assignment",),
+    "K,p,d": ("block_orthogonality_penalty",),
+    "n,p": (
+        "coefficient_topk", "affinity_row_max", "self_expression_residual", "laplacian_energy", "info_nce",
+        "collaborative_loss", "squared_l12_norm", "segment_gram",
+    ),
+}  # fmt: skip
 
 METHODS_FILE = Path(__file__).with_name("methods.json")
 
@@ -70,17 +88,26 @@ def describe(name: str) -> dict[str, Any]:
     return methods[name]
 
 
+def check_operator(name: str) -> None:
+    """Raises ValueError where ``desc-ext bench`` measures no operator ``name``; the message lists those that it does."""
+    names = [operator for operators in MEASURED.values() for operator in operators]
+    if name not in names:
+        raise ValueError(
+            f"there is no operator '{name}' to measure; operators are {', '.join(names)}{closest(name, names)}"
+        )
+
+
 def in_flags(message: str) -> str:
     """A message of an estimator in the words of the command line.
 
-    ``n_clusters=500`` becomes ``--clusters 500``, ``n_samples=300`` becomes ``rows=300``, "set image_shape=..." becomes
+    ``n_clusters=500`` becomes ``--clusters 500``, ``n_samples=300`` becomes ``300 rows``, "set image_shape=..." becomes
     "give --set image_shape=...", and a class in front of the message the name that ``--model`` takes.
     """
     classes = {method["class"]: name for name, method in describe_all().items()}
     owner, colon, rest = message.partition(": ")
     if colon and owner in classes:
         message = f"{classes[owner]}: {rest}"
-    message = re.sub(rf"{_BEFORE}n_samples(?==\d)", "rows", message)
+    message = re.sub(rf"{_BEFORE}n_samples=(\d+)", lambda found: counted(int(found[1]), "row"), message)
     message = re.sub(rf"{_BEFORE}(give|name) n_clusters{_AFTER}", r"\1 --clusters N", message)
     message = message.replace(_SEEDS_OF_PYTHON, "")
     message = re.sub(rf"{_BEFORE}set ({'|'.join(_other_options())})=", r"give --set \1=", message)

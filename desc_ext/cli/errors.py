@@ -73,6 +73,15 @@ def _rank() -> int:
 
 
 def _sentence(error: BaseException) -> str:
+    if (
+        isinstance(error, OSError)
+        and error.strerror
+        and error.filename is not None
+        and error.filename2 is None
+    ):
+        reason = error.strerror[0].lower() + error.strerror[1:]
+        hint = "; name another, or ask for the right to use it" if isinstance(error, PermissionError) else ""
+        return f"{os.fspath(error.filename)}: {reason}{hint}"
     return in_flags(" ".join(str(error).split())) or type(error).__name__
 
 

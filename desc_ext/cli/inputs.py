@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +27,9 @@ __all__ = [
     "TextOption",
     "image_size",
     "load_preparation",
+    "naming_data",
     "new_data",
+    "reading_options",
     "result_folder",
     "save_preparation",
     "shard_bounds",
@@ -124,6 +128,23 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     if found is None:
         raise ValueError(f"--image-size must be HEIGHTxWIDTH, such as 32x32; got {text}")
     return int(found[1]), int(found[2] or found[1])
+
+
+def reading_options(**asked: Any) -> dict[str, Any]:
+    """What was asked of how data are read: arguments of ``load_dataset``, those alone that were given."""
+    return {name: value for name, value in asked.items() if value not in (None, [])}
+
+
+@contextlib.contextmanager
+def naming_data(source: str) -> Iterator[None]:
+    """Puts the file that was read before an error of an estimator that speaks of its rows, which are called X there."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.match(r"(Input )?X (?=contains|is|has)", str(error))
+        if found is None:
+            raise
+        raise ValueError(f"{source} {str(error)[found.end() :]}") from error
 
 
 # What a folder of results keeps

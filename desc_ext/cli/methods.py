@@ -15,6 +15,10 @@ from desc_ext.models import MODELS
 
 __all__ = ["describe_classes", "main"]
 
+# What several whole numbers look like on the command line.
+_USUAL = "500,500,1000"
+_EXAMPLES = {"image_shape": "28,28 or 3,32,32", "channels": "16,32,64", "kernels": "5,5,3"}
+
 
 def describe_classes() -> dict[str, dict[str, Any]]:
     """The content of the file."""
@@ -60,7 +64,8 @@ def _values(field: OptionField) -> str:
     text = wanted(field, kinds)
     for python, word in (("'", ""), ("True or False", "true or false"), ("None", "none"), ("str", "a word")):
         text = text.replace(python, word)
-    return re.sub(r"a tuple of integers([^,]*)", r"integers\1 such as 500,500,1000", text)
+    example = _EXAMPLES.get(field.name, _USUAL)
+    return re.sub(r"a tuple of ((?:odd )?integers[^,]*)", rf"\1 such as {example}", text)
 
 
 def main() -> None:

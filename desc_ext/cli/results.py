@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import desc_ext
-from desc_ext.cli.inputs import save_preparation
+from desc_ext.cli.inputs import load_preparation, naming_data, save_preparation
 from desc_ext.cli.labels import write_labels_csv
 from desc_ext.cli.lock import locked
 from desc_ext.cli.pictures import PICTURES
@@ -24,9 +24,11 @@ from desc_ext.durable import json_object, replace_file, replacing
 from desc_ext.engine.estimator import Estimator
 from desc_ext.engine.large_arrays import file_of, has_moved, move_array
 from desc_ext.engine.rows import Input
+from desc_ext.messages import counted
 
 __all__ = [
-    "RESULTS", "check_predicts", "estimator_input", "load_result", "write_json", "write_predictions", "write_results",
+    "RESULTS", "check_kind", "check_predicts", "estimator_input", "load_result", "write_json", "write_predictions",
+    "write_results",
 ]  # fmt: skip
 
 RESULTS = (
@@ -112,11 +114,15 @@ def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
 
 
 def write_predictions(path: Path, estimator: Any, dataset: Dataset) -> np.ndarray:
-    """Writes the clusters of a data set to a .npy or .csv file, and returns them."""
-    rows = estimator_input(estimator, dataset)
-    labels, confidence = estimator.predict(rows), None
-    if path.suffix == ".csv" and hasattr(estimator, "predict_proba"):
-        confidence = estimator.predict_proba(rows).max(axis=1)
+    """Writes the clusters of a data set to a .npy or .csv file, and returns them; to .csv how sure they are, too."""
+    rows, confidence = estimator_input(estimator, dataset), None
+    with naming_data(dataset.source):
+        if path.suffix != ".csv":
+            labels = estimator.predict(rows)
+        elif hasattr(estimator, "predict_proba"):
+            labels, confidence = estimator.predict(rows), estimator.predict_proba(rows).max(axis=1)
+        else:
+            labels, confidence = estimator._sure_labels(rows)
     with replacing(path) as file:
         if path.suffix == ".csv":
             write_labels_csv(file, labels, dataset.ids, confidence)
@@ -157,6 +163,28 @@ def estimator_input(estimator: Estimator, dataset: Dataset) -> Input:
     """What a fitted estimator takes of a data set: images if it was fitted to images, else rows."""
     of_images = estimator.features_ is not None or estimator.resolved_params_["image_shape"]
     return dataset.images if of_images else dataset.X
+
+
+def check_kind(estimator: Estimator, dataset: Dataset, source: str, folder: Path) -> None:
+    """Raises ValueError for rows of another width than those of the fit; the message says what the fit was of.
+
+    Args:
+        source: how the user named the data.
+    """
+    wanted, got = estimator.n_features_in_, dataset.X.shape[1]
+    if got == wanted:
+        return
+    shape = load_preparation(folder).image_shape
+    if shape is None and estimator.resolved_params_["image_shape"]:
+        channels, *size = estimator.resolved_params_["image_shape"]
+        shape = tuple(size) if channels == 1 else (*size, channels)
+    kind = counted(wanted, "column") if shape is None else f"images {'×'.join(map(str, shape))}"
+    has = (
+        counted(got, "column")
+        if dataset.image_shape is None
+        else f"images {'×'.join(map(str, dataset.image_shape))}"
+    )
+    raise ValueError(f"{source} has {has}, and the result in {folder} was fitted to {kind}")
 
 
 def check_predicts(name: str, estimator: Estimator, folder: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from desc_ext.algorithms.kmeans import kmeans_model
 from desc_ext.algorithms.landmarks import chosen_landmarks
+from desc_ext.cli.inputs import naming_data
 from desc_ext.cli.occupied import check_folder, holds_checkpoint, keeps_checkpoints
 from desc_ext.cli.pictures import draw_pictures
 from desc_ext.cli.results import RESULTS, estimator_input, write_json, write_results
@@ -26,6 +27,7 @@ from desc_ext.engine.inputs import BLOCK_ROWS, input_rows
 from desc_ext.engine.large_arrays import remove_left_over
 from desc_ext.engine.options import option_fields
 from desc_ext.engine.rows import Input, scaling_statistics
+from desc_ext.messages import counted
 from desc_ext.metrics import clustering_scores
 from desc_ext.models import MODELS
 from desc_ext.norms import unit_rows
@@ -33,6 +35,7 @@ from desc_ext.stored import blocks
 
 __all__ = ["STATE", "Run", "scaled_input", "with_image_shape"]
 
+_LISTED = 20  # clusters whose rows are told one by one
 STATE = "state"  # the estimator's own folder in that of the checkpoint
 
 
@@ -54,6 +57,7 @@ class Run:
         overwrite: allow a folder that is not empty.
         distributed: fit together with the other processes of torch.distributed's group.
         keep_embedding: whether the embedding is among the results; of many rows on disk it is not even computed.
+        reading: what was asked of how the data are read, for ``config.json``: arguments of ``load_dataset``.
 
     Raises:
         ValueError: when the folder is not empty, or there is nothing to resume, or it is another run's.
@@ -69,11 +73,12 @@ class Run:
         overwrite: bool = False,
         distributed: bool = False,
         keep_embedding: bool = True,
+        reading: dict[str, Any] | None = None,
     ) -> None:
         self.distributed = distributed
         self.folder, self.model, self.dataset = Path(folder), model, dataset
         self.options, self.resume = dict(options), resume
-        self._keep_embedding = keep_embedding
+        self._keep_embedding, self._reading = keep_embedding, dict(reading or {})
         self.keeps_checkpoints = keeps_checkpoints(model)
         self._report: Any = None
         self._checkpoint = self.folder / "checkpoint"
@@ -119,12 +124,14 @@ class Run:
         estimator._large_files, estimator._keeps_embedding = self._checkpoint, self._keep_embedding
         started = time.perf_counter()
         try:
-            estimator.fit(self.dataset.images)
+            with naming_data(self.dataset.source):
+                estimator.fit(self.dataset.images)
             seconds = time.perf_counter() - started
             if self.resume:  # the parts before, which only the history knows
                 seconds = sum(record["seconds"] for record in estimator.history_)
             self._metrics = {self.model: self._scores(estimator.labels_, seconds)}
-            self._write(estimator, {**self._asked, "parameters": self._parameters(estimator)})
+            parameters = self._parameters(estimator)
+            self._write(estimator, {**self._asked, "reading": self._reading, "parameters": parameters})
         finally:
             self._forget_if_nothing_was_kept()
         shutil.rmtree(self._checkpoint, ignore_errors=True)
@@ -146,6 +153,17 @@ class Run:
     def written(self) -> list[str]:
         """Names of the results in the folder."""
         return [name for name in RESULTS if (self.folder / name).exists()]
+
+    def sizes(self) -> str:
+        """The rows of each cluster in a line, of many clusters the smallest, the median and the largest."""
+        sizes = np.bincount(self._estimator.labels_, minlength=self._estimator.resolved_params_["n_clusters"])
+        clusters, used = counted(len(sizes), "cluster"), sizes[sizes > 0]
+        if len(sizes) <= _LISTED:
+            return (
+                f"{clusters}: {', '.join(f'{size:,}' for size in sizes)} row{'' if sizes.max() == 1 else 's'}"
+            )
+        empty = f", {len(sizes) - len(used):,} empty" if len(used) < len(sizes) else ""
+        return f"{clusters}{empty}: {used.min():,} to {used.max():,} rows, median {np.median(used):,.0f}"
 
     def draw(self) -> None:
         """Draws the pictures; one that cannot be drawn is a warning."""

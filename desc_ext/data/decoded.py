@@ -23,7 +23,7 @@ import numpy as np
 import PIL
 
 from desc_ext.data.folders import Member
-from desc_ext.data.image_files import in_unit_range, look_of, pixels_of
+from desc_ext.data.image_files import BadImages, in_unit_range, look_of, pixels_of
 from desc_ext.data.messages import DataError, note
 from desc_ext.data.shards import npy_rows
 from desc_ext.durable import replacing
@@ -51,7 +51,7 @@ def headers_of(folder: Path, members: Sequence[Member]) -> np.ndarray:
     Files are looked into, but those that are as they were when the shards of ``folder`` were written.
 
     Raises:
-        DataError: a file that is gone, is no image, or a damaged one.
+        DataError: files that are gone, are no images, or damaged ones.
     """
     headers = np.zeros(len(members), _HEADER)
     for i, member in enumerate(members):
@@ -64,9 +64,11 @@ def headers_of(folder: Path, members: Sequence[Member]) -> np.ndarray:
         found = known[places]
         same = np.logical_and.reduce([found[name] == headers[name] for name in ("name", "bytes", "changed")])
         headers[same] = found[same]
+    bad = BadImages(folder, len(members))
     for i in np.flatnonzero(~same).tolist():
-        look = look_of(members[i].file)
-        headers[["grey", "deep", "height", "width"]][i] = tuple(look)
+        with bad.gathering(members[i].file):
+            headers[["grey", "deep", "height", "width"]][i] = tuple(look_of(members[i].file))
+    bad.refuse()
     return headers
 
 
@@ -192,20 +194,30 @@ class _Shards:
         """Whether all are there."""
         return all(map(_is_whole, self.paths))
 
-    def write(self) -> None:
-        """Writes those that are not there."""
+    def write(self, source: Path) -> None:
+        """Writes those that are not there, of the images of the folder ``source``.
+
+        Raises:
+            DataError: images that are damaged, of which all are looked for, or some that have changed meanwhile.
+        """
         self.folder.mkdir(exist_ok=True)
+        bad = BadImages(source, len(self.members))
         for place in self.places:
             path = self._path(place)
             if _is_whole(path):
                 continue
             rows = np.empty((place.stop - place.start, self.n_columns), self.dtype)
+            n_bad = len(bad)
             for row, i in zip(rows, range(place.start, place.stop), strict=True):
-                self._decode(row, self.members[i].file, self.headers[i])
+                with bad.gathering(self.members[i].file):
+                    self._decode(row, self.members[i].file, self.headers[i])
+            if len(bad) > n_bad:
+                continue
             header: Any = np.lib.format.header_data_from_array_1_0(rows)
             with replacing(path) as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 file.write(rows.data)
+        bad.refuse()
 
     def _decode(self, row: np.ndarray, file: Path, header: np.void) -> None:
         pixels = pixels_of(file, self.size, self.n_channels)
@@ -242,7 +254,7 @@ def _write(folder: Path, entry: Path, shards: _Shards) -> None:
     )
     with replacing(entry / _HEADERS) as file:
         np.lib.format.write_array(file, np.sort(shards.headers, order="name"), allow_pickle=False)
-    shards.write()
+    shards.write(folder)
 
 
 # ---------------------------------------------------------------------- the place of the shards

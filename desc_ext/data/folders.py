@@ -63,10 +63,17 @@ def members(folder: Path, files: list[Path]) -> list[Member]:
         note(f"{folder}: {', '.join(dict.fromkeys(split))} are taken together, and are no classes")
     depths = {len(parent) for parent in parents}
     if len(depths) > 1 or max(depths) > 1:
-        example = next(
-            file for file, parent in zip(files, parents, strict=True) if len(parent) == max(depths)
-        )
+        at = {len(parent): file for file, parent in zip(reversed(files), reversed(parents), strict=True)}
+        if max(depths) == 1:
+            n_loose = sum(not parent for parent in parents)
+            them, their = ("it", "its") if n_loose == 1 else ("them", "their")
+            raise DataError(
+                f"{folder}: wanted files, or one folder of files for each class; got both, {n_loose:,} "
+                f"file{'s' * (n_loose != 1)} beside folders, such as {at[0]} beside {at[1]}; move {them} into the "
+                f"folder of {their} class, or out of {folder}"
+            )
         raise DataError(
-            f"{folder}: wanted files, or one folder of files for each class; got files at several depths, such as {example}"
+            f"{folder}: wanted files, or one folder of files for each class; got files at several depths, such as "
+            f"{at[min(depths)]} and {at[max(depths)]}; name the folder right above those of the classes, or move the files up"
         )
     return [Member(file, parent[0] if parent else None) for file, parent in zip(files, parents, strict=True)]

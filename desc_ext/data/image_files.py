@@ -13,9 +13,10 @@ from PIL import Image, ImageOps
 
 from desc_ext.data.messages import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "Look", "in_unit_range", "look_of", "pixels_of"]
+__all__ = ["IMAGE_SUFFIXES", "BadImages", "Look", "in_unit_range", "look_of", "pixels_of"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+_NAMED = 3  # of the images that cannot be used
 _GREY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # more than eight bits a pixel
 
@@ -27,6 +28,39 @@ class Look(NamedTuple):
     deep: bool
     height: int
     width: int
+
+
+class BadImages:
+    """Images of a folder that cannot be used, gathered so that one error names them all and each is mended once."""
+
+    def __init__(self, folder: Path, n_images: int) -> None:
+        self._folder, self._n_images = folder, n_images
+        self._found: list[tuple[Path, DataError]] = []
+
+    @contextmanager
+    def gathering(self, file: Path) -> Iterator[None]:
+        """Keeps the DataError of ``file`` in place of raising it."""
+        try:
+            yield
+        except DataError as error:
+            self._found.append((file, error))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def refuse(self) -> None:
+        """Raises DataError where there are some: of one what is wrong with it, of several how many, and the first ones."""
+        if not self._found:
+            return
+        first = self._found[0][1]
+        if len(self) == 1:
+            raise first
+        names = ", ".join(str(file.relative_to(self._folder)) for file, _ in self._found[:_NAMED])
+        more = f" and {len(self) - _NAMED:,} more" if len(self) > _NAMED else ""
+        raise DataError(
+            f"{self._folder}: {len(self):,} of {self._n_images:,} images cannot be used: {names}{more}; mend them or take "
+            f"them out. The first: {first}"
+        ) from first
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import mimetypes
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -235,6 +236,11 @@ def _of_table(table: Table, reading: Reading, preparation: Preparation | None) -
     return documents_of_table(table, column, reading)
 
 
+def _may_be_image(file: Path) -> bool:
+    kind = mimetypes.guess_type(file.name)[0]
+    return kind is not None and kind.startswith("image/")
+
+
 def _read_folder(path: Path, reading: Reading, preparation: Preparation | None) -> Dataset | Documents:
     """A folder of Parquet or NumPy parts, of images, or of texts: all its files are of one kind."""
     files = files_of(path)
@@ -245,9 +251,12 @@ def _read_folder(path: Path, reading: Reading, preparation: Preparation | None) 
     }
     for kind, found in kinds.items():
         if found and len(found) < len(files):
-            other = next(file for file in files if file not in set(found))
+            others = [file for file in files if file not in set(found)]
+            known = f" ({', '.join(IMAGE_SUFFIXES)} are read)" if kind == "images" else ""
+            more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
             raise DataError(
-                f"{path} holds {len(found)} {kind} and other files, such as {other}; keep them apart"
+                f"{path} holds {len(found):,} {kind}{known} and other files, such as {others[0]}{more}; move these out of "
+                f"the folder{', or save them as .png' if _may_be_image(others[0]) else ''}"
             )
     other_kind = next((file for file in files if file.name.lower().endswith(_NO_TEXTS)), None)
     if other_kind is not None and not any(kinds.values()):

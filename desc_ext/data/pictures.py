@@ -11,7 +11,7 @@ import numpy as np
 from desc_ext.data.dataset import Dataset
 from desc_ext.data.decoded import decoded_rows, headers_of
 from desc_ext.data.folders import Member
-from desc_ext.data.image_files import in_unit_range, pixels_of
+from desc_ext.data.image_files import BadImages, in_unit_range, pixels_of
 from desc_ext.data.messages import DataError, note
 from desc_ext.data.preparation import Preparation, Reading
 from desc_ext.stored import READ_WHOLE
@@ -32,7 +32,7 @@ def read_images(
         preparation: of a result, whose images these shall be like in size and colour; None goes by the files.
 
     Raises:
-        DataError: a file that is no image or a damaged one, several pictures in one file, or sizes that differ.
+        DataError: files that are no images or damaged ones, several pictures in one file, or sizes that differ.
         OSError: decoded images cannot be kept on the disk.
     """
     reading.refuse(path, "a folder of images, whose folders are the classes", "labels")
@@ -71,8 +71,11 @@ def read_images(
         X = decoded_rows(path, members, headers, (height, width), n_channels)
     else:
         X = np.empty((len(members), n_columns), np.float32)
+        bad = BadImages(path, len(members))
         for row, member in zip(X, members, strict=True):
-            row[:] = in_unit_range(pixels_of(member.file, (height, width), n_channels)).ravel()
+            with bad.gathering(member.file):
+                row[:] = in_unit_range(pixels_of(member.file, (height, width), n_channels)).ravel()
+        bad.refuse()
     shape = (height, width) if n_channels == 1 else (height, width, n_channels)
     classes = [member.kind for member in members if member.kind is not None]
     names, labels = np.unique(classes, return_inverse=True) if classes else ((), None)

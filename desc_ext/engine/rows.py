@@ -89,7 +89,7 @@ def check_rows(model: BaseEstimator, X: Any, reset: bool) -> Input:
     if first is not None:
         raise ValueError(
             f"Input X contains NaN or infinity in {bad_rows} of {len(X)} rows, the first at row {first[0]}, "
-            f"column {first[1]} ({first[2]}); impute these values or drop the rows"
+            f"column {first[1]} ({first[2]}), both counted from 0; impute these values or drop the rows"
         )
     return X
 
@@ -97,11 +97,13 @@ def check_rows(model: BaseEstimator, X: Any, reset: bool) -> Input:
 def check_training_rows(X: Input, n_clusters: int) -> None:
     """Raises ValueError where no clustering is possible: fewer rows, or distinct rows, than clusters; one repeated row."""
     n_samples, n_features = X.shape
-    if n_samples < max(n_clusters, 2):
+    if n_samples < n_clusters:
         raise ValueError(
-            f"n_samples={n_samples} should be >= n_clusters={n_clusters} and >= 2; pass more rows or "
-            "ask for fewer clusters"
+            f"n_samples={n_samples} cannot make n_clusters={n_clusters}: give at least {n_clusters} rows, or ask for fewer "
+            "clusters"
         )
+    if n_samples < 2:
+        raise ValueError(f"n_samples={n_samples} is too few to cluster: give at least 2 rows")
     first = X[0]
     if all(np.array_equal(block, np.broadcast_to(first, block.shape)) for block in blocks(X, _read_rows(X))):
         raise ValueError(

@@ -95,7 +95,7 @@ def image_rows(
 
     Returns:
         Rows [n, C·H·W], channel after channel: a view of ``X`` where it has them so (flat rows as they came), a copy of
-        images with channels last; and (C, H, W), or None for flat rows of which no image shape is known.
+            images with channels last; and (C, H, W), or None for flat rows of which no image shape is known.
 
     Raises:
         ValueError: ``image_shape`` is no such shape, ``X`` is not of that shape, or its channels are not clear.

@@ -36,22 +36,23 @@ __all__ = [
     "load_model",
 ]
 
-# The one list of methods: the command line, the README's table and the tests are made from it.
+# The one list of methods: the command line, the README's table and the tests are made from it. First what to take first, then
+# what refines its clusters (docs/choosing.md).
 MODELS: dict[str, type[Estimator]] = {
     cls.method: cls
     for cls in (
+        SelfExpressiveClustering,
         DESC,
         EDESC,
-        AutoencoderKMeans,
         NCSC,
         ASC2D,
-        DEC,
-        IDEC,
         DCEC,
+        IDEC,
+        DEC,
         DSCNet,
         LRSC,
         KSubspaces,
-        SelfExpressiveClustering,
+        AutoencoderKMeans,
     )
 }
 """The estimators by their names on the command line."""

@@ -430,11 +430,15 @@ class KSubspaces(_Found, Estimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Nearest subspace of every row of ``X`` (int64 [n_samples])."""
+        return self._sure_labels(X)[0]
+
+    def _sure_labels(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest subspace of new rows (int64 [n]), and how sure it is [n], as :meth:`confidence` of training rows."""
         rows = self._new_rows(X)
-        labels = np.empty(len(rows), np.int64)
+        labels, distances = np.empty(len(rows), np.int64), np.empty(len(rows), self._options.dtype)
         for place, residual in self._residual_blocks(rows):
-            labels[place] = residual.argmin(1)
-        return labels
+            labels[place], distances[place] = residual.argmin(1), np.sqrt(residual.min(1))
+        return labels, -distances
 
     def confidence(self) -> np.ndarray:
         """How sure each training row's cluster is [n], larger is more: minus its distance to the subspace."""

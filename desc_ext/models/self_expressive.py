@@ -366,12 +366,20 @@ class SelfExpressiveClustering(_Found, Estimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Cluster of every row of ``X`` (int64 [n_samples]): the nearest centre to its embedding."""
+        return self._sure_labels(X)[0]
+
+    def _sure_labels(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The cluster of new rows (int64 [n]), and how sure it is [n], as :meth:`confidence` of training rows."""
         check_is_fitted(self)
         rows = unread_input_rows(self, X)
-        starts = range(0, len(rows), BLOCK_ROWS)
-        return np.concatenate(
-            [self._nearest(self._embedding_of(rows[start : start + BLOCK_ROWS])) for start in starts]
-        )
+        labels = np.empty(len(rows), np.int64)
+        confidence = np.empty(len(rows), self.embedding_.dtype)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            place = slice(start, start + BLOCK_ROWS)
+            embedding = self._embedding_of(rows[place])
+            labels[place] = self._nearest(embedding)
+            confidence[place] = self._certainty(embedding, labels[place])
+        return labels, confidence
 
     @torch.no_grad()
     def _embedding_of(self, X: np.ndarray) -> np.ndarray:
@@ -425,7 +433,10 @@ class SelfExpressiveClustering(_Found, Estimator):
     def confidence(self) -> np.ndarray:
         """How sure each training row's cluster is [n], larger is more: minus its distance to the k-means centre."""
         check_is_fitted(self)
-        return -np.linalg.norm(self.embedding_ - self.cluster_centers_[self.labels_], axis=1)
+        return self._certainty(self.embedding_, self.labels_)
+
+    def _certainty(self, embedding: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return -np.linalg.norm(embedding - self.cluster_centers_[labels], axis=1)
 
     @property
     def _n_features_out(self) -> int:

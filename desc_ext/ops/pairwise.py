@@ -54,8 +54,8 @@ def collaborative_loss(
 
     Returns:
         CollaborativeLoss(positive, negative, apart, counts): scalars, and int64 [3] numbers of pairs; with a batch
-        [b] and [b, 3]. Losses are float64 for float64 input, else float32, differentiable in ``prediction``, ``y`` and
-        ``row_max``.
+            [b] and [b, 3]. Losses are float64 for float64 input, else float32, differentiable in ``prediction``, ``y`` and
+            ``row_max``.
 
     Raises:
         TypeError: an argument is no tensor, has a dtype not listed, or mixes float64 with another.

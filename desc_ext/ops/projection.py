@@ -78,7 +78,7 @@ def weighted_projection_loss(z: Tensor, bases: Tensor, weight: Tensor) -> Tensor
 
     Returns:
         Scalar; float64 for float64 input, else float32. Differentiable in all three arguments; the backward pass
-        computes the coefficients again instead of keeping them.
+            computes the coefficients again instead of keeping them.
 
     Raises as :func:`projection_energy`, also for ``weight``.
     """

@@ -51,7 +51,7 @@ def ridge_self_expression(z: Tensor, ridge: float) -> Tensor:
 
     Returns:
         y, of the shape of ``z``; float64 for float64 input, else float32. Differentiable in ``z``. Extra memory: two
-        float64 copies of ``z``.
+            float64 copies of ``z``.
 
     Raises:
         TypeError: ``z`` is no tensor or has a dtype not listed.
@@ -160,7 +160,7 @@ def self_expression_residual(
 
     Returns:
         (residual, size, difference): scalars or [b], and the shape of ``z``; float64 for float64 input, else float32.
-        All differentiable in both arguments.
+            All differentiable in both arguments.
 
     Raises:
         TypeError: an argument is no tensor, has a dtype not listed, or mixes float64 with another.
@@ -185,7 +185,7 @@ def coefficient_topk(y: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         (indices int64, values), [n, k] or [b, n, k]; the values are C_ij with their sign, float64 for float64 input,
-        else float32, differentiable in ``y``.
+            else float32, differentiable in ``y``.
 
     Raises:
         TypeError: ``y`` is no tensor or has a dtype not listed.
@@ -207,7 +207,7 @@ def affinity_row_max(y: Tensor) -> Tensor:
 
     Returns:
         [n] or [b, n]; float64 for float64 input, else float32; 0 for a single row. Differentiable, through the
-        lowest j that reaches the maximum.
+            lowest j that reaches the maximum.
 
     Raises:
         TypeError: ``y`` is no tensor or has a dtype not listed.

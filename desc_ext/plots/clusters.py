@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
 from desc_ext.plots.images import drawn_image, tones
@@ -29,7 +30,11 @@ def sizes_figure(labels: ArrayLike, n_clusters: int, title: str) -> Figure:
     axes = figure.subplots()
     bars = axes.bar(np.arange(n_clusters), sizes, color=cluster_colors(n_clusters), width=0.75)
     if n_clusters <= 30:
-        axes.bar_label(bars, labels=[f"{size:,}" for size in sizes], fontsize=8, padding=2, color=INK)
+        numbers = axes.bar_label(
+            bars, labels=[f"{size:,}" for size in sizes], fontsize=8, padding=2, color=INK
+        )
+        for number in numbers:  # so that the line of the even share does not cross it
+            number.set_path_effects([withStroke(linewidth=3.5, foreground="white")])
         axes.set_xticks(np.arange(n_clusters))
     even = sizes.sum() / n_clusters
     axes.axhline(even, color=INK, linestyle="--", linewidth=1, zorder=0.9, label=f"even share ({even:,.0f})")

@@ -17,6 +17,7 @@ __all__ = ["embedding_figure"]
 
 _WIDTH, _HEIGHT = 7.2, 6.4  # inches
 _SMALL = 34.0  # points (1/72 inch): a number would hide a cluster that is smaller
+_HIDDEN = 10.0  # a part of a cluster that a number covers
 _LEADER = 24.0
 _MOST_NUMBERS = 60
 _MOST_NAMES = 24
@@ -97,9 +98,11 @@ def _write_numbers(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
         members = shown[labels == k]
         # On a member, not on the median itself, which may lie between the parts of a cluster that is torn.
         at = members[np.argmin(((members - np.median(members, axis=0)) ** 2).sum(axis=1))]
-        extent = np.ptp(np.quantile(members, [0.1, 0.9], axis=0), axis=0).max()
+        extent, least = _extent(members), _SMALL
+        if extent >= _SMALL:  # it may be in several parts: the one that the number would lie on
+            extent, least = _extent(members[((members - at) ** 2).sum(axis=1) < _SMALL**2]), _HIDDEN
         text_at, leader = at, dict[str, Any]()
-        if extent < _SMALL:
+        if extent < least:
             text_at = _free_place(at, max(_LEADER, extent / 2 + 16), shown, taken)
             leader = {
                 "arrowprops": {"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkA": 6, "shrinkB": 2}
@@ -109,6 +112,11 @@ def _write_numbers(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
             str(k), at / scale + low, xytext=text_at - at, textcoords="offset points",
             path_effects=halo, annotation_clip=False, **look, **leader,
         )  # fmt: skip
+
+
+def _extent(members: np.ndarray) -> float:
+    """The larger side of the box round the middle eight tenths of the points."""
+    return float(np.ptp(np.quantile(members, [0.1, 0.9], axis=0), axis=0).max())
 
 
 def _free_place(

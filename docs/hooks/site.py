@@ -6,7 +6,8 @@ Comments in the pages name what is put in their place:
 - ``<!-- results: NAME -->``: its lines in ``benchmarks/papers/results/choice.md``;
 - ``<!-- speed: FAMILY -->``: operators beside their best peers, from ``benchmarks/kernels/results``.
 
-``![text](diagrams/NAME.svg)`` becomes the drawing itself, which then follows the page's light or dark colours.
+``![text](diagrams/NAME.svg)`` becomes the drawing itself, which then follows the page's light or dark colours. Other pictures
+become links to themselves: on a phone they are too small to read.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def _linked(found: re.Match[str], site_path: str) -> str:
     else:
         raise PluginError(f"{source}: there is no {path}, which it links to")
     relative = posixpath.relpath(page, posixpath.dirname(site_path) or ".")
-    return f"{found['image']}[{text}]({relative}{anchor})"
+    if found["image"]:
+        return f"[![{text}]({relative})]({relative})"
+    return f"[{text}]({relative}{anchor})"
 
 
 def _drawing(path: Path, text: str) -> str:

@@ -15,10 +15,11 @@ from helpers.commands import ENVIRONMENT, run
 from matplotlib.image import imread
 
 from desc_ext import reference
-from desc_ext.bench import machine, pairs, timing
+from desc_ext.bench import machine, pairs, segments, timing
 from desc_ext.bench import run as bench
 from desc_ext.bench.machine import Roofline
 from desc_ext.bench.problems import PROBLEMS, USUAL, value_of
+from desc_ext.cli.catalogue import MEASURED
 
 TINY = {"n,p,K,d": (40, 12, 4, 3), "n,p,K": (40, 12, 4), "n,p": (40, 12), "K,p,d": (4, 12, 3)}
 # The operators as desc_ext.reference defines them, with the constants that are measured.
@@ -27,6 +28,10 @@ TRUTH = {
     "coefficient_topk": lambda y: reference.coefficient_topk(y, 5),
     "self_expression_residual": lambda z, c: sum(reference.self_expression_residual(z, c)[:2]),
     "laplacian_energy": lambda z, t: reference.laplacian_energy(z, t, pairs.BANDWIDTH),
+    "collaborative_loss": lambda prediction, y: sum(
+        reference.collaborative_loss(prediction, y, *pairs.LIMITS)[:3]
+    ),
+    "segment_gram": lambda z: reference.segment_gram(z, segments.labels(len(z), z.device), segments.SEGMENTS),
     "info_nce": lambda z, g: reference.info_nce(z, g, pairs.TEMPERATURE),
 }
 
@@ -56,6 +61,30 @@ def test_every_candidate_is_the_operator(name):
         torch.testing.assert_close(
             problem.compared(function(*arguments)), expected, rtol=1e-9, atol=1e-9, msg=candidate
         )
+
+
+def test_the_help_lists_the_operators_by_their_shapes():
+    found = {name: sizes for sizes, names in MEASURED.items() for name in names}
+    assert found == {name: problem.sizes for name, problem in PROBLEMS.items()}
+    said = " ".join(run("bench", "--help")[1].replace("│", " ").split())
+    assert "n,p,K: student_t_assignment; K,p,d: block_orthogonality_penalty; n,p: coefficient_topk, " in said
+
+
+def test_segments_are_of_about_the_same_size_and_their_rows_apart():
+    found = segments.labels(1000, torch.device("cpu"))
+    assert found.bincount().min() >= 80
+    assert (found[1:] == found[:-1]).float().mean() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"), [("collaborative_loss", ["forward"]), ("segment_gram", ["forward", "full"])]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_those_of_thresholds_and_of_labels(quick, name, parts, dtype):
+    report = bench.run([(PROBLEMS[name], (300, 20))], dtype, compiled=False)
+    assert [m.part for m in report.measurements if m.candidate == "desc_ext"] == parts
+    assert len(report.measurements) == len(parts) * (1 + len(PROBLEMS[name].peers))
+    assert report.notes == []
 
 
 def test_what_is_measured_by_itself_is_a_handful():
@@ -214,6 +243,7 @@ def test_table_and_picture(quick, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["nearest_subspac"], r"squared_l12_norm, segment_gram \(did you mean nearest_subspace\?\)\n"),
         (["norm"], r"there is no operator 'norm' to measure; operators are projection_residual, .*squared_l12_norm"),
         (["info_nce", "--shape", "3,4,5"], "--shape 3,4,5 has 3 numbers, wanted 2: the shape of info_nce is n,p, such as"),
         (["info_nce", "--shape", "3,x"], "--shape must be whole numbers n,p with commas between them, .*; got 3,x"),

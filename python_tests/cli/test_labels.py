@@ -11,7 +11,7 @@ import pytest
 from helpers.commands import SMALL, run
 
 from desc_ext.cli.labels import write_labels_csv
-from desc_ext.models import DESC
+from desc_ext.models import DESC, load_model
 
 NAMES = [
     "plain", "with, comma", 'with "quotes"', "two\nlines", "carriage\rreturn", "007", "1e3", "NA", "", " padded ", "日本",
@@ -71,14 +71,40 @@ def test_predict_writes_the_same_table(small_run):
     pd.testing.assert_frame_equal(pd.read_csv(out), expected, rtol=1e-4)
 
 
-def test_predict_leaves_out_a_confidence_that_the_method_does_not_have(small_run, tmp_path):
-    X = small_run / "x.npy"
-    settings = ["--model", "k-subspaces", "--set", "n_init=1", "--no-pictures", "--no-report"]
-    code, _, errors = run("fit", X, "--clusters", 2, "--out", tmp_path / "o", *settings)
+def distances_to_subspaces(model, X):
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    return np.stack(
+        [np.linalg.norm(unit - unit @ S @ S.T, axis=1) for S in model.bases_.astype(float)], axis=1
+    )
+
+
+def distances_to_centres(model, X):
+    return np.linalg.norm(model.transform(X)[:, None] - model.cluster_centers_, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("method", "distances"),
+    [("k-subspaces", distances_to_subspaces), ("self-expressive", distances_to_centres)],
+)
+def test_predict_writes_minus_the_distance_where_there_are_no_probabilities(tmp_path, method, distances):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.normal(size=(60, 5)).astype(np.float32))
+    new = rng.normal(size=(25, 5)).astype(np.float32)
+    np.save(tmp_path / "new.npy", new)
+    settings = ["--model", method, "--set", "n_init=1", "--no-pictures", "--no-report"]
+    code, _, errors = run("fit", tmp_path / "x.npy", "--clusters", 2, "--out", tmp_path / "o", *settings)
     assert code == 0, errors
-    assert run("predict", tmp_path / "o", X, "--out", tmp_path / "p.csv")[0] == 0
-    assert pd.read_csv(tmp_path / "p.csv").columns.tolist() == ["id", "cluster"]
-    code, _, errors = run("predict", tmp_path / "o", X, "--out", tmp_path / "p.txt")
+    assert run("predict", tmp_path / "o", tmp_path / "new.npy", "--out", tmp_path / "p.csv")[0] == 0
+    found = pd.read_csv(tmp_path / "p.csv")
+    assert found.columns.tolist() == ["id", "cluster", "confidence"]
+    expected = distances(load_model(tmp_path / "o" / "model"), new.astype(np.float64))
+    assert found["cluster"].tolist() == expected.argmin(1).tolist()
+    np.testing.assert_allclose(found["confidence"], -expected.min(1), rtol=1e-4, atol=1e-5)
+
+
+def test_predictions_are_written_to_two_kinds_of_files(small_run, tmp_path):
+    X = small_run / "x.npy"
+    code, _, errors = run("predict", small_run / "o", X, "--out", tmp_path / "p.txt")
     assert (code, "must be a .npy or .csv file" in errors) == (2, True)
 
 

@@ -110,8 +110,10 @@ def test_fit_and_predict_of_rows_on_disk(shards, large, tmp_path):
         assert done.exit_code == 0, done.output
         assert f"{N:,} labels, {K} clusters used" in done.output
     np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), wanted.labels_)
-    predicted = np.loadtxt(tmp_path / "again.csv", delimiter=",", skiprows=1, dtype=int)
-    np.testing.assert_array_equal(predicted, np.column_stack([np.arange(N), wanted.labels_]))
+    ids, predicted, confidence = np.loadtxt(tmp_path / "again.csv", delimiter=",", skiprows=1).T
+    np.testing.assert_array_equal(ids, np.arange(N))
+    np.testing.assert_array_equal(predicted, wanted.labels_)
+    np.testing.assert_allclose(confidence, wanted.confidence(), rtol=1e-3, atol=1e-4)
 
 
 def test_an_embedding_that_is_not_wanted_is_not_computed(shards, large, tmp_path, monkeypatch):

@@ -152,6 +152,26 @@ def test_a_folder_of_images_for_a_model_of_images(tmp_path):
     assert "16 of 16 images were brought to 8x8" in errors
 
 
+@pytest.mark.parametrize("command", [["predict", "--out", "y.npy"], ["evaluate", "--labels", "kind"]])
+def test_data_of_another_kind_are_told_what_the_fit_was_of(tmp_path, table, command):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "i.npy", rng.integers(0, 256, (20, 6, 8, 3), dtype=np.uint8))
+    code, _, errors = run(
+        "fit", tmp_path / "i.npy", "--model", "k-subspaces", "--clusters", 2, "--set", "subspace_dim=1", "--features",
+        "none", "--out", tmp_path / "i",
+    )  # fmt: skip
+    assert code == 0, errors
+    name, option, value = command
+    value = tmp_path / value if option == "--out" else value
+    expected = f"{tmp_path / 'fit.csv'} has {3 + (name == 'predict')} columns, and the result in"
+    for folder in (tmp_path / "i", tmp_path / "i" / "model"):
+        code, _, errors = run(name, folder, tmp_path / "fit.csv", option, value)
+        assert (code, expected in errors, "was fitted to images 6×8×3\n" in errors) == (2, True, True), errors
+    if name == "predict":
+        errors = run(name, table, tmp_path / "i.npy", option, value)[2]
+        assert f"i.npy has images 6×8×3, and the result in {table} was fitted to 3 columns\n" in errors
+
+
 def test_results_of_an_earlier_version_have_no_preparation(tmp_path, table):
     shutil.rmtree(table / "input")
     X, _ = lines_in_space(30, 1)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import typer
 from helpers.commands import run
+from PIL import Image
 
 from desc_ext.cli.options_file import as_defaults, read_options_file, with_settings
 
@@ -85,6 +86,108 @@ def test_the_file_may_be_a_pipe(tmp_path):
     assert (found["model"], found["options"]) == ("k-subspaces", options | {"random_state": 0})
 
 
+FIT = (
+    "--model",
+    "k-subspaces",
+    "--clusters",
+    2,
+    "--set",
+    "subspace_dim=1",
+    "--set",
+    "n_init=2",
+    *NO_PICTURES,
+)
+
+
+def images_of_two_sizes(folder):
+    """Vertical and horizontal bars, in files of two sizes."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(24):
+        image = np.zeros((8, 8) if i % 3 else (12, 10))
+        image[(slice(2, 5), slice(None))[:: 1 if i % 2 else -1]] = rng.uniform(100, 255)
+        Image.fromarray(image.astype(np.uint8)).save(folder / f"{i:02}.png")
+    return folder
+
+
+def table_with_more(path):
+    """Two lines in the columns a, b, c; a class, a name and a column that is no feature beside them."""
+    rng = np.random.default_rng(0)
+    kinds = np.arange(40) % 2
+    rows = rng.normal(size=(40, 1)) * np.array([[1.0, 2.0, -1.0], [-2.0, 1.0, 0.5]])[kinds]
+    lines = [f"r{i};{kinds[i]};{rng.normal() * 100};{';'.join(map(str, row))}" for i, row in enumerate(rows)]
+    path.write_text("\n".join(["name;kind;noise;a;b;c", *lines]) + "\n")
+    return path
+
+
+def texts_in_a_column(path):
+    words = ("ball goal team match", "court law judge case")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words[i % 2].split(), 6)) for i in range(30)]
+    path.write_text(
+        "\n".join(json.dumps({"said": text, "kind": i % 2}) for i, text in enumerate(texts)) + "\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "reading", "kept"),
+    [
+        (images_of_two_sizes, "f", ["--image-size", "6x8"], {"image_size": [6, 8]}),
+        (
+            table_with_more,
+            "t.csv",
+            ["--labels", "kind", "--columns", "a,b", "--columns", "5", "--id", "name", "--header"],
+            {"labels": "kind", "columns": ["a,b", "5"], "id": "name", "header": True},
+        ),
+        (
+            table_with_more,
+            "t.csv",
+            ["--labels", "kind", "--drop", "noise", "--drop", "b", "--id", "name"],
+            {"labels": "kind", "drop": ["noise", "b"], "id": "name"},
+        ),
+        (
+            texts_in_a_column,
+            "x.jsonl",
+            ["--text", "said", "--labels", "kind"],
+            {"labels": "kind", "text": "said"},
+        ),
+    ],
+)
+def test_how_the_data_were_read_is_kept_too(tmp_path, make, name, reading, kept):
+    source = make(tmp_path / name)
+    code, _, errors = run("fit", source, *FIT, *reading, "--out", tmp_path / "one")
+    assert code == 0, errors
+    config = tmp_path / "one" / "config.json"
+    assert json.loads(config.read_text())["reading"] == kept
+    code, _, errors = run("fit", source, "--options", config, "--out", tmp_path / "two", *NO_PICTURES)
+    assert code == 0, errors
+    for file in ("labels.csv", "embedding.npy", "config.json"):
+        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes(), file
+
+
+def test_reading_on_the_command_line_goes_first(tmp_path):
+    file, source = tmp_path / "o.json", table_with_more(tmp_path / "t.csv")
+    options = {"n_clusters": 2, "subspace_dim": 1, "n_init": 2}
+    reading = {"columns": ["a", "b"], "id": "name", "labels": None}
+    file.write_text(json.dumps({"model": "k-subspaces", "options": options, "reading": reading}))
+    asked = ["fit", source, "--options", file, *NO_PICTURES]
+    assert run(*asked, "--columns", "b,c", "--labels", "kind", "--out", tmp_path / "r")[0] == 0
+    found = json.loads((tmp_path / "r" / "config.json").read_text())["reading"]
+    assert found == {"columns": ["b,c"], "id": "name", "labels": "kind"}
+    assert (tmp_path / "r" / "labels.csv").read_text().splitlines()[1].startswith('"r0",')
+
+
+def test_reading_that_does_not_fit_the_data_is_looked_for_in_the_file(tmp_path):
+    file, source = tmp_path / "o.json", table_with_more(tmp_path / "t.csv")
+    file.write_text(json.dumps({"options": {"n_clusters": 2}, "reading": {"image_size": "6x8"}}))
+    code, _, errors = run("fit", source, "--options", file, "--out", tmp_path / "r")
+    assert (code, f"({file} says under reading: image_size;" in errors) == (2, True), errors
+    errors = run("fit", source, "--clusters", 2, "--image-size", 6, "--out", tmp_path / "r")[2]
+    assert "means nothing" in errors
+    assert "under reading" not in errors
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="reads no TOML")
 def test_toml(tmp_path):
     file = tmp_path / "o.toml"
@@ -101,6 +204,11 @@ def test_toml(tmp_path):
         ('{"modle": "desc"}', "unknown key 'modle'"),
         ('{"model": 3}', "wanted model, a name"),
         ('{"options": [3]}', "options, names with values"),
+        ('{"reading": 3}', "wanted reading, names with values"),
+        ('{"reading": {"colums": 3}}', "unknown key 'colums' of reading; known are labels, columns"),
+        ('{"reading": {"header": "yes"}}', "reading.header must be true or false"),
+        ('{"reading": {"columns": [1.5]}}', "reading.columns must be names or numbers; got [1.5]"),
+        ('{"reading": {"id": ["a", "b"]}}', "reading.id must be one value"),
         ('{"model": "desk", "options": {"n_clusters": 3}}', "desk"),
         ('{"options": {"n_clusters": 3, "nothing": 1}}', "no option 'nothing'"),
     ],

@@ -12,7 +12,7 @@ from helpers.commands import ENVIRONMENT, run
 
 from desc_ext.cli import methods
 from desc_ext.cli.catalogue import METHODS_FILE, describe_all, method_names
-from desc_ext.cli.settings import OF_THE_RUN
+from desc_ext.cli.settings import OF_THE_RUN, parse_setting
 from desc_ext.engine.options import option_fields
 from desc_ext.models import MODELS
 
@@ -23,6 +23,8 @@ QUICK = [
     ["options", "desc"],
     ["fit", "--help"],
     ["options", "nothing"],
+    ["bench", "--help"],
+    ["bench", "nothing"],
 ]
 WATCH = """
 import sys
@@ -120,6 +122,14 @@ def test_values_are_spelt_as_the_command_line_takes_them():
     assert "[n, H, W]" in output  # no markup has eaten it
     code, _, errors = run("options", "dek")
     assert (code, "there is no model 'dek'" in errors, "did you mean dec?" in errors) == (2, True, True)
+
+
+@pytest.mark.parametrize("example", ["28,28", "3,32,32"])
+def test_values_of_an_image_shape_are_such_shapes(example):
+    [option] = (one for one in describe_all()["k-subspaces"]["options"] if one["name"] == "image_shape")
+    assert option["values"] == "integers such as 28,28 or 3,32,32, or none"
+    shape = parse_setting("image_shape", example, option_fields(MODELS["k-subspaces"])["image_shape"].hint)
+    assert shape == tuple(map(int, example.split(",")))
 
 
 def test_help_of_model_names_every_method():

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sklearn.metrics import silhouette_samples
 from desc_ext import data
 from desc_ext.cli.report.clusters import confusion, describe_clusters
 from desc_ext.cli.report.details import add_details
+from desc_ext.cli.report.render import _number, _percent
 from desc_ext.cli.run import Run
 
 HOSTILE = '<script>alert(1)</script> & "quotes" </td> {{ 7 * 7 }}'
@@ -198,6 +200,67 @@ def test_pictures_and_report_can_be_left_out(tmp_path, flag):
     assert bool([name for name in names if name.endswith(".png")]) == (flag == "--no-report")
     if flag == "--no-pictures":
         assert "<img" not in (tmp_path / "o" / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def one_cluster(tmp_path_factory):
+    """The folder of a fit of one cluster to a table, and what the command said."""
+    folder = tmp_path_factory.mktemp("one")
+    np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(60, 4)))
+    code, output, errors = run(
+        "fit", folder / "x.npy", "--model", "self-expressive", "--clusters", 1, "--out", folder / "o"
+    )
+    assert code == 0, errors
+    return folder / "o", output
+
+
+def test_one_cluster_is_told_in_the_singular_and_without_an_empty_card(one_cluster):
+    folder, output = one_cluster
+    assert "60 rows of 4 columns, 1 cluster, seed 0" in output
+    assert "\n1 cluster: 60 rows\n" in output
+    page = Page((folder / "report.html").read_text())
+    assert "1 clusters" not in page.text
+    assert "of which" not in page.text
+    assert "What the clusters consist of" not in page.text
+    assert not [names for _, names in page.elements if names.get("class") == "card"]
+    assert "iterations of k-means" in page.text
+    assert page.tables["clusters"][1][1:3] == ["60", "100.0 %"]
+
+
+def test_the_spectrum_is_said_to_be_searched_only_where_it_was(one_cluster):
+    text = Page((one_cluster[0] / "report.html").read_text()).text
+    assert "The spectrum of the graph (spectrum.png)" in text
+    assert "was looked for" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(-0.0004, "0.000"), (-0.0006, "-0.001"), (0.5, "0.500"), (1234.5, "1,234"), (None, "–")],
+)
+def test_numbers_that_are_rounded_to_zero_have_no_sign(value, written):
+    assert _number(value) == written
+
+
+@pytest.mark.parametrize(
+    ("share", "written"), [(0.1, "10.0 %"), (0.093, "9.3 %"), (1, "100.0 %"), (0, "0.0 %")]
+)
+def test_shares_have_the_same_digits(share, written):
+    assert _percent(share) == written
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([100, 100, 1, 0], "4 clusters: 100, 100, 1, 0 rows"),
+        ([1], "1 cluster: 1 row"),
+        ([*range(5, 26), 0, 1000], "23 clusters, 1 empty: 5 to 1,000 rows, median 16"),
+    ],
+)
+def test_sizes_are_said_in_a_line(sizes, said):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    fitted = Run.__new__(Run)
+    fitted._estimator = SimpleNamespace(labels_=labels, resolved_params_={"n_clusters": len(sizes)})
+    assert fitted.sizes() == said
 
 
 def test_a_report_that_fails_costs_nothing_else(tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def test_a_killed_process_is_started_again_and_the_result_is_that_of_one_process
     ("rows", "model", "message", "speakers"),
     [
         (60, "self-expressive", "self-expressive is fitted by one process; start it without torchrun", {""}),
-        (2, "desc", "rows=2 should be >= --clusters 3", {"", "process 1: "}),
+        (2, "desc", "2 rows cannot make --clusters 3", {"", "process 1: "}),
     ],
 )
 def test_an_error_is_said_once_or_with_its_process(rows, model, message, speakers, tmp_path):

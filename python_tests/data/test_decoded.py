@@ -283,10 +283,29 @@ def test_bad_images_are_named_as_in_memory(content, tmp_path, large):
     large()
     with pytest.raises(DataError, match=r"bad\.png cannot be read as an image"):
         load_dataset(folder)
+    (folder / "ship" / "worse.png").write_bytes(content)
+    with pytest.raises(
+        DataError, match=rf"2 of {N + 2} images cannot be used: ship/bad\.png, ship/worse\.png; mend"
+    ):
+        load_dataset(folder)
+    (folder / "ship" / "worse.png").unlink()
     (folder / "ship" / "bad.png").unlink()
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "ship" / "small.png")
     with pytest.raises(DataError, match=r"2 sizes, height x width 9x7 \(23 images\), 3x3 \(1 images\)"):
         load_dataset(folder)
+
+
+def test_images_with_damaged_pixels_are_all_named(tmp_path, large):
+    folder = write(tmp_path)
+    large()
+    whole = {name: (folder / name).read_bytes() for name in ("cat/0.png", "ship/11.png")}
+    for name, content in whole.items():
+        (folder / name).write_bytes(content[:-40])
+    with pytest.raises(DataError, match=rf"2 of {N} images cannot be used: {', '.join(whole)}; mend"):
+        load_dataset(folder)
+    for name, content in whole.items():
+        (folder / name).write_bytes(content)
+    assert len(load_dataset(folder).X) == N
 
 
 KILLED = """

@@ -122,7 +122,16 @@ def test_images_of_several_sizes(tmp_path):
     [
         ("x.png", b"no image", r"x\.png cannot be read as an image"),
         ("x.png", None, r"x\.png cannot be read as an image"),
-        ("x.pdf", b"%PDF", r"6 images and other files, such as .*x\.pdf"),
+        (
+            "x.pdf",
+            b"%PDF",
+            r"6 images \(\.png, .*are read\) and other files, such as \S*x\.pdf; move these out of the folder$",
+        ),
+        (
+            "x.gif",
+            b"GIF",
+            r"and other files, such as \S*x\.gif; move these out of the folder, or save them as \.png$",
+        ),
     ],
 )
 def test_files_that_are_no_images_are_named(tmp_path, name, content, message):
@@ -132,6 +141,26 @@ def test_files_that_are_no_images_are_named(tmp_path, name, content, message):
         Image.fromarray(noise).save(tmp_path / name)
         content = (tmp_path / name).read_bytes()[:-60]
     (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda whole: b"no image", lambda whole: whole[:-60]], ids=["header", "pixels"]
+)
+@pytest.mark.parametrize(
+    ("n_bad", "named"), [(2, "bad0.png, bad1.png;"), (5, "bad0.png, bad1.png, bad2.png and 2 more;")]
+)
+def test_all_damaged_images_are_counted_at_once(tmp_path, damage, n_bad, named):
+    write(tmp_path, GREY)
+    noise = np.random.default_rng(0).integers(0, 256, GREY[0].shape, dtype=np.uint8)
+    for i in range(n_bad):
+        Image.fromarray(noise).save(tmp_path / f"bad{i}.png")
+        (tmp_path / f"bad{i}.png").write_bytes(damage((tmp_path / f"bad{i}.png").read_bytes()))
+    n = len(GREY) + n_bad
+    message = (
+        f"{n_bad} of {n} images cannot be used: {named} mend them .* The first: .*bad0.png cannot be read"
+    )
     with pytest.raises(DataError, match=message):
         load_dataset(tmp_path)
 
@@ -183,7 +212,21 @@ def test_what_is_neither_text_nor_image_is_refused(tmp_path):
 def test_folders_at_several_depths_are_refused(tmp_path):
     texts(tmp_path)
     (tmp_path / "readme.txt").write_text("about the data")
-    with pytest.raises(DataError, match="files at several depths"):
+    with pytest.raises(
+        DataError,
+        match=r"got both, 1 file beside folders, such as \S*readme.txt beside \S*0.txt; move it into the folder of its",
+    ):
+        load_dataset(tmp_path)
+    (tmp_path / "licence.txt").write_text("whose they are")
+    with pytest.raises(
+        DataError, match=r"2 files beside folders.*; move them into the folder of their class"
+    ):
+        load_dataset(tmp_path)
+    (tmp_path / "b" / "more").mkdir()
+    (tmp_path / "b" / "more" / "x.txt").write_text("cloud")
+    with pytest.raises(
+        DataError, match=r"several depths, such as \S*licence.txt and \S*x.txt; name the folder right above"
+    ):
         load_dataset(tmp_path)
 
 

@@ -57,7 +57,7 @@ def elastic_net_coefficients(
 
     Returns:
         (indices int64 [n, k], values [n, k] of the dtype of ``z``). Where there are fewer coefficients, the rest has the
-        value 0 and the index i; a row that is orthogonal to all others has none.
+            value 0 and the index i; a row that is orthogonal to all others has none.
 
     Raises:
         TypeError: ``z`` is no tensor or neither float32 nor float64.

@@ -69,7 +69,7 @@ def low_rank_coefficients(z: Tensor, k: int, threshold: float = 1.0) -> tuple[Te
 
     Returns:
         (indices int64 [n, k], values [n, k] with their sign, of the dtype of ``z``); all values are 0 where no singular
-        value passes the threshold.
+            value passes the threshold.
 
     Raises:
         TypeError, ValueError: as :func:`low_rank_factor`, also where ``k`` is out of range.

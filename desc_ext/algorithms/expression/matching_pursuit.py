@@ -45,7 +45,7 @@ def orthogonal_matching_pursuit(
 
     Returns:
         (indices int64 [n, n_nonzero], values [n, n_nonzero] of the dtype of ``z``), coefficients in the order in which they
-        were found. Where there are fewer, the rest has the value 0 and the index i.
+            were found. Where there are fewer, the rest has the value 0 and the index i.
 
     Raises:
         TypeError: ``z`` is no tensor or neither float32 nor float64.

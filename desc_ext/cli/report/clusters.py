@@ -49,6 +49,11 @@ class Cluster:
     samples: Sequence[str] = ()
     profile: Sequence[tuple[str, float, float]] = field(default_factory=list)
 
+    @property
+    def has_details(self) -> bool:
+        """Whether anything is said of what its rows are like."""
+        return bool(self.picture or self.terms or self.samples or self.profile)
+
 
 @dataclass(frozen=True)
 class Confusion:

@@ -25,6 +25,9 @@ from desc_ext.engine.options import option_fields, plain
 
 __all__ = ["Report", "describe_run"]
 
+# Of what, where the method itself has none.
+_ITERATIONS = {"self-expressive": "iterations of k-means"}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -110,14 +113,22 @@ def _facts(estimator: Any, dataset: Dataset, seconds: float) -> list[tuple[str, 
         ("images of", "" if shape is None else " × ".join(map(str, shape))),
         (
             "clusters",
-            f"{estimator.resolved_params_['n_clusters']}, of which {len(np.unique(estimator.labels_))} have rows",
+            _clusters(estimator.resolved_params_["n_clusters"], len(np.unique(estimator.labels_))),
         ),
         ("preset", str(getattr(estimator, "preset", ""))),
         ("seed", str(estimator.random_state)),
-        ("iterations", f"{estimator.n_iter_:,}"),
+        (_ITERATIONS.get(estimator.method, "iterations"), f"{estimator.n_iter_:,}"),
         ("seconds", f"{seconds:,.1f}"),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _clusters(number: int, used: int) -> str:
+    return (
+        f"{number:,}"
+        if used == number
+        else f"{number:,}, of which {used:,} ha{'s' if used == 1 else 've'} rows"
+    )
 
 
 def _number_found(estimator: Any) -> str:

@@ -19,6 +19,7 @@ _TEXTS = 5000  # that words are counted in
 _LETTERS = 5000  # of each of them
 _TERMS, _SAMPLES, _SAMPLE_LETTERS = 10, 3, 260
 _COLUMNS = 6
+_LEAST = 0.005  # of a difference that is not written as 0.00
 _NUMBERS = 4_000_000  # that means and deviations are taken of
 
 
@@ -129,4 +130,6 @@ def _add_profiles(
         own = members.mean(axis=0)
         differences = np.where(varying, (own - means) / np.where(varying, deviations, 1), 0)
         best = np.argsort(-np.abs(differences), kind="stable")[:_COLUMNS]
-        cluster.profile = [(names[i], float(own[i]), float(differences[i])) for i in best if differences[i]]
+        cluster.profile = [
+            (names[i], float(own[i]), float(differences[i])) for i in best if abs(differences[i]) >= _LEAST
+        ]

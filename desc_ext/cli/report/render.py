@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from desc_ext.cli.report.content import Report
 from desc_ext.durable import replace_file
+from desc_ext.messages import counted
 
 __all__ = ["REPORT_FILE", "write_report"]
 
@@ -26,9 +27,15 @@ _PICTURES = {
         "Affinities between rows that are sorted by cluster: blocks on the diagonal",
     ),
     "spectrum.png": (
+        "The spectrum of the graph",
+        "Eigenvalues of the graph's Laplacian in order, and a line after as many as there are clusters",
+    ),
+}
+_SEARCHED = {
+    "spectrum.png": (
         "The spectrum in which the number of clusters was looked for",
         "Eigenvalues of the graph's Laplacian in order, and the largest gaps between them",
-    ),
+    )
 }
 
 
@@ -41,16 +48,17 @@ def write_report(folder: Path, report: Report, metrics: dict[str, dict[str, floa
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "percent": _percent}
+    environment.filters |= {"number": _number, "percent": _percent, "counted": counted}
     template = environment.get_template("report.html.j2")
-    shown = _embedded(folder) if pictures else []
+    words = _PICTURES | (_SEARCHED if report.number else {})
+    shown = _embedded(folder, words) if pictures else []
     html = template.render(report=report, metrics=metrics, pictures=shown, scores=_scores(metrics))
     replace_file(folder / REPORT_FILE, html.encode(errors="backslashreplace"))
 
 
-def _embedded(folder: Path) -> list[dict[str, Any]]:
+def _embedded(folder: Path, words: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
     found = []
-    for name, (title, alt) in _PICTURES.items():
+    for name, (title, alt) in words.items():
         path = folder / name
         if path.is_file() and path.stat().st_size <= _LARGEST_PICTURE:
             uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
@@ -65,8 +73,11 @@ def _scores(metrics: dict[str, dict[str, float]]) -> list[str]:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}" if abs(value) < 100 else f"{value:,.0f}"
+    if value is None:
+        return "–"
+    value = round(value, digits) + 0.0  # zero has no sign
+    return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if 0 < share < 0.0995 else f"{100 * share:.0f} %"
+    return f"{100 * share:.1f} %"
