@@ -18,7 +18,6 @@ namespace desc_ext::cpu::DESC_EXT_ISA {
 inline constexpr int64_t kTileRows = 16, kWords = 16;  // of a tile, and of one of its rows
 inline constexpr int64_t kTileWords = kTileRows * kWords;
 inline constexpr int64_t kPiece = 2 * kWords;  // of the reduction that one tile covers
-inline constexpr int kWhole = 3;  // a fourth part: the high one with infinities and NaN, which are 0 in the others
 
 static inline int64_t pieces_of(int64_t length) { return (length + kPiece - 1) / kPiece; }
 
@@ -59,88 +58,101 @@ static inline Bits word(Vector<float> even, Vector<float> odd) {
   return ((Bits)even >> 16) | ((Bits)odd & 0xffff0000u);
 }
 
-// One of the parts of a float. Without `careful` it must be finite and not round to infinity: else `check` becomes NaN.
-template <bool careful>
 struct Parts {
-  Vector<float> high, middle, low, whole;
+  Vector<float> high, middle, low;
 
-  explicit Parts(Vector<float> x) {
-    whole = x;
-    if constexpr (careful) {
-      const Bits magnitude = (Bits)x & 0x7fffffffu, infinite = (Bits)(magnitude >= 0x7f800000u);
-      const Bits huge = (Bits)(magnitude >= 0x7f7f8000u);                // truncated, not rounded to infinity
-      const Bits quiet = (Bits)(magnitude > 0x7f800000u) & 0x00400000u;  // bits that truncation leaves of a NaN
-      x = (Vector<float>)((Bits)x & ~infinite);
-      high = (Vector<float>)(((Bits)x & 0xffff0000u & huge) | ((Bits)rounded(x) & ~huge));
-      whole = (Vector<float>)((((Bits)whole | quiet) & infinite) | (Bits)high);
-    } else {
-      high = rounded(x);
-    }
+  explicit Parts(Vector<float> x) : high(rounded(x)) {
     const Vector<float> rest = x - high;
     middle = rounded(rest);
     low = rest - middle;
   }
 };
 
-// Writes the words of two vectors, part after part `step` words apart. `check` stays 0 as long as all is in range.
-template <int parts, bool careful>
-static inline void store_parts(Vector<float> even, Vector<float> odd, uint32_t* out, int64_t step,
-                               Vector<float>& check) {
-  const Parts<careful> x(even), y(odd);
+// Numbers of rows and of coefficients must be less than the one limit, those of bases than the other: then no part and
+// no product of parts is infinite, let alone Inf − Inf where the number itself is finite.
+inline constexpr float kLimit = 0x1p60f, kBasisLimit = 0x1p40f;
+
+// Adds up what overflows where a number is not less than `limit`, or is NaN.
+static inline void check_range(Vector<float> x, float limit, Vector<float>& check) {
+  check += x * (0x1p127f / limit * 2);
+}
+
+static inline bool all_finite(Vector<float> check) {
+  return _mm512_cmp_ps_mask((__m512)(check * 0.0f), _mm512_setzero_ps(), _CMP_NEQ_UQ) == 0;
+}
+
+// Which rows of a strip, lanes [columns][kStrip], have a number that is not less than kLimit, or NaN: the bits of these
+// rows. They are computed apart from the others.
+static inline uint32_t rows_out_of_range(const float* lanes, int64_t columns) {
+  constexpr int R = kStrip<float>;
+  uint32_t rows = 0;
+  for (int64_t i = 0; i < columns * R; ++i)
+    if (!(lanes[i] < kLimit && lanes[i] > -kLimit)) rows |= uint32_t(1) << i % R;
+  return rows;
+}
+
+// Zero in the lanes whose bits are set.
+static inline Vector<float> without(Vector<float> x, uint32_t lanes) {
+  return (Vector<float>)_mm512_maskz_mov_ps(__mmask16(~lanes), (__m512)x);
+}
+
+// Writes the words of two vectors, part after part `step` words apart.
+template <int parts>
+static inline void store_parts(Vector<float> even, Vector<float> odd, uint32_t* out, int64_t step) {
+  const Parts x(even), y(odd);
   store(out, word(x.high, y.high));
   if constexpr (parts == 3) {
     store(out + step, word(x.middle, y.middle));
     store(out + 2 * step, word(x.low, y.low));
   }
-  if constexpr (careful)
-    store(out + kWhole * step, word(x.whole, y.whole));
-  else
-    check += (even - x.high) * 0.0f + (odd - y.high) * 0.0f;
-}
-
-static inline bool all_zero(Vector<float> check) {
-  return _mm512_cmp_ps_mask((__m512)check, _mm512_setzero_ps(), _CMP_NEQ_UQ) == 0;
 }
 
 // Lanes [columns][kStrip] to the words of the tiles [part][half of the strip][piece][16 rows], zero behind the last
-// column.
-template <int parts, bool careful>
-static inline bool split_lanes(const float* lanes, int64_t columns, uint32_t* out) {
-  constexpr int R = kStrip<float>;
+// column, and where `some` is set in the rows `apart`. Returns whether all numbers are in range.
+template <int parts, bool some>
+static inline bool split_lanes(const float* lanes, int64_t columns, uint32_t apart, uint32_t* out) {
+  constexpr int L = kLanes<float>, R = kStrip<float>;
   const int64_t pieces = pieces_of(columns), step = 2 * pieces * kTileWords;
   Vector<float> check{};
   for (int half = 0; half < 2; ++half) {
-    const float* in = lanes + half * kLanes<float>;
+    const float* in = lanes + half * L;
     for (int64_t piece = 0; piece < pieces; ++piece, in += kPiece * R)
       for (int64_t i = 0; i < kWords; ++i, out += kWords) {
         const int64_t j = piece * kPiece + i;
-        const Vector<float> even = j < columns ? load(in + i * R) : Vector<float>{};
-        const Vector<float> odd = j + kWords < columns ? load(in + (i + kWords) * R) : Vector<float>{};
-        store_parts<parts, careful>(even, odd, out, step, check);
+        Vector<float> even = j < columns ? load(in + i * R) : Vector<float>{};
+        Vector<float> odd = j + kWords < columns ? load(in + (i + kWords) * R) : Vector<float>{};
+        if constexpr (some) even = without(even, apart >> half * L), odd = without(odd, apart >> half * L);
+        check_range(even, kLimit, check), check_range(odd, kLimit, check);
+        store_parts<parts>(even, odd, out, step);
       }
   }
-  return all_zero(check);
+  return all_finite(check);
 }
 
-// Rows [kStrip, stride] to the words of the tiles [part][16 columns][16 rows], whose reduction is over the rows.
-template <int parts, bool careful>
-static inline bool split_rows(const float* rows, int64_t stride, uint32_t* out) {
-  Vector<float> check{};
+// Rows [kStrip, stride] to the words of the tiles [part][16 columns][16 rows], whose reduction is over the rows; zero
+// for those `apart`.
+template <int parts>
+static inline void split_rows(const float* rows, int64_t stride, uint32_t apart, uint32_t* out) {
   for (int64_t j = 0; j < stride; j += kWords)
-    for (int64_t r = 0; r < kWords; ++r, out += kWords)
-      store_parts<parts, careful>(load(rows + r * stride + j), load(rows + (r + kWords) * stride + j), out,
-                                  stride * kWords, check);
-  return all_zero(check);
+    for (int64_t r = 0; r < kWords; ++r, out += kWords) {
+      const Vector<float> even = load(rows + r * stride + j), odd = load(rows + (r + kWords) * stride + j);
+      store_parts<parts>(apart >> r & 1 ? Vector<float>{} : even, apart >> (r + kWords) & 1 ? Vector<float>{} : odd,
+                         out, stride * kWords);
+    }
 }
 
 // Lanes [columns][kStrip] to rows of words [part][column], parts `step` words apart: the reduction is over the lanes.
-template <bool careful>
-static inline bool split_columns(const float* lanes, int64_t columns, uint32_t* out, int64_t step) {
+template <bool some>
+static inline bool split_columns(const float* lanes, int64_t columns, uint32_t apart, uint32_t* out, int64_t step) {
   constexpr int L = kLanes<float>, R = kStrip<float>;
   Vector<float> check{};
-  for (int64_t c = 0; c < columns; ++c)
-    store_parts<3, careful>(load(lanes + c * R), load(lanes + c * R + L), out + c * kWords, step, check);
-  return all_zero(check);
+  for (int64_t c = 0; c < columns; ++c) {
+    Vector<float> even = load(lanes + c * R), odd = load(lanes + c * R + L);
+    if constexpr (some) even = without(even, apart), odd = without(odd, apart >> L);
+    check_range(even, kLimit, check), check_range(odd, kLimit, check);
+    store_parts<3>(even, odd, out + c * kWords, step);
+  }
+  return all_finite(check);
 }
 
 // ---- tiles ---------------------------------------------------------------------------------------------------------
@@ -169,7 +181,7 @@ class TilesInUse {
 struct Factor {
   const uint32_t* data;
   int64_t part, piece, tile;
-  int parts, whole;  // parts there are; which one stands for the high part in the product of high parts
+  int parts;  // there are
 
   const uint32_t* at(int64_t p, int which) const { return data + p * piece + which * part; }
 };
@@ -187,6 +199,23 @@ static inline void fetch(Ahead* ahead) {
 
 // The compilers do not know that the instructions for tiles read and write memory.
 static inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
+
+// Σ x · number over the numbers whose words lie in one row of the tiles of a factor; x [pieces · kPiece].
+static inline float dot_words(const float* x, const Factor& a, int64_t pieces) {
+  Vector<float> sum{};
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    Vector<float> even{}, odd{};
+    for (int part = a.parts - 1; part >= 0; --part) {
+      Bits words;
+      std::memcpy(&words, a.at(piece, part), sizeof words);
+      even += (Vector<float>)(words << 16);
+      odd += (Vector<float>)(words & 0xffff0000u);
+    }
+    sum += load(x + piece * kPiece) * even;
+    sum += load(x + piece * kPiece + kWords) * odd;
+  }
+  return lane_sum<float>(sum);
+}
 
 // out[rows of a][16 words of b] for two tiles of a and of b, or one.
 template <bool two_a, bool two_b>
@@ -231,8 +260,7 @@ struct TileProduct {
     if constexpr (two_a && two_b) _tile_zero(3);
     if (a.parts > 1 || b.parts > 1)
       for (int64_t piece = 0; piece < pieces; ++piece) small(a, b, piece), fetch(ahead);
-    for (int64_t piece = 0; piece < pieces; ++piece)
-      load_a(a, piece, a.whole), load_b(b, piece, b.whole), multiply(), fetch(ahead);
+    for (int64_t piece = 0; piece < pieces; ++piece) load_a(a, piece, 0), load_b(b, piece, 0), multiply(), fetch(ahead);
     _tile_stored(0, out, 4 * stride);
     if constexpr (two_b) _tile_stored(1, out + kWords, 4 * stride);
     if constexpr (two_a) _tile_stored(2, out + rows * stride, 4 * stride);

@@ -1,6 +1,8 @@
 // The three products of the projection family by AMX, for one block of rows: what PanelProducts does by register tiles.
 #pragma once
 
+#include <bit>
+
 #include "basis_kernels.h"
 #include "block.h"
 #include "matrix_tiles.h"
@@ -88,17 +90,21 @@ static inline bool store_tiles(const float* rows, const TileLayout& layout, cons
       Vector<float> squares[2 * L];
       j + kPiece <= to.p ? load_squares<true>(rows + c, to.p, to.d, j, width, squares)
                          : load_squares<false>(rows + c, to.p, to.d, j, width, squares);
-      for (int64_t x = 0; x < width; ++x)
-        store_parts<parts, false>(squares[x], squares[L + x], begin[x] + j / kPiece * layout.piece(), part, check);
+      for (int64_t x = 0; x < width; ++x) {
+        check_range(squares[x], kBasisLimit, check), check_range(squares[L + x], kBasisLimit, check);
+        store_parts<parts>(squares[x], squares[L + x], begin[x] + j / kPiece * layout.piece(), part);
+      }
     }
   }
-  return all_zero(check);
+  return all_finite(check);
 }
 
-// `here` columns of [p, d] times scale to the upper (odd) or the lower halves of their words of the back tiles.
+// `here` columns of [p, d] times scale to the upper (odd) or the lower halves of their words of the back tiles. Returns
+// finite numbers where all are in range.
 template <int parts, bool odd>
-static inline void store_halves(const float* rows, const float* scale, int64_t d, int64_t here,
-                                const TileLayout& layout, uint32_t* out, Vector<float>& check) {
+static inline Vector<float> store_halves(const float* rows, const float* scale, int64_t d, int64_t here,
+                                         const TileLayout& layout, uint32_t* out) {
+  Vector<float> check{};
   const __mmask32 mask = __mmask32((uint64_t(1) << 2 * here) - 1) & (odd ? 0xaaaaaaaau : 0x55555555u);
   const int64_t step = layout.back_part(), tile_rows = layout.back.rows;
   const Vector<float> factor = load_first(scale, here);
@@ -106,8 +112,8 @@ static inline void store_halves(const float* rows, const float* scale, int64_t d
     const int64_t end = std::min(tile_rows, layout.p - j);
     for (int64_t r = 0; r < end; ++r, rows += d) {
       const Vector<float> x = load_first(rows, here) * factor;
-      const Parts<false> of(x);
-      check += (x - of.high) * 0.0f;
+      const Parts of(x);
+      check_range(x, kBasisLimit, check);
       const Vector<float> all[3] = {of.high, of.middle, of.low};
       DESC_EXT_UNROLL
       for (int part = 0; part < parts; ++part)
@@ -115,6 +121,7 @@ static inline void store_halves(const float* rows, const float* scale, int64_t d
                                  (__m512i)(odd ? (Bits)all[part] : (Bits)all[part] >> 16));
     }
   }
+  return check;
 }
 
 // Basis k, rows [p, d] times scale, to its words of the back tiles: they stand in the upper or the lower halves of the
@@ -130,7 +137,7 @@ static inline bool store_back_tiles(const float* rows, const TileLayout& layout,
     const int64_t here = std::min(end - c, kWords - c % kWords);
     uint32_t* out = base + c / kPiece * layout.back_piece() + c % kWords;
     const auto store = c % kPiece >= kWords ? store_halves<parts, true> : store_halves<parts, false>;
-    store(rows + (c - first), to.scale + k * d + (c - first), d, here, layout, out, check);
+    check += store(rows + (c - first), to.scale + k * d + (c - first), d, here, layout, out);
     c += here;
   }
   if ((k + 1 == to.K || (k + 1) % layout.chunk == 0) && end % kPiece) {
@@ -142,7 +149,7 @@ static inline bool store_back_tiles(const float* rows, const TileLayout& layout,
         _mm512_mask_storeu_epi16(base + tile * layout.back_tile() + end / kPiece * layout.back_piece() + r * kWords,
                                  low | high, _mm512_setzero_si512());
   }
-  return all_zero(check);
+  return all_finite(check);
 }
 
 template <int parts>
@@ -174,12 +181,12 @@ class TileProducts {
   TileProducts(const Bases<float>& bases, const Rows& z, const Block<float>& block, bool backward)
       : bases_(bases), z_(z), block_(block), layout_(bases.K, bases.p, bases.d, bases.parts),
         parts_(z.storage == Storage::bf16 ? 1 : 3), pieces_(pieces_of(bases.p)), strips_(block.capacity / R),
-        chunk_columns_(std::min(layout_.chunk, bases.K) * bases.d), strip_words_(kParts * 2 * pieces_ * kTileWords),
-        row_words_(kParts * bases.stride * kWords), coefficient_words_(kParts * (chunk_columns_ + kTileRows) * kWords),
-        lanes_(strips_ * strip_words_), whole_(strips_), rows_(backward ? strips_ * row_words_ : 0),
-        coefficients_(
-            backward ? std::max(strips_ * coefficient_words_, kParts * 2 * pieces_of(chunk_columns_) * kTileWords) : 0),
-        sums_(kColumns * R) {}
+        chunk_columns_(std::min(layout_.chunk, bases.K) * bases.d), strip_words_(3 * 2 * pieces_ * kTileWords),
+        row_words_(3 * bases.stride * kWords), coefficient_words_(3 * (chunk_columns_ + kTileRows) * kWords),
+        lanes_(strips_ * strip_words_), apart_(strips_), rows_(backward ? strips_ * row_words_ : 0),
+        coefficients_(backward ? std::max(strips_ * coefficient_words_, 3 * 2 * pieces_of(chunk_columns_) * kTileWords)
+                               : 0),
+        sums_(kColumns * R), row_(std::max(pieces_, pieces_of(chunk_columns_)) * kPiece) {}
 
   static int64_t together(const Bases<float>& bases) { return TileCut(bases.K * bases.d, bases.d).groups_together(); }
 
@@ -196,17 +203,18 @@ class TileProducts {
     ahead_.lines = int(bytes / (64 * 2 * pieces_ * products)) + 1;
     for (int64_t s = 0; s < block_.strips; ++s) {
       uint32_t* to = lanes_ + s * strip_words_;
-      whole_[s] = parts_ == 1 ? split_lanes_safely<1>(block_.strip(s), bases_.p, to)
+      apart_[s] = parts_ == 1 ? split_lanes_safely<1>(block_.strip(s), bases_.p, to)
                               : split_lanes_safely<3>(block_.strip(s), bases_.p, to);
     }
   }
 
   void load_rows() {
-    rows_whole_ = 0;
-    const bool in_range = parts_ == 1 ? split_block<1, false>() : split_block<3, false>();
-    if (in_range) return;
-    rows_whole_ = kWhole;
-    parts_ == 1 ? split_block<1, true>() : split_block<3, true>();
+    for (int64_t s = 0; s < block_.strips; ++s) {
+      const float* rows = block_.rows + s * R * block_.stride;
+      uint32_t* to = rows_ + s * row_words_;
+      parts_ == 1 ? split_rows<1>(rows, block_.stride, apart_[s], to)
+                  : split_rows<3>(rows, block_.stride, apart_[s], to);
+    }
   }
 
   template <class F>
@@ -228,70 +236,82 @@ class TileProducts {
     const TileCut& cut = layout_.back;
     const int64_t pieces = pieces_of(columns), p = bases_.p;
     const uint32_t* chunk = bases_.back_tiles + first / (layout_.chunk * bases_.d) * layout_.back_chunk();
+    const auto back = [&](int64_t j) {
+      return Factor{chunk + cut.tile(j) * layout_.back_tile(), layout_.back_part(), layout_.back_piece(),
+                    layout_.back_tile(), layout_.parts};
+    };
     const TilesInUse tiles(cut.rows);
-    for (int64_t s = 0; s < block_.strips; ++s) {
-      const int whole = split_lanes_safely<3>(coefficients + s * stride, columns, coefficients_);
-      const Factor b{coefficients_, 2 * pieces * kTileWords, kTileWords, pieces * kTileWords, 3, whole};
+    for (int64_t s = 0; s < block_.strips; ++s, coefficients += stride, dz += p * R) {
+      const uint32_t apart = split_lanes_safely<3>(coefficients, columns, coefficients_);
+      const Factor b{coefficients_, 2 * pieces * kTileWords, kTileWords, pieces * kTileWords, 3};
       for (int64_t j = 0; j < p;) {
-        const int64_t width = cut.width(j, p), tile = layout_.back_tile();
-        const Factor a{chunk + cut.tile(j) * tile, layout_.back_part(), layout_.back_piece(), tile, layout_.parts, 0};
-        tile_product(a, b, width > cut.rows, true, pieces, cut.rows, sums_, R);
-        float* to = dz + (s * p + j) * R;
-        for (int64_t i = 0; i < width * R; ++i) to[i] += sums_[i];
+        const int64_t width = cut.width(j, p);
+        tile_product(back(j), b, width > cut.rows, true, pieces, cut.rows, sums_, R);
+        for (int64_t i = 0; i < width * R; ++i) dz[j * R + i] += sums_[i];
         j += width;
       }
+      for_each_row(apart, [&](int64_t r) {
+        std::fill(row_ + 0, row_ + pieces * kPiece, 0.0f);
+        for (int64_t c = 0; c < columns; ++c) row_[c] = coefficients[c * R + r];
+        for (int64_t j = 0; j < p; ++j) dz[j * R + r] += dot_words(row_, row_of(back(j), cut.row(j)), pieces);
+      });
     }
   }
 
   void add_bases(const float* coefficients, int64_t stride, int64_t columns, float* sums, bool add) {
     const TileCut cut(columns, columns);
-    int whole = 0;
-    if (!split_coefficients<false>(coefficients, stride, columns)) {
-      whole = kWhole;
-      split_coefficients<true>(coefficients, stride, columns);
-    }
+    uint32_t apart[kStrips];
+    for (int64_t s = 0; s < block_.strips; ++s)
+      apart[s] =
+          split_columns_safely(coefficients + s * stride, columns, apart_[s], coefficients_ + s * coefficient_words_);
     const TilesInUse tiles(cut.rows);
     for (int64_t c = 0; c < columns;) {
       const int64_t width = cut.width(c, columns);
-      const Factor a{
-          coefficients_ + c * kWords, coefficient_words_ / kParts, coefficient_words_, cut.rows * kWords, 3, whole};
+      const Factor a{coefficients_ + c * kWords, coefficient_words_ / 3, coefficient_words_, cut.rows * kWords, 3};
       for (int64_t j = 0; j < bases_.stride; j += R) {
-        const Factor b{rows_ + j * kWords, row_words_ / kParts, row_words_, kTileWords, parts_, rows_whole_};
+        const Factor b{rows_ + j * kWords, row_words_ / 3, row_words_, kTileWords, parts_};
         const int64_t here = std::min<int64_t>(R, bases_.stride - j);
         tile_product(a, b, width > cut.rows, here == R, block_.strips, cut.rows, sums_, R);
         put(width, here, sums + c * bases_.stride + j, add);
       }
       c += width;
     }
+    for (int64_t s = 0; s < block_.strips; ++s)
+      for_each_row(apart[s], [&](int64_t r) {
+        const float* row = block_.rows + (s * R + r) * block_.stride;
+        for (int64_t c = 0; c < columns; ++c)
+          for (int64_t j = 0; j < bases_.stride; ++j)
+            sums[c * bases_.stride + j] += coefficients[s * stride + c * R + r] * row[j];
+      });
   }
 
  private:
-  static constexpr int kParts = kWhole + 1;  // that there is room for
+  template <class F>
+  static void for_each_row(uint32_t rows, const F& f) {
+    for (; rows; rows &= rows - 1) f(int64_t(std::countr_zero(rows)));
+  }
 
-  // Which part stands for the high one where high parts are multiplied.
+  // The rows of the strip that are out of range, which are zero in the tiles.
   template <int parts>
-  static int split_lanes_safely(const float* lanes, int64_t columns, uint32_t* to) {
-    if (split_lanes<parts, false>(lanes, columns, to)) return 0;
-    split_lanes<parts, true>(lanes, columns, to);
-    return kWhole;
+  static uint32_t split_lanes_safely(const float* lanes, int64_t columns, uint32_t* to) {
+    if (split_lanes<parts, false>(lanes, columns, 0, to)) return 0;
+    const uint32_t apart = rows_out_of_range(lanes, columns);
+    split_lanes<parts, true>(lanes, columns, apart, to);
+    return apart;
   }
 
-  template <int parts, bool careful>
-  bool split_block() {
-    bool in_range = true;
-    for (int64_t s = 0; s < block_.strips; ++s)
-      in_range &=
-          split_rows<parts, careful>(block_.rows + s * R * block_.stride, block_.stride, rows_ + s * row_words_);
-    return in_range;
+  // The same for the sum over rows, where those of z that are out of range are zero too.
+  uint32_t split_columns_safely(const float* lanes, int64_t columns, uint32_t apart, uint32_t* to) const {
+    const int64_t step = coefficient_words_ / 3;
+    if (!apart && split_columns<false>(lanes, columns, 0, to, step)) return 0;
+    apart |= rows_out_of_range(lanes, columns);
+    split_columns<true>(lanes, columns, apart, to, step);
+    return apart;
   }
 
-  template <bool careful>
-  bool split_coefficients(const float* coefficients, int64_t stride, int64_t columns) {
-    bool in_range = true;
-    for (int64_t s = 0; s < block_.strips; ++s)
-      in_range &= split_columns<careful>(coefficients + s * stride, columns, coefficients_ + s * coefficient_words_,
-                                         coefficient_words_ / kParts);
-    return in_range;
+  static Factor row_of(Factor tile, int64_t row) {
+    tile.data += row * kWords;
+    return tile;
   }
 
   // sums_ [columns][R] to [columns, bases.stride], or added to it.
@@ -307,11 +327,17 @@ class TileProducts {
   // Coefficients of strip s for the columns of one or two tiles, whose number is returned.
   int64_t two_tiles(int64_t s, int64_t column, int64_t end, float* out) {
     const TileCut& cut = layout_.cut;
-    const int64_t width = cut.width(column, end), tile = layout_.tile();
-    const Factor a{bases_.tiles + cut.tile(column) * tile, layout_.part(), layout_.piece(), tile, layout_.parts, 0};
-    const Factor b{
-        lanes_ + s * strip_words_, strip_words_ / kParts, kTileWords, pieces_ * kTileWords, parts_, whole_[s]};
+    const int64_t width = cut.width(column, end);
+    const Factor a{bases_.tiles + cut.tile(column) * layout_.tile(), layout_.part(), layout_.piece(), layout_.tile(),
+                   layout_.parts};
+    const Factor b{lanes_ + s * strip_words_, strip_words_ / 3, kTileWords, pieces_ * kTileWords, parts_};
     tile_product(a, b, width > cut.rows, true, pieces_, cut.rows, out, R, &ahead_);
+    for_each_row(apart_[s], [&](int64_t r) {
+      std::fill(row_ + 0, row_ + pieces_ * kPiece, 0.0f);
+      std::copy_n(block_.rows + (s * R + r) * block_.stride, bases_.p, row_ + 0);
+      for (int64_t x = 0; x < width; ++x)
+        out[x * R + r] = dot_words(row_, row_of(a, x / cut.rows * (a.tile / kWords) + x % cut.rows), pieces_);
+    });
     return width;
   }
 
@@ -323,10 +349,9 @@ class TileProducts {
   const int parts_;
   const int64_t pieces_, strips_, chunk_columns_, strip_words_, row_words_, coefficient_words_;
   Buffer<uint32_t> lanes_;
-  Buffer<int> whole_;  // [strips]
+  Buffer<uint32_t> apart_;  // [strips] rows of z that are out of range
   Buffer<uint32_t> rows_, coefficients_;
-  Buffer<float> sums_;
-  int rows_whole_ = 0;
+  Buffer<float> sums_, row_;  // two and two tiles; a row that is out of range
 };
 
 }  // namespace desc_ext::cpu::DESC_EXT_ISA
