@@ -155,6 +155,18 @@ def test_a_row_has_the_bits_that_it_has_alone(shape, dtype):
             assert_equal_bits([rows.grad[i]], [one.grad[0]])
 
 
+def test_threads_change_no_bit():
+    data = problem(700, 128, 20, 8)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = everything(*data)
+        torch.set_num_threads(3)
+        assert_equal_bits(everything(*data), alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("parts", [torch.bfloat16, torch.float16], ids=str)
 def test_halves_have_the_bits_of_the_same_floats(parts):
     """One product of bfloat16 rows stands for several of float32 ones, whose other parts are zero."""
@@ -187,12 +199,14 @@ def test_a_row_out_of_range_is_what_arithmetic_makes_of_it(value):
     for name in (0, 1, 3, 4, 6):
         assert_equal_bits([found[name][others]], [usual[name][others]])
     if abs(value) < np.inf:
-        with np.errstate(over="ignore"):
-            exact = truth(z, bases, grad)["projection_energy dbases"].astype(np.float32)
-        np.testing.assert_allclose(found[2].numpy(), exact, rtol=1e-4, atol=1e-6 * abs(value))
-    else:  # a z_40, of coefficients a that are not finite
-        assert not found[2].isfinite().any()
-        assert not found[5].isfinite().any()
+        exact = truth(z, bases, grad)
+        for index, name in ((1, "projection_energy dz"), (2, "projection_energy dbases")):
+            with np.errstate(over="ignore"):
+                wanted = exact[name].astype(np.float32)
+            np.testing.assert_allclose(found[index].numpy(), wanted, rtol=1e-4, atol=1e-6 * abs(value))
+    else:  # of coefficients that are not finite
+        for gradient in (found[1][40], found[2], found[4][40], found[5]):
+            assert not gradient.isfinite().any()
 
 
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
