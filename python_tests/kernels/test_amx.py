@@ -28,7 +28,7 @@ in_use = pytest.mark.skipif(not IN_USE, reason="needs the code for AMX in use")
 
 # Shapes that AMX is used for: whole tiles; rows and columns that end within one; bases wider than a tile; several chunks
 # of bases, the last of which is smaller.
-SHAPES = [(70, 128, 20, 8), (100, 101, 13, 11), (33, 200, 5, 37), (64, 100, 70, 5), (37, 130, 1, 129)]
+SHAPES = [(70, 128, 20, 8), (100, 131, 15, 11), (33, 200, 5, 37), (64, 130, 70, 5), (37, 170, 1, 169)]
 
 
 def problem(n, p, K, d, seed=0):
