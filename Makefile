@@ -86,10 +86,15 @@ BASELINE := DESC_EXT_CPU=baseline ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA
 AMD := DESC_EXT_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 LD_PRELOAD="$$PWD/build/libmkl_on_amd.so" \
   OPENBLAS_CORETYPE=Zen
 
+# Where AMX would be chosen: the code that other processors with AVX-512 run.
+HAS_AMX := $(shell grep -qsw amx_bf16 /proc/cpuinfo && echo yes)
+AVX512 := $(if $(HAS_AMX),DESC_EXT_CPU=avx512)
+
 # Only their files are read, which saves each process two seconds.
 TEST_BITS = $(VENV_PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -m bits $$(grep -rl --include='test_*.py' "mark\.bits" python_tests) $(ARGS)
 
 test-isa: $(STAMPS)/package build/libmkl_on_amd.so
+	@$(if $(HAS_AMX),echo "== Testing equal bits with the code for AVX-512" && $(AVX512) $(TEST_BITS),:)
 	@echo "== Testing equal bits with the code for AVX2"
 	@$(AVX2) $(TEST_BITS)
 	@echo "== Testing equal bits with the code for any processor"
@@ -130,7 +135,7 @@ bench: $(STAMPS)/bench
 # Each instruction set has its own folder of compiled code: torch does not ask which one its cache was made for.
 bench-small: $(STAMPS)/package
 	@echo "== Measuring the kernels on small batches; results go to benchmarks/kernels/results/small_batches.md"
-	@TORCHINDUCTOR_CACHE_DIR=build/inductor $(VENV_PYTHON) benchmarks/kernels/small_batches.py $(ARGS)
+	@TORCHINDUCTOR_CACHE_DIR=build/inductor $(AVX512) $(VENV_PYTHON) benchmarks/kernels/small_batches.py $(ARGS)
 	@echo "== The same with the code for AVX2"
 	@TORCHINDUCTOR_CACHE_DIR=build/inductor-avx2 $(AVX2) $(VENV_PYTHON) benchmarks/kernels/small_batches.py $(ARGS)
 

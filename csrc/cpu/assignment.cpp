@@ -24,8 +24,7 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment(const Tensor& z, cons
     job.assignment = mutable_data<T>(assignment);
     job.total = mutable_data<T>(total);
     job.smoothing = T(smoothing * double(bases.size(2)));
-    for_rows(n, 2.0 * bases.numel(),
-             [&](int64_t begin, int64_t end) { table<T>().projection_forward(job, begin, end, nullptr); });
+    for_rows(n, 2.0 * bases.numel(), [&](int64_t begin, int64_t end) { prepared.forward(job, begin, end, nullptr); });
   });
   return {assignment, total};
 }
@@ -56,7 +55,7 @@ static std::tuple<Tensor, Tensor> subspace_soft_assignment_backward(const Tensor
     job.total = data<T>(totals);
     job.sample_weight = sample_weight ? data<T>(weights) : nullptr;
     if (need_z) job.dz = mutable_rows_of(dz);
-    run_projection_backward<T>(job, z.size(0), need_bases ? &dbases : nullptr);
+    run_projection_backward<T>(prepared, job, z.size(0), need_bases ? &dbases : nullptr);
   });
   return {dz, dbases};
 }

@@ -8,6 +8,12 @@
 
 #include "pair_kernels.h"
 
+#ifdef DESC_EXT_HAVE_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace desc_ext::cpu {
 
 #define DESC_EXT_DECLARE(isa)                         \
@@ -24,6 +30,11 @@ DESC_EXT_DECLARE(avx2)
 #ifdef DESC_EXT_HAVE_AVX512
 DESC_EXT_DECLARE(avx512)
 #endif
+#ifdef DESC_EXT_HAVE_AMX
+namespace amx {
+extern const TileTable tile_kernels;
+}
+#endif
 
 struct InstructionSet {
   const char* name;
@@ -32,10 +43,24 @@ struct InstructionSet {
   const Table<double>* double_kernels;
   const PairTable<float>* float_pair_kernels;
   const PairTable<double>* double_pair_kernels;
+  const TileTable* tile_kernels = nullptr;
 };
 
 #define DESC_EXT_TABLES(isa) \
   &isa::float_kernels, &isa::double_kernels, &isa::float_pair_kernels, &isa::double_pair_kernels
+
+#ifdef DESC_EXT_HAVE_AMX
+// Whether the processor has tiles of bfloat16 numbers and the system lets this process use them: Linux wants to be
+// asked, since they make the state of a thread larger.
+static bool tiles_are_there() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24;
+  if (!(d & kBfloat16) || !(d & kTiles)) return false;
+  constexpr long kAskForFeature = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kAskForFeature, kTileData) == 0;
+}
+#endif
 
 // From the plainest to the widest.
 static std::vector<InstructionSet> instruction_sets() {
@@ -44,10 +69,12 @@ static std::vector<InstructionSet> instruction_sets() {
   sets.push_back({"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), DESC_EXT_TABLES(avx2)});
 #endif
 #ifdef DESC_EXT_HAVE_AVX512
-  sets.push_back({"avx512",
-                  __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
-                  DESC_EXT_TABLES(avx512)});
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  sets.push_back({"avx512", avx512, DESC_EXT_TABLES(avx512)});
+#endif
+#ifdef DESC_EXT_HAVE_AMX
+  sets.push_back({"amx", avx512 && tiles_are_there(), DESC_EXT_TABLES(avx512), &amx::tile_kernels});
 #endif
   return sets;
 }
@@ -74,6 +101,7 @@ static const InstructionSet& in_use() {
   return chosen;
 }
 
+const TileTable* tile_table() { return in_use().tile_kernels; }
 const Table<float>& float_table() { return *in_use().float_kernels; }
 const Table<double>& double_table() { return *in_use().double_kernels; }
 const PairTable<float>& float_pair_table() { return *in_use().float_pair_kernels; }

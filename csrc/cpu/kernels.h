@@ -44,6 +44,10 @@ struct Bases {
   const T* scale;           // [K·d]
   const double* factor;     // [K, d, whole vectors] T_k, for gradients of the bases: null where these are not wanted
   const double* inverse;    // the same of T_k⁻¹
+  // For TileTable, in place of the panels: the same as parts in bfloat16, see isa/matrix_tiles.h.
+  int parts = 0;
+  const uint32_t* tiles = nullptr;
+  const uint32_t* back_tiles = nullptr;
 };
 
 // Where prepare_bases puts what Bases describes; null where it is not wanted.
@@ -54,6 +58,9 @@ struct BasisLayouts {
   Metric metric;
   T *panels = nullptr, *back_panels = nullptr, *scale = nullptr;
   double *factor = nullptr, *inverse = nullptr;
+  int parts = 0;
+  uint32_t *tiles = nullptr, *back_tiles = nullptr;
+  bool* in_range = nullptr;  // [K] whether the parts of a basis are its numbers: not where one is infinite, NaN or huge
 };
 
 // Rows of a partial sum of a weighted loss: a strip or more, so that no two threads have one between them.
@@ -153,6 +160,17 @@ struct Table {
                      T* dot);
 };
 
+// The projection family for float by products of tiles of bfloat16 numbers. Sizes are in words of `tiles`.
+struct TileTable {
+  bool (*worth)(int64_t K, int64_t p, int64_t d);  // by shape alone, never by n, on which no bit may depend
+  int64_t (*tiles_size)(int64_t K, int64_t p, int64_t d, int parts);
+  int64_t (*back_tiles_size)(int64_t K, int64_t p, int64_t d, int parts);
+  void (*prepare_bases)(const BasisLayouts<float>&, int64_t begin, int64_t end);
+  void (*projection_forward)(const ProjectionForward<float>&, int64_t begin, int64_t end, double* sum);
+  void (*projection_backward)(const ProjectionBackward<float>&, int64_t begin, int64_t end, float* basis_sum);
+};
+
+const TileTable* tile_table();  // null where the instruction set in use has none
 const Table<float>& float_table();
 const Table<double>& double_table();
 template <class T>

@@ -119,36 +119,73 @@ struct Wanted {
   bool rows = false, bases = false;  // gradients of z, of the bases
 };
 
-// Bases in the layouts of the kernels. Four copies of them at most, none that grows with n.
+// Bases in the layouts of the kernels, and the kernels that take them. Four copies of the bases at most, none that
+// grows with n.
 template <class T>
 class PreparedBases {
  public:
-  PreparedBases(const Tensor& bases, Metric metric, Wanted wanted = {}) : dense_(as_contiguous(bases)) {
+  PreparedBases(const Tensor& bases, Metric metric, Wanted wanted = {})
+      : forward(table<T>().projection_forward), backward(table<T>().projection_backward), dense_(as_contiguous(bases)) {
     const int64_t K = bases.size(0), p = bases.size(1), d = bases.size(2), columns = K * d, wide = padded<double>(d);
     const bool residual = metric == Metric::residual;
     BasisLayouts<T> to{K, p, d, padded<T>(p), rows_of(dense_), metric};
-    const auto own = [](auto& array, bool needed, int64_t size) {
-      if (needed) array = std::remove_reference_t<decltype(array)>(size);
-      return array.get();
-    };
-    const bool as_they_are = !residual && bases.scalar_type() == kScalarType<T> && table<T>().one_basis_a_panel(K, d);
-    to.panels = own(panels_, !as_they_are, columns * p);
-    to.back_panels = own(back_panels_, wanted.rows, columns * p);
     to.scale = own(scale_, true, columns);
     to.factor = own(factor_, residual && wanted.bases, columns * wide);
     to.inverse = own(inverse_, residual && wanted.bases, columns * wide);
-    for_tasks(K, double(p * d) * (residual ? 6.0 * double(d) : 4.0),
-              [&](int64_t begin, int64_t end) { table<T>().prepare_bases(to, begin, end); });
-    const T* panels = as_they_are ? data<T>(dense_) : to.panels;
-    view = {K, p, d, to.stride, to.source, panels, to.back_panels, to.scale, to.factor, to.inverse};
+    view = {K, p, d, to.stride, to.source, nullptr, nullptr, to.scale, to.factor, to.inverse};
+    if constexpr (std::is_same_v<T, float>)
+      if (as_tiles(to, wanted)) return;
+    const bool as_they_are = !residual && bases.scalar_type() == kScalarType<T> && table<T>().one_basis_a_panel(K, d);
+    to.panels = own(panels_, !as_they_are, columns * p);
+    to.back_panels = own(back_panels_, wanted.rows, columns * p);
+    for_bases(to, table<T>().prepare_bases);
+    view.panels = as_they_are ? data<T>(dense_) : to.panels;
+    view.back_panels = to.back_panels;
   }
 
   Bases<T> view;
+  void (*forward)(const ProjectionForward<T>&, int64_t begin, int64_t end, double* sum);
+  void (*backward)(const ProjectionBackward<T>&, int64_t begin, int64_t end, T* basis_sum);
 
  private:
+  template <class Element>
+  static Element* own(Array<Element>& array, bool needed, int64_t size) {
+    if (needed) array = Array<Element>(size);
+    return array.get();
+  }
+
+  static void for_bases(const BasisLayouts<T>& to, void (*prepare)(const BasisLayouts<T>&, int64_t, int64_t)) {
+    for_tasks(to.K, double(to.p * to.d) * (to.metric == Metric::residual ? 6.0 * double(to.d) : 4.0),
+              [&](int64_t begin, int64_t end) { prepare(to, begin, end); });
+  }
+
+  // Whether there are kernels by tiles for bases of this shape and these numbers. Parts of a number that is infinite,
+  // NaN or huge would not be the number, so such bases are for the other kernels, which then decide what becomes of
+  // them.
+  bool as_tiles(BasisLayouts<float>& to, Wanted wanted) {
+    const TileTable* kernels = tile_table();
+    if (!kernels || !kernels->worth(to.K, to.p, to.d)) return false;
+    BasisLayouts<float> tiles = to;
+    tiles.parts = to.metric == Metric::energy && to.source.storage == Storage::bf16 ? 1 : 3;
+    tiles.tiles = own(tiles_, true, kernels->tiles_size(to.K, to.p, to.d, tiles.parts));
+    tiles.back_tiles =
+        own(back_tiles_, wanted.rows, wanted.rows ? kernels->back_tiles_size(to.K, to.p, to.d, tiles.parts) : 0);
+    const Array<bool> in_range(to.K);
+    tiles.in_range = in_range;
+    for_bases(tiles, kernels->prepare_bases);
+    if (!std::all_of(in_range + 0, in_range + to.K, [](bool x) { return x; })) return false;
+    view.parts = tiles.parts;
+    view.tiles = tiles.tiles;
+    view.back_tiles = tiles.back_tiles;
+    forward = kernels->projection_forward;
+    backward = kernels->projection_backward;
+    return true;
+  }
+
   Tensor dense_;
   Array<T> panels_, back_panels_, scale_;
   Array<double> factor_, inverse_;
+  Array<uint32_t> tiles_, back_tiles_;
 };
 
 inline Metric metric_of(const char* op, const std::string& name) {
@@ -157,26 +194,26 @@ inline Metric metric_of(const char* op, const std::string& name) {
 
 // Runs the job over all rows and fills the gradients asked for; grad_bases may be null.
 template <class T>
-void run_projection_backward(ProjectionBackward<T> job, int64_t n, Tensor* grad_bases) {
-  const auto& kernels = table<T>();
+void run_projection_backward(const PreparedBases<T>& prepared, const ProjectionBackward<T>& job, int64_t n,
+                             Tensor* grad_bases) {
   const auto& bases = job.bases;
   if (!grad_bases) {
     for_rows(n, 4.0 * bases.K * bases.d * bases.p,
-             [&](int64_t begin, int64_t end) { kernels.projection_backward(job, begin, end, nullptr); });
+             [&](int64_t begin, int64_t end) { prepared.backward(job, begin, end, nullptr); });
     return;
   }
   const int64_t elements = bases.K * bases.d * bases.stride;
   const Chunks chunks(n, elements, sizeof(T));
   Array<T> sums(chunks.count * elements);
   for_chunks(chunks, 6.0 * bases.K * bases.d * bases.p, [&](int64_t chunk) {
-    kernels.projection_backward(job, chunks.begin(chunk), chunks.end(chunk), sums + chunk * elements);
+    prepared.backward(job, chunks.begin(chunk), chunks.end(chunk), sums + chunk * elements);
   });
   add_partial_sums<T>(sums, chunks.count, elements);
   const MutableRows out = mutable_rows_of(*grad_bases);
   for_tasks(bases.K, double(bases.d * bases.p) * (job.metric == Metric::residual ? 10.0 * bases.d : 4.0),
             [&](int64_t begin, int64_t end) {
               for (int64_t k = begin; k < end; ++k)
-                kernels.basis_gradient(bases, job.metric, k, sums + k * bases.d * bases.stride, out);
+                table<T>().basis_gradient(bases, job.metric, k, sums + k * bases.d * bases.stride, out);
             });
 }
 

@@ -17,8 +17,7 @@ static Tensor projection_values(const char* op, const Tensor& z, const Tensor& b
     const PreparedBases<T> prepared(bases, metric);
     ProjectionForward<T> job{rows_of(rows), prepared.view, metric};
     job.values = mutable_data<T>(out);
-    for_rows(n, 2.0 * bases.numel(),
-             [&](int64_t begin, int64_t end) { table<T>().projection_forward(job, begin, end, nullptr); });
+    for_rows(n, 2.0 * bases.numel(), [&](int64_t begin, int64_t end) { prepared.forward(job, begin, end, nullptr); });
   });
   return out;
 }
@@ -44,7 +43,7 @@ static std::tuple<Tensor, Tensor> projection_values_backward(const char* op, con
     const PreparedBases<T> prepared(dense_bases, metric, {need_z, need_bases});
     ProjectionBackward<T> job{rows_of(rows), prepared.view, metric, data<T>(upstream)};
     if (need_z) job.dz = mutable_rows_of(dz);
-    run_projection_backward<T>(job, z.size(0), need_bases ? &dbases : nullptr);
+    run_projection_backward<T>(prepared, job, z.size(0), need_bases ? &dbases : nullptr);
   });
   return {dz, dbases};
 }
@@ -74,8 +73,7 @@ static std::tuple<Tensor, Tensor> nearest_subspace(const Tensor& z, const Tensor
     ProjectionForward<T> job{rows_of(rows), prepared.view, metric};
     job.labels = mutable_data<int64_t>(labels);
     job.best = mutable_data<T>(best);
-    for_rows(n, 2.0 * bases.numel(),
-             [&](int64_t begin, int64_t end) { table<T>().projection_forward(job, begin, end, nullptr); });
+    for_rows(n, 2.0 * bases.numel(), [&](int64_t begin, int64_t end) { prepared.forward(job, begin, end, nullptr); });
   });
   return {labels, best};
 }
@@ -144,7 +142,7 @@ static Tensor weighted_projection_loss(const Tensor& z, const Tensor& bases, con
     job.weight = data<T>(weights);
     std::vector<double> sums((n + kRowsOfASum - 1) / kRowsOfASum, 0.0);
     for_rows(n, 2.0 * bases.numel(),
-             [&](int64_t begin, int64_t end) { table<T>().projection_forward(job, begin, end, sums.data()); });
+             [&](int64_t begin, int64_t end) { prepared.forward(job, begin, end, sums.data()); });
     double total = 0;
     for (const double sum : sums) total += sum;
     *mutable_data<T>(out) = T(total);
@@ -170,7 +168,7 @@ static std::tuple<Tensor, Tensor, Tensor> weighted_projection_loss_backward(cons
     job.grad_factor = *data<T>(grad);
     if (need_z) job.dz = mutable_rows_of(dz);
     if (need_weight) job.values = mutable_data<T>(dweight);
-    run_projection_backward<T>(job, z.size(0), need_bases ? &dbases : nullptr);
+    run_projection_backward<T>(prepared, job, z.size(0), need_bases ? &dbases : nullptr);
   });
   return {dz, dbases, dweight};
 }

@@ -47,6 +47,8 @@ def test_instruction_set_in_use_is_the_best_this_processor_has():
         best = "avx2"
         if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
             best = "avx512"
+            if {"amx_tile", "amx_bf16"} <= flags and "amx" in info["instruction_sets"]:
+                best = "amx"
     assert info["in_use"] == best
 
 

@@ -34,7 +34,10 @@ SKIPPED = (
     "registration",
     "transforms",
     "threads",
+    "chosen",
+    "multiply_adds",
 )
+TESTS = ("python_tests/ops", "python_tests/kernels/test_amx.py")
 PARITY = "test_parity and cpu and not instruction_set and not host_cuda"
 FAULTS = {
     "array too short": (
@@ -98,7 +101,7 @@ def test_operators_are_clean(isa):
         "-n",
         "0",
     ]
-    code, text = run([*arguments, "python_tests/ops", "-k", chosen], LIBRARY, DESC_EXT_CPU=isa)
+    code, text = run([*arguments, *TESTS, "-k", chosen], LIBRARY, DESC_EXT_CPU=isa)
     assert "Sanitizer" not in text, text[-3000:]
     assert "runtime error" not in text, text[-3000:]
     assert code == 0, text[-3000:]

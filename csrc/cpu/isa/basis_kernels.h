@@ -266,9 +266,20 @@ static void store_back_panels(const T* columns, const BasisLayouts<T>& to, int64
 }
 
 // Whether bases [p, d] in a row, as they lie in memory, are the panels already.
-static bool one_basis_a_panel(int64_t K, int64_t d) { return PanelCut(K * d, d).wide == d; }
+static inline bool one_basis_a_panel(int64_t K, int64_t d) { return PanelCut(K * d, d).wide == d; }
 
+// Where a prepared basis, rows [p, d], goes; columns [d, stride] is scratch.
 template <class T>
+struct Panels {
+  static void store(const T* rows, const BasisLayouts<T>& to, int64_t k, T* columns) {
+    if (to.panels) store_panels(rows, to, k);
+    if (!to.back_panels) return;
+    rows_to_columns(rows, to.p, to.d, to.stride, columns);
+    store_back_panels(static_cast<const T*>(columns), to, k);
+  }
+};
+
+template <class T, class Layout = Panels<T>>
 static void prepare_bases(const BasisLayouts<T>& to, int64_t begin, int64_t end) {
   const int64_t p = to.p, d = to.d, wide = whole_vectors(d);
   Buffer<T> copy(p * d), rotated(p * d), columns(d * to.stride);
@@ -286,10 +297,7 @@ static void prepare_bases(const BasisLayouts<T>& to, int64_t begin, int64_t end)
     } else {
       std::fill(to.scale + k * d, to.scale + (k + 1) * d, T(1));
     }
-    if (to.panels) store_panels(rows, to, k);
-    if (!to.back_panels) continue;
-    rows_to_columns(rows, p, d, to.stride, static_cast<T*>(columns));
-    store_back_panels(static_cast<const T*>(columns), to, k);
+    Layout::store(rows, to, k, static_cast<T*>(columns));
   }
 }
 

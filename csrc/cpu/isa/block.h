@@ -13,9 +13,9 @@ struct Block {
   const int64_t* index;
   Buffer<T> rows, lanes;  // [capacity, stride] and, for each strip, [p][R]
 
-  explicit Block(const Rows& z, int64_t row_stride)
-      : p(z.columns), stride(row_stride), capacity(block_strips<T>(row_stride) * R), index(z.index),
-        rows(capacity * row_stride), lanes(capacity * z.columns) {}
+  explicit Block(const Rows& z, int64_t row_stride, int64_t strips_at_most = 256 / R)
+      : p(z.columns), stride(row_stride), capacity(std::min(block_strips<T>(row_stride), strips_at_most) * R),
+        index(z.index), rows(capacity * row_stride), lanes(capacity * z.columns) {}
 
   void load(const Rows& z, int64_t from, int64_t to) {
     begin = from;

@@ -6,8 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "basis_kernels.h"
-#include "block.h"
+#include "panel_products.h"
 
 namespace desc_ext::cpu::DESC_EXT_ISA {
 
@@ -100,20 +99,22 @@ static inline void add_squares(const T* coefficients, const T* scale, int64_t co
   }
 }
 
-// What one block of rows becomes, chunk of bases by chunk of bases.
-template <class T>
+// What one block of rows becomes, chunk of bases by chunk of bases. Products is PanelProducts or TileProducts.
+template <class T, class Products>
 class ForwardBlock {
  public:
   static constexpr int L = kLanes<T>, R = kStrip<T>;
 
   ForwardBlock(const ProjectionForward<T>& job)
-      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(chunk_bases(bases_)),
-        values_(block_.capacity * chunk_), columns_(chunk_ * R), scratch_(R * (chunk_ + L)),
-        coefficients_(kTileColumns * R), direct_(bases_, job.metric == Metric::residual), norms_(block_.capacity),
-        best_(block_.capacity), label_(block_.capacity), total_(block_.capacity) {}
+      : job_(job), bases_(job.bases), block_(job.z, bases_.stride, Products::kStrips),
+        products_(bases_, job.z, block_, false), chunk_(chunk_bases(bases_)), values_(block_.capacity * chunk_),
+        columns_(chunk_ * R), scratch_(R * (chunk_ + L)), coefficients_(Products::kColumns * R),
+        direct_(bases_, job.metric == Metric::residual), norms_(block_.capacity), best_(block_.capacity),
+        label_(block_.capacity), total_(block_.capacity) {}
 
   void run(int64_t begin, int64_t end, double* sum) {
     block_.load(job_.z, begin, end);
+    products_.load(end);
     if (job_.metric == Metric::residual) block_.squared_norms(norms_);
     std::fill(total_ + 0, total_ + block_.capacity, T(0));
     for (int64_t k = 0; k < bases_.K; k += chunk_) {
@@ -129,21 +130,16 @@ class ForwardBlock {
  private:
   // Bases of one chunk: whole panels, and about 32 so that rows of an [n, K] output are written by cache lines.
   static int64_t chunk_bases(const Bases<T>& bases) {
-    const int64_t together = PanelCut(bases.K * bases.d, bases.d).groups_together();
+    const int64_t together = Products::together(bases);
     return (32 + together - 1) / together * together;
   }
 
   void compute(int64_t first, int64_t width) {
-    const PanelCut cut(bases_.K * bases_.d, bases_.d);
-    const int64_t end = (first + width) * bases_.d;
-    // The strip stays in the first-level cache, the panels of a chunk in the second-level one.
+    // The strip stays in the first-level cache, the bases of a chunk in the second-level one.
     for (int64_t s = 0; s < block_.strips; ++s)
-      for (int64_t c = first * bases_.d; c < end;) {
-        const int64_t columns = cut.width(c);
-        panel_product<T>(block_.strip(s), bases_.panels + c * bases_.p, columns, bases_.p, coefficients_, false);
+      products_.each(s, first * bases_.d, (first + width) * bases_.d, coefficients_, [&](int64_t c, int64_t columns) {
         add_squares<T>(coefficients_, bases_.scale, c, columns, bases_.d, first, values_ + s * chunk_ * R);
-        c += columns;
-      }
+      });
     if (job_.metric == Metric::residual)
       for (int64_t s = 0; s < block_.strips; ++s)
         for (int64_t x = 0; x < width; ++x)
@@ -209,6 +205,7 @@ class ForwardBlock {
   const ProjectionForward<T>& job_;
   const Bases<T>& bases_;
   Block<T> block_;
+  Products products_;
   const int64_t chunk_;
   Buffer<T> values_, columns_, scratch_, coefficients_;
   DirectResiduals<T> direct_;
@@ -217,49 +214,47 @@ class ForwardBlock {
   Buffer<T> total_;
 };
 
-template <class T>
+template <class T, class Products = PanelProducts<T>>
 static void projection_forward(const ProjectionForward<T>& job, int64_t begin, int64_t end, double* sum) {
-  ForwardBlock<T> block(job);
+  ForwardBlock<T, Products> block(job);
   while (begin < end) {
     block.run(begin, end, sum);
     begin += block.rows();
   }
 }
 
-// Subspaces of about `columns` columns that begin and end where a panel does.
-template <class T>
-static inline int64_t whole_panels(const Bases<T>& bases, int64_t columns) {
-  const int64_t together = PanelCut(bases.K * bases.d, bases.d).groups_together();
-  return std::max<int64_t>(1, columns / (together * bases.d)) * together;
-}
-
 // With a = S̃ᵀz and upstream g: dz = 2 Σ_k g_k S̃_k(scale∘a_k) for the energy, 2 (Σ_k g_k) z minus that for the
 // residual; B̃_k = Σ_i g_ik z_i a_ikᵀ is summed for the bases.
-template <class T>
+template <class T, class Products>
 class BackwardBlock {
  public:
   static constexpr int L = kLanes<T>, R = kStrip<T>;
 
   BackwardBlock(const ProjectionBackward<T>& job)
-      : job_(job), bases_(job.bases), block_(job.z, bases_.stride), chunk_(whole_panels(bases_, 256)),
-        coefficients_(block_.capacity * chunk_ * bases_.d), grads_(chunk_ * R), values_(chunk_ * R),
-        scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_, job.values != nullptr),
+      : job_(job), bases_(job.bases), block_(job.z, bases_.stride, Products::kStrips),
+        products_(bases_, job.z, block_, true), chunk_(Products::backward_chunk(bases_)),
+        coefficients_(block_.capacity * chunk_ * bases_.d + Products::kBehind * R), grads_(chunk_ * R),
+        values_(chunk_ * R), scratch_(R * std::max(bases_.stride, chunk_ + L)), direct_(bases_, job.values != nullptr),
         dz_(block_.capacity * bases_.p), norms_(block_.capacity), grad_sum_(block_.capacity), shift_(block_.capacity),
         factor_(block_.capacity) {}
 
   // Sums for the bases are added to basis_sum, or put there by the first block.
   void run(int64_t begin, int64_t end, T* basis_sum, bool first) {
     block_.load(job_.z, begin, end);
+    products_.load(end);
+    if (basis_sum) products_.load_rows();
     if (job_.values) block_.squared_norms(norms_);
     prepare_rows();
     for (int64_t k = 0; k < bases_.K; k += chunk_) {
       const int64_t width = std::min(chunk_, bases_.K - k), columns = width * bases_.d, c = k * bases_.d;
-      for (int64_t s = 0; s < block_.strips; ++s) weigh(s, k, width, compute(s, c, columns));
-      if (job_.dz.data) add_rows(c, columns);
+      for (int64_t s = 0; s < block_.strips; ++s) {
+        T* coefficients = coefficients_ + s * chunk_ * bases_.d * R;
+        products_.coefficients(s, c, columns, coefficients);
+        weigh(s, k, width, coefficients);
+      }
+      if (job_.dz.data) products_.add_rows(coefficients_, chunk_ * bases_.d * R, c, columns, dz_);
       if (basis_sum)
-        outer_product<T>(
-            coefficients_, chunk_ * bases_.d * R, columns, block_.rows, bases_.stride, block_.strips,
-            basis_sum + c * bases_.stride, [](int64_t) { return int64_t(0); }, !first);
+        products_.add_bases(coefficients_, chunk_ * bases_.d * R, columns, basis_sum + c * bases_.stride, !first);
     }
     if (job_.dz.data) finish();
   }
@@ -283,17 +278,6 @@ class BackwardBlock {
     }
   }
 
-  T* compute(int64_t s, int64_t first, int64_t columns) {
-    const PanelCut cut(bases_.K * bases_.d, bases_.d);
-    T* out = coefficients_ + s * chunk_ * bases_.d * R;
-    for (int64_t c = first; c < first + columns;) {
-      const int64_t width = cut.width(c);
-      panel_product<T>(block_.strip(s), bases_.panels + c * bases_.p, width, bases_.p, out + (c - first) * R, false);
-      c += width;
-    }
-    return out;
-  }
-
   void weigh(int64_t s, int64_t k, int64_t width, T* coefficients) {
     block_.load_columns(job_.grad, bases_.K, s, k, width, scratch_, grads_);
     T *shift = shift_ + s * R, *factor = factor_ + s * R, *grad_sum = grad_sum_ + s * R;
@@ -315,18 +299,6 @@ class BackwardBlock {
     if (job_.values) block_.store_columns(values_, bases_.K, s, k, width, job_.values);
   }
 
-  void add_rows(int64_t first, int64_t columns) {
-    const PanelCut cut(bases_.p, bases_.p);
-    const int64_t length = bases_.K * bases_.d;
-    for (int64_t s = 0; s < block_.strips; ++s)
-      for (int64_t j = 0; j < bases_.p;) {
-        const int64_t width = cut.width(j);
-        panel_product<T>(coefficients_ + s * chunk_ * bases_.d * R, bases_.back_panels + j * length + first * width,
-                         width, columns, dz_ + (s * bases_.p + j) * R, true);
-        j += width;
-      }
-  }
-
   void finish() {
     for (int64_t s = 0; s < block_.strips; ++s) {
       T* dz = dz_ + s * bases_.p * R;
@@ -343,6 +315,7 @@ class BackwardBlock {
   const ProjectionBackward<T>& job_;
   const Bases<T>& bases_;
   Block<T> block_;
+  Products products_;
   const int64_t chunk_;
   Buffer<T> coefficients_, grads_, values_, scratch_;
   DirectResiduals<T> direct_;
@@ -391,9 +364,9 @@ static void own_basis_backward(const OwnBasisBackward<T>& job, int64_t k, int64_
   }
 }
 
-template <class T>
+template <class T, class Products = PanelProducts<T>>
 static void projection_backward(const ProjectionBackward<T>& job, int64_t begin, int64_t end, T* basis_sum) {
-  BackwardBlock<T> block(job);
+  BackwardBlock<T, Products> block(job);
   if (basis_sum && begin >= end) std::fill(basis_sum, basis_sum + job.bases.K * job.bases.d * job.bases.stride, T(0));
   for (bool first = true; begin < end; first = false) {
     block.run(begin, end, basis_sum, first);
