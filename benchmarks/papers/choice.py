@@ -91,7 +91,5 @@ if __name__ == "__main__":
         {},
         "Which method: all of them with their defaults",
         "Every method with its defaults and the number of clusters; no label is seen in fitting. The start is what a "
-        "method's refinement begins with. Up to four runs shared two cores, so seconds are upper bounds. "
-        "Refinements of Fashion-MNIST's 70,000 images began at an earlier start; the table of "
-        "[self-expression](self_expressive.md) has today's.",
+        "method's refinement begins with. Up to four runs shared two cores, so seconds are upper bounds.",
     )

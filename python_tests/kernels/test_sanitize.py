@@ -20,7 +20,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.environ.get("DESC_EXT_SANITIZE") != "1", reason="make sanitize runs these"),
     needs_compiler,
-    pytest.mark.timeout(1800),  # each waits for its build, which takes minutes, on a busy machine more than ten
+    pytest.mark.timeout(
+        1800
+    ),  # each waits for its build, which takes minutes, on a busy machine more than ten
 ]
 
 
