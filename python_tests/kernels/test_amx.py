@@ -248,7 +248,9 @@ def test_tiles_that_others_set_up_are_not_taken_for_ours():
 
     def interleaved(_):
         for _ in range(20):
-            assert torch.equal(a @ a.T, product)
+            torch.testing.assert_close(
+                a @ a.T, product
+            )  # of which torch's number of threads changes last bits
             assert_equal_bits(everything(*data), alone)
 
     with ThreadPoolExecutor(4) as pool:
