@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from desc_ext.data.messages import DataError, note
+from desc_ext.messages import counted
 
 __all__ = ["Member", "files_of", "members"]
 
@@ -68,8 +69,8 @@ def members(folder: Path, files: list[Path]) -> list[Member]:
             n_loose = sum(not parent for parent in parents)
             them, their = ("it", "its") if n_loose == 1 else ("them", "their")
             raise DataError(
-                f"{folder}: wanted files, or one folder of files for each class; got both, {n_loose:,} "
-                f"file{'s' * (n_loose != 1)} beside folders, such as {at[0]} beside {at[1]}; move {them} into the "
+                f"{folder}: wanted files, or one folder of files for each class; got both, "
+                f"{counted(n_loose, 'file')} beside folders, such as {at[0]} beside {at[1]}; move {them} into the "
                 f"folder of {their} class, or out of {folder}"
             )
         raise DataError(

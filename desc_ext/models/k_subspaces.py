@@ -382,7 +382,7 @@ class KSubspaces(_Found, Estimator):
         writer, n = self._writer(rows) if self._keeps_embedding else None, len(own)
         labels, nearest = np.empty(n, np.int64), np.empty(n, self._options.dtype)
         for place, residual in self._residual_blocks(own):
-            labels[place], nearest[place] = residual.argmin(1), residual.min(1)
+            labels[place], nearest[place] = _nearest(residual)
             if writer is not None:
                 writer.append(np.sqrt(residual))
         self.labels_, nearest = among.together(labels, len(rows)), among.together(nearest, len(rows))
@@ -437,8 +437,8 @@ class KSubspaces(_Found, Estimator):
         rows = self._new_rows(X)
         labels, distances = np.empty(len(rows), np.int64), np.empty(len(rows), self._options.dtype)
         for place, residual in self._residual_blocks(rows):
-            labels[place], distances[place] = residual.argmin(1), np.sqrt(residual.min(1))
-        return labels, -distances
+            labels[place], distances[place] = _nearest(residual)
+        return labels, -np.sqrt(distances, out=distances)
 
     def confidence(self) -> np.ndarray:
         """How sure each training row's cluster is [n], larger is more: minus its distance to the subspace."""
@@ -483,6 +483,12 @@ class KSubspaces(_Found, Estimator):
         self.labels_ = self.labels_.astype(np.int64, copy=False)
         self._distances = tensors["distances"].numpy() if "distances" in tensors else None
         self._memory = (tensors["gram"], tensors["counts"]) if "gram" in tensors else None
+
+
+def _nearest(residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest subspace of every row (int64 [n]) and its squared residual [n], of all of them [n, K]."""
+    labels = residual.argmin(1)
+    return labels, np.take_along_axis(residual, labels[:, None], 1)[:, 0]
 
 
 def _energies(gram: Tensor, bases: Tensor) -> np.ndarray:
